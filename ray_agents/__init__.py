@@ -1,0 +1,1 @@
+"""ray-agents: the durable runtime for long-lived AI agents, on Ray."""

@@ -1,0 +1,340 @@
+"""Everything a log can say: rows, and the facts of the runtime's own rows.
+
+A log is a sequence of :class:`Event` rows in the sense of the durable-streams State Protocol:
+a type, a key, an operation, a value, headers. A :class:`Draft` is a row that is not yet in a
+log and so has neither offset nor time. Most rows are data (``text_delta``, ``run``, a user's
+collection); the rows by which the runtime steers itself have a frozen class below, in the past
+tense, with ``draft()`` to write it and ``of(event)`` to read it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Self, cast
+
+from pydantic_core import from_json, to_json
+from xxhash import xxh3_64_hexdigest
+
+from ray_agents.errors import InvalidPayload
+
+JSON = Any  # whatever json.loads gives; checked where it enters
+
+NO_HEADERS: Mapping[str, str] = {}
+
+
+class Operation(StrEnum):
+    """What a row does to its (type, key)."""
+
+    INSERT = "insert"
+    UPDATE = "update"
+    UPSERT = "upsert"
+    DELETE = "delete"
+
+
+def encode(value: JSON, what: str = "value") -> str:
+    """``value`` as compact JSON text.
+
+    Raises:
+        InvalidPayload: it holds something JSON cannot say; ``what`` names it.
+    """
+    try:
+        return to_json(value, inf_nan_mode="constants").decode()
+    except (ValueError, TypeError) as error:
+        raise InvalidPayload(f"{what} cannot be written as JSON: {error}", field=what) from error
+
+
+def decode(text: str) -> JSON:
+    """The value that :func:`encode` wrote."""
+    return from_json(text)
+
+
+def digest_of(value: JSON) -> str:
+    """A stable digest of a JSON value, 16 hex digits."""
+    return xxh3_64_hexdigest(encode(value))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A row before it is in a log; ``text`` is its value as JSON text, empty for a deletion."""
+
+    type: str
+    key: str
+    operation: Operation = Operation.INSERT
+    text: str = ""
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+
+    @classmethod
+    def of(
+        cls,
+        type_name: str,
+        key: str,
+        *,
+        value: JSON = None,
+        operation: Operation = Operation.INSERT,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> Draft:
+        """Build a row from a JSON value; ``value`` is ignored for a deletion."""
+        text = "" if operation is Operation.DELETE else encode(value, f"{type_name} {key!r}")
+        return cls(type=type_name, key=key, operation=operation, text=text, headers=headers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One row of a log. ``offset`` counts from 0; ``time`` is microseconds since the epoch, UTC."""
+
+    offset: int
+    time: int
+    type: str
+    key: str
+    operation: Operation
+    text: str
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+
+    @classmethod
+    def at(cls, offset: int, time: int, draft: Draft) -> Event:
+        """``draft`` as the row it becomes at ``offset``."""
+        return cls(
+            offset=offset,
+            time=time,
+            type=draft.type,
+            key=draft.key,
+            operation=draft.operation,
+            text=draft.text,
+            headers=draft.headers,
+        )
+
+    @property
+    def value(self) -> JSON:
+        """The decoded value; None for a deletion."""
+        return decode(self.text) if self.text else None
+
+    def as_json(self) -> dict[str, JSON]:
+        """The row as doors show it."""
+        return {
+            "offset": self.offset,
+            "time": self.time,
+            "type": self.type,
+            "key": self.key,
+            "operation": self.operation.value,
+            "value": self.value,
+            "headers": dict(self.headers),
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, JSON]) -> Event:
+        """Read back :meth:`as_json`."""
+        operation = Operation(row["operation"])
+        text = "" if operation is Operation.DELETE else encode(row["value"])
+        return cls(
+            offset=row["offset"],
+            time=row["time"],
+            type=row["type"],
+            key=row["key"],
+            operation=operation,
+            text=text,
+            headers=row["headers"],
+        )
+
+
+def wire_offset(offset: int) -> str:
+    """An offset as the wire writes it, ``%016d_%016d`` (durable-streams PROTOCOL.md)."""
+    return f"{0:016d}_{offset:016d}"
+
+
+# -- the runtime's own rows ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntityCreated:
+    """An entity came to be at this address; ``life`` counts its incarnations from 0."""
+
+    entity_type: str
+    args: dict[str, JSON]
+    tags: dict[str, str]
+    parent: str | None
+    life: int
+    spawn_id: str
+    timestamp: int
+
+    TYPE = "entity_created"
+
+    def draft(self) -> Draft:
+        """The row to append."""
+        return Draft.of(self.TYPE, "entity", value=asdict(self), operation=Operation.UPSERT)
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Read the row back."""
+        return cls(**event.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntityStopped:
+    """The entity was killed: its life is over and its log takes no more messages."""
+
+    reason: str | None
+    life: int
+    timestamp: int
+
+    TYPE = "entity_stopped"
+
+    def draft(self) -> Draft:
+        """The row to append."""
+        return Draft.of(self.TYPE, "entity", value=asdict(self), operation=Operation.UPSERT)
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Read the row back."""
+        return cls(**event.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageReceived:
+    """A message entered the inbox; ``key`` is the message id, unique for the entity's life."""
+
+    key: str
+    payload: JSON
+    message_type: str
+    sender: str | None
+    timestamp: int
+
+    TYPE = "inbox"
+
+    @property
+    def digest(self) -> str:
+        """What makes two messages of one id the same."""
+        return digest_of([self.message_type, self.payload])
+
+    def draft(self) -> Draft:
+        """The row to append."""
+        value = {
+            "key": self.key,
+            "from": self.sender,
+            "payload": self.payload,
+            "message_type": self.message_type,
+            "timestamp": self.timestamp,
+        }
+        return Draft.of(self.TYPE, self.key, value=value)
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Read the row back."""
+        row = event.value
+        return cls(
+            key=row["key"],
+            payload=row["payload"],
+            message_type=row["message_type"],
+            sender=row["from"],
+            timestamp=row["timestamp"],
+        )
+
+
+class WakeStatus(StrEnum):
+    """How far a wake has come; ``handled`` and ``skipped`` are its two ends."""
+
+    STARTED = "started"
+    FAILED = "failed"
+    PARKED = "parked"
+    HANDLED = "handled"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WakeRecorded:
+    """A wake came this far. The newest row of its key tells all: range, attempt, outcome.
+
+    ``from_offset`` (inclusive) to ``to_offset`` (exclusive) bound the events that caused it.
+    ``attempt`` counts from 1; ``deaths`` counts the attempts whose host died. ``retry_at`` is
+    microseconds since the epoch. ``reply`` is what the handler returned, ``text`` what it said.
+    """
+
+    key: str
+    status: WakeStatus
+    source: str
+    from_offset: int
+    to_offset: int
+    event_count: int
+    attempt: int
+    deaths: int
+    host: str
+    definition_version: int
+    timestamp: int
+    retry_at: int = 0
+    error: str | None = None
+    reply: JSON = None
+    text: str | None = None
+
+    TYPE = "wake"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the wake has come to its end."""
+        return self.status in (WakeStatus.HANDLED, WakeStatus.SKIPPED)
+
+    def draft(self) -> Draft:
+        """The row to append; its status stands in the headers too, for columnar reads."""
+        return Draft.of(
+            self.TYPE,
+            self.key,
+            value=asdict(self),
+            operation=Operation.UPSERT,
+            headers={"status": self.status.value},
+        )
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Read the row back."""
+        row = cast("dict[str, Any]", event.value)
+        return cls(**(row | {"status": WakeStatus(row["status"])}))
+
+
+class OutboxKind(StrEnum):
+    """What leaves through an outbox."""
+
+    SEND = "send"
+    SPAWN = "spawn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectStaged:
+    """A send or spawn of a handler stands in the outbox, to be delivered at least once."""
+
+    key: str
+    kind: OutboxKind
+    target: str
+    body: dict[str, JSON]
+
+    TYPE = "outbox"
+
+    def draft(self, headers: Mapping[str, str]) -> Draft:
+        """The row to append."""
+        return Draft.of(self.TYPE, self.key, value=asdict(self), headers=headers)
+
+    def delivered(self) -> Draft:
+        """The row that takes it out of the outbox."""
+        return Draft.of(self.TYPE, self.key, operation=Operation.DELETE)
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Read the row back."""
+        row = cast("dict[str, Any]", event.value)
+        return cls(**(row | {"kind": OutboxKind(row["kind"])}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorRecorded:
+    """Something went wrong, for people to read; ``traceback`` is the handler's own."""
+
+    key: str
+    error_code: str
+    message: str
+    traceback: str | None = None
+    wake: str | None = None
+
+    TYPE = "error"
+
+    def draft(self) -> Draft:
+        """The row to append."""
+        return Draft.of(self.TYPE, self.key, value=asdict(self))

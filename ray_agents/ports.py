@@ -1,0 +1,194 @@
+"""The seams: what the pure core asks of the world, on one page.
+
+Each has a real implementation in a folder and an in-memory twin beside it; one conformance suite
+per seam in ``ray_agents.testing`` runs on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Protocol, Self
+
+from ray_agents.address import Address
+from ray_agents.definition import Registry
+from ray_agents.events import Draft, Event
+from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
+from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
+
+
+class Clock(Protocol):
+    """Time and fresh names, handed in so that tests decide both."""
+
+    def now(self) -> int:
+        """Microseconds since the epoch, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go backwards."""
+        ...
+
+    def fresh_id(self) -> str:
+        """A new unguessable name of 20 lower-case characters; later ones sort later."""
+        ...
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Return after ``duration``."""
+        ...
+
+
+class Blobs(Protocol):
+    """A durable tree of named byte strings: what a log is kept in. All calls block.
+
+    Names are relative paths with ``/``. Every method raises ``StoreUnavailable`` (or
+    ``StoreFull``) that names the path when the medium refuses.
+    """
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write ``data`` under a new name, whole and synced; False if the name exists already.
+
+        The *name* is durable only after :meth:`sync_names` of its folder.
+        """
+        ...
+
+    def sync_names(self, name: str) -> None:
+        """Make the existence of ``name``, and of every folder above it, durable."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether the name is there."""
+        ...
+
+    def read(self, name: str, start: int = 0) -> bytes | None:
+        """The bytes from ``start`` on; None if there is no such name."""
+        ...
+
+    def append(self, name: str) -> Appender:
+        """Open an existing name, created by this owner, for appending."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """The names directly in ``folder`` (last parts only), sorted; empty if there is none."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove the name; absent is fine."""
+        ...
+
+
+class Appender(Protocol):
+    """One open live segment. After a failed ``sync`` it must never be synced again."""
+
+    def write(self, data: bytes) -> None:
+        """Append all of ``data``."""
+        ...
+
+    def sync(self) -> None:
+        """Make everything written durable (``fdatasync``)."""
+        ...
+
+    def close(self) -> None:
+        """Close; twice is harmless."""
+        ...
+
+
+class Journal(Protocol):
+    """Where an agent run records itself: the running wake's part of its entity's log."""
+
+    @property
+    def run_key(self) -> str:
+        """The key of this run, the same each time the wake is run again."""
+        ...
+
+    def recorded(self) -> Sequence[Event]:
+        """This run's rows that are already in the log, oldest first; empty for a new run."""
+        ...
+
+    def history(self) -> Sequence[Event]:
+        """The rows before this run from which the transcript is built, oldest first.
+
+        Types inbox, run, step, tool_call, wake, context_inserted, context_removed.
+        """
+        ...
+
+    async def commit(self, drafts: Sequence[Draft]) -> Sequence[Event]:
+        """Append ``drafts`` and everything the handler has staged; return once it is durable.
+
+        A commit point of DESIGN invariant 3: nothing that follows happens if this raises.
+        """
+        ...
+
+    def post(self, drafts: Sequence[Draft]) -> None:
+        """Append without waiting, in order with commits: deltas for whoever watches."""
+        ...
+
+    def effects_of(self, scope: str) -> EffectScope:
+        """A context manager: effects staged inside belong to ``scope`` (a tool call's key)."""
+        ...
+
+    def now(self) -> int:
+        """Microseconds since the epoch."""
+        ...
+
+
+class EffectScope(Protocol):
+    """Entered around a tool's execution."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Runtime(Protocol):
+    """The verbs. The client speaks them; the cluster, LocalHosts and HTTP each answer them."""
+
+    async def register(self, registry: Registry, *, source: str | None = None) -> list[TypeView]:
+        """Make definitions known; ``source`` is ``module:attribute`` to ship them by import path."""
+        ...
+
+    async def types(self) -> list[TypeView]:
+        """The newest version of every definition."""
+        ...
+
+    async def spawn(self, address: Address, request: SpawnRequest) -> EntityView:
+        """Create an entity; return once it is durable."""
+        ...
+
+    async def send(self, address: Address, request: SendRequest) -> Receipt:
+        """Put a message into an inbox; return once it is durable."""
+        ...
+
+    async def ask(self, address: Address, request: SendRequest, *, within: timedelta) -> Reply:
+        """Send, and return the reply to that message."""
+        ...
+
+    def observe(
+        self, address: Address, *, offset: int = 0, live: bool = True
+    ) -> AsyncIterator[Event]:
+        """The events from ``offset`` on; ``-1`` means from now. Never wakes the entity."""
+        ...
+
+    async def inspect(self, address: Address) -> EntityView:
+        """One entity, as it is now."""
+        ...
+
+    async def list(self, query: ListQuery) -> Page:
+        """Some entities."""
+        ...
+
+    async def kill(self, address: Address, *, reason: str | None = None) -> None:
+        """End the entity's life; its log remains readable."""
+        ...
+
+    async def retry(self, address: Address, *, wake: str | None = None) -> int:
+        """Run parked wakes again (one, or all); how many."""
+        ...
+
+    async def skip(self, address: Address, *, wake: str | None = None) -> int:
+        """Give parked wakes up (one, or all); how many."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+

@@ -1,0 +1,110 @@
+"""What the doors answer: receipts, replies and descriptions, the same over Python, HTTP and CLI."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Durability(StrEnum):
+    """When an append is acknowledged: after its sync, before it, or never on disk."""
+
+    SYNC = "sync"
+    BATCH = "batch"
+    MEMORY = "memory"
+
+
+class Status(StrEnum):
+    """What an entity is doing, derived from ownership and log."""
+
+    SLEEPING = "sleeping"
+    WAITING = "waiting"
+    IDLE = "idle"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    STOPPED = "stopped"
+
+
+class View(BaseModel):
+    """Base of all answers: frozen, strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Receipt(View):
+    """An acknowledged message: it is in the log at ``offset``, as durable as ``durability`` says."""
+
+    address: str
+    id: str
+    offset: int
+    duplicate: bool = False
+    durability: Durability = Durability.SYNC
+
+
+class Reply(View):
+    """What a handler answered to one message.
+
+    ``text`` is what the agent or ``ctx.reply_text`` said; ``value`` is what the handler returned.
+    """
+
+    address: str
+    id: str
+    wake: str
+    offset: int
+    text: str = ""
+    value: Any = None
+
+
+class ParkedWake(View):
+    """A wake that failed as often as it may; ``retry`` or ``skip`` it."""
+
+    wake: str
+    attempts: int
+    error: str
+    messages: int
+
+
+class EntityView(View):
+    """One entity as ``inspect`` and ``list`` show it; times are microseconds since the epoch."""
+
+    address: str
+    type: str
+    id: str
+    status: Status
+    created: int
+    life: int = 0
+    args: dict[str, Any] = {}
+    tags: dict[str, str] = {}
+    parent: str | None = None
+    epoch: int = 0
+    events: int = 0
+    last_event: int = 0
+    backlog: int = 0
+    parked: tuple[ParkedWake, ...] = ()
+    waiting_for: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    definition_version: int | None = None
+    durability: Durability = Durability.SYNC
+
+
+class TypeView(View):
+    """One registered definition."""
+
+    type: str
+    version: int
+    description: str = ""
+    placement: str = "dedicated"
+    source: str = ""
+    creation_schema: dict[str, Any] | None = None
+    inbox_schemas: dict[str, dict[str, Any]] = {}
+    collections: tuple[str, ...] = ()
+
+
+class Page(View):
+    """Some entities of a list; ask again with ``cursor`` while it is not None."""
+
+    items: tuple[EntityView, ...]
+    cursor: str | None = None
