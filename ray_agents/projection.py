@@ -30,16 +30,10 @@ from ray_agents.events import (
 USER_TYPE_PREFIX = "state:"
 TAGS_TYPE = "tags"
 CONTEXT_TYPE = "context_inserted"
-STATE_TYPES = frozenset(
-    {
-        EntityCreated.TYPE,
-        EntityStopped.TYPE,
-        MessageReceived.TYPE,
-        WakeRecorded.TYPE,
-        EffectStaged.TYPE,
-        TAGS_TYPE,
-        CONTEXT_TYPE,
-    }
+MANIFEST_TYPE = "manifest"
+ROW_TYPES = frozenset({TAGS_TYPE, CONTEXT_TYPE, MANIFEST_TYPE})
+CONTROL_TYPES = frozenset(
+    {EntityCreated.TYPE, EntityStopped.TYPE, WakeRecorded.TYPE, EffectStaged.TYPE}
 )
 WAKE_HEADER = "wake"
 SCOPE_HEADER = "scope"
@@ -100,7 +94,7 @@ class State:
         """The tags as they are now: those of the spawn, then those set and removed since."""
         first = dict(self.created.tags) if self.created else {}
         for key, text in self.rows.get(TAGS_TYPE, {}).items():
-            value = decode(text)
+            value = decode(text)["value"]
             if value is None:
                 first.pop(key, None)
             else:
@@ -190,7 +184,7 @@ class State:
 
 def is_row_type(type_name: str) -> bool:
     """Whether the wake state keeps the rows of this type."""
-    return type_name.startswith(USER_TYPE_PREFIX) or type_name in (TAGS_TYPE, CONTEXT_TYPE)
+    return type_name.startswith(USER_TYPE_PREFIX) or type_name in ROW_TYPES
 
 
 def fold(events: Iterable[Event], state: State | None = None) -> State:
@@ -199,3 +193,8 @@ def fold(events: Iterable[Event], state: State | None = None) -> State:
     for event in events:
         state.apply(event)
     return state
+
+
+def state_types(collections: Iterable[str]) -> frozenset[str]:
+    """The types a wake folds, apart from the inbox, for a definition with these collections."""
+    return CONTROL_TYPES | ROW_TYPES | {USER_TYPE_PREFIX + name for name in collections}
