@@ -51,7 +51,7 @@ class RayForbidden(importlib.abc.MetaPathFinder):
 
 def is_pure(config: pytest.Config) -> bool:
     """Whether this run leaves the tests out that need Ray."""
-    return "not ray" in config.getoption("markexpr")
+    return "not ray" in str(config.option.markexpr)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -114,7 +114,7 @@ def living_children(request: pytest.FixtureRequest) -> set[str]:
 
 @pytest.fixture
 def wait_until() -> Wait:
-    """``await wait_until(predicate, within=...)``: its first true answer, awaited if need be."""
+    """Wait for a predicate's first true answer: ``await wait_until(predicate, within=...)``."""
 
     async def wait(predicate: Answer, *, within: timedelta = PATIENCE) -> object:
         deadline = time.monotonic() + within.total_seconds()
@@ -132,7 +132,7 @@ def wait_until() -> Wait:
 
 @pytest.fixture
 def block_until() -> Block:
-    """``block_until(predicate, within=...)``: :func:`wait_until` for a test without a loop."""
+    """The same for a test without a loop: ``block_until(predicate, within=...)``."""
 
     def block(predicate: Answer, *, within: timedelta = PATIENCE) -> object:
         deadline = time.monotonic() + within.total_seconds()
