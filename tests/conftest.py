@@ -114,7 +114,7 @@ def living_children(request: pytest.FixtureRequest) -> set[str]:
 
 @pytest.fixture
 def wait_until() -> Wait:
-    """Wait for a predicate's first true answer: ``await wait_until(predicate, within=...)``."""
+    """Patience for asyncio: await it with a predicate, get the predicate's first true answer."""
 
     async def wait(predicate: Answer, *, within: timedelta = PATIENCE) -> object:
         deadline = time.monotonic() + within.total_seconds()
@@ -132,7 +132,7 @@ def wait_until() -> Wait:
 
 @pytest.fixture
 def block_until() -> Block:
-    """The same for a test without a loop: ``block_until(predicate, within=...)``."""
+    """The same for a test without a loop."""
 
     def block(predicate: Answer, *, within: timedelta = PATIENCE) -> object:
         deadline = time.monotonic() + within.total_seconds()
