@@ -126,9 +126,7 @@ class Collection(Generic[Row]):
             message = f"collection {self.name!r} already has a row {key!r}; update it instead"
             raise DuplicateKey(message, collection=self.name, key=key)
         draft = Draft.of(self._type, key, value=value, operation=operation)
-        self._effects.stage(
-            operation.value, f"{self._type}/{key}", content=value, drafts=[draft]
-        )
+        self._effects.stage(operation.value, f"{self._type}/{key}", content=value, drafts=[draft])
         return row
 
 

@@ -167,9 +167,7 @@ class Context:
     def reply_text(self, text: str) -> None:
         """Say something without a model: the same rows a chat reads."""
         run = self.record_run()
-        self.record(
-            ("text", f"{run.key}-text"), value={"run_id": run.key, "status": "completed"}
-        )
+        self.record(("text", f"{run.key}-text"), value={"run_id": run.key, "status": "completed"})
         delta = {"text_id": f"{run.key}-text", "run_id": run.key, "delta": text}
         self.record(("text_delta", f"{run.key}-delta"), value=delta)
         run.attach_response(text)
