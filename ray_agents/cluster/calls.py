@@ -40,7 +40,12 @@ class Resolve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activate:
-    """Own the entity and do what it has left to do. Answered by its EntityView."""
+    """Own the entity and do what it has left to do. Answered by its EntityView.
+
+    ``release_from`` names a host that accepted for it and lets go when asked.
+    """
+
+    release_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

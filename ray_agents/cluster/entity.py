@@ -126,6 +126,10 @@ class Entity:
         """
         if self.sealing or self.owner.lost.is_set():
             raise Fenced(f"{self.name} is leaving host {self.services.host!r}")
+        return self.write(drafts)
+
+    def write(self, drafts: Sequence[Draft]) -> Appending:
+        """As :meth:`enqueue`, also while sealing: for the last rows."""
         appending = self.owner.enqueue(drafts)
         for event in appending.events:
             self.state.apply(event)
@@ -327,9 +331,9 @@ class Entity:
 
     async def seal(self) -> None:
         """Stop what runs, record the interruption, end the segment."""
+        self.sealing = True
         await self.wakeloop.stop()
         await self.outbox.stop()
-        self.sealing = True
         await self.owner.seal()
 
     async def drop(self) -> None:

@@ -79,10 +79,10 @@ class WakeLoop:
         await asyncio.wait([self._task])
         entity = self._entity
         current = entity.state.current
-        if current is None or current.status is not WakeStatus.STARTED or entity.sealing:
+        if current is None or current.status is not WakeStatus.STARTED or entity.owner.lost.is_set():
             return
         stopped = wakes.interrupted(current, now=entity.services.clock.now())
-        await entity.enqueue([stopped.draft()]).durable()
+        await entity.write([stopped.draft()]).durable()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         """A loop that ends by an error of ours gives the entity up: its next owner resumes."""
