@@ -44,7 +44,7 @@ class Layout:
 class Frame:
     """One append as bytes, and the same rows as a record batch."""
 
-    data: bytearray
+    data: bytes
     digest: int
     batch: Batch
 
@@ -92,7 +92,8 @@ def encode_frame(events: Sequence[Event]) -> Frame:
     """``events`` (at least one) as one frame."""
     batch = to_batch(events)
     data = _serialise(batch)
-    return Frame(data=data, digest=seal(data, LAYOUT.places), batch=batch)
+    digest = seal(data, LAYOUT.places)
+    return Frame(data=bytes(data), digest=digest, batch=batch)
 
 
 def _serialise(batch: Batch) -> bytearray:

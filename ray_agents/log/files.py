@@ -109,8 +109,7 @@ def manifest_of(segment: Segment) -> Manifest:
 
 
 def acknowledged(segment: Segment) -> FileEntry:
-    """A sealed segment as a manifest lists it: all frames before the closing one, which alone
-    was never synced."""
+    """A sealed segment as a manifest lists it: without the closing frame, which was not synced."""
     batches = segment.batches[:-1]
     name = segment.name.rpartition("/")[2]
     if not batches:

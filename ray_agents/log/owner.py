@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 
 from ray_agents.errors import Fenced, InvalidPayload, PayloadTooLarge
 from ray_agents.events import Draft, Event, Operation
@@ -138,10 +138,9 @@ class LogOwner:
             CorruptLog: an older epoch is damaged.
             StoreUnavailable, StoreFull: the medium refused.
         """
-        work = io.run(
-            _take_and_adopt, LogFiles(blobs, folder, kept=io.kept), head, claim, io, durability
-        )
-        (live, adopted), *_ = await asyncio.gather(work, *beside)
+        files = LogFiles(blobs, folder, kept=io.kept)
+        taking = io.run(_take_and_adopt, files, io, claim=claim, head=head, durability=durability)
+        (live, adopted), _ = await asyncio.gather(taking, asyncio.gather(*beside))
         return cls(live, adopted, folder=folder, clock=clock, io=io, durability=durability)
 
     def enqueue(self, drafts: Sequence[Draft]) -> Appending:
@@ -165,7 +164,7 @@ class LogOwner:
         group.events += events
         group.bytes += size
         if self._writing is None:
-            self._writing = asyncio.get_running_loop().create_task(self._write_groups())
+            self._writing = _in_background(self._write_groups())
         return Appending(events, group)
 
     async def append(self, drafts: Sequence[Draft]) -> tuple[Event, ...]:
@@ -181,16 +180,13 @@ class LogOwner:
     async def _write_groups(self) -> None:
         try:
             while self._groups:
-                group = self._groups[0]
-                self._groups.popleft()
+                group = self._groups.popleft()
                 try:
                     await self._io.run(self._live.commit, group.events)
                 except BaseException as error:  # even a cancelled write leaves its outcome unknown
                     self._lose(error, group)
                     raise
                 self._publish(group)
-        except Exception:  # noqa: S110  it is the cause now, and every waiting append raises it
-            pass
         finally:
             self._writing = None
 
@@ -224,14 +220,15 @@ class LogOwner:
 
     def _start_sync(self) -> None:
         self._later = None
-        self._syncing = asyncio.get_running_loop().create_task(self._sync_batch())
+        self._syncing = _in_background(self._sync_batch())
 
     async def _sync_batch(self) -> None:
         self._unsynced = False
         try:
             await self._io.run(self._live.sync)
-        except Exception as error:  # whatever it was, it must not be tried again
+        except BaseException as error:
             self._lose(error)
+            raise
         finally:
             self._syncing = None
 
@@ -286,8 +283,20 @@ class LogOwner:
         return before
 
 
+def _in_background(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    """A task whose failure is told elsewhere: it is the owner's ``cause``."""
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(_take_note)
+    return task
+
+
+def _take_note(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
 def _take_and_adopt(
-    files: LogFiles, head: Head | None, claim: Claim, io: LogIO, durability: Durability
+    files: LogFiles, io: LogIO, *, claim: Claim, head: Head | None, durability: Durability
 ) -> tuple[LiveSegment, Adopted]:
     epoch = take(files, head=head, claim=claim)
     named = None

@@ -4,11 +4,12 @@ A new file is written under a temporary name, synced, and then *linked* to its f
 ``link`` fails if the name exists, so creating is atomic, exclusive and never half-done.
 """
 
+# ruff: noqa: PTH  paths are strings here: making a Path takes longer than the calls it is for
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -149,7 +150,7 @@ class FileAppender:
 
 
 @contextmanager
-def _naming(path: str) -> Iterator[None]:
+def _naming(path: str) -> Generator[None]:
     try:
         yield
     except OSError as error:

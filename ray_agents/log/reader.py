@@ -137,8 +137,11 @@ class LogReader:
         return _View(files=manifest_of(segment).files, rows=rows, head=head)
 
     def _hold(self, head: Head) -> _View | None:
-        """The view while the newest owner has not begun: the newest manifest below it, and of
-        that segment's own rows those of a sealed one, or those confirmed before."""
+        """The view while the newest owner has not begun.
+
+        The newest manifest below it counts, and of that segment's own rows those of a sealed
+        one, or those confirmed before.
+        """
         for epoch in range(head.epoch - 1, 0, -1):
             segment = self._files.segment(epoch)
             if segment is None:
