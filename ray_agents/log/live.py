@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from ray_agents.errors import Fenced
-from ray_agents.events import Event
-from ray_agents.log.codec import encode_frame
+from ray_agents.log.codec import Frame
 from ray_agents.log.segment import segment_name
 from ray_agents.ports import Appender, Blobs
 from ray_agents.views import Durability
@@ -40,15 +39,15 @@ class LiveSegment:
             self._file = self._blobs.append(self._name)
         return self._file
 
-    def commit(self, events: Sequence[Event]) -> None:
-        """Write ``events`` as one frame, sync as the durability asks, and check the fence.
+    def commit(self, frame: Frame) -> None:
+        """Write one frame, sync as the durability asks, and check the fence.
 
         Raises:
             Fenced: a newer epoch exists, or our own segment was deleted.
             StoreUnavailable, StoreFull: the medium refused; nothing may be appended any more.
         """
         file = self._opened()
-        file.write(encode_frame(events).data)
+        file.write(frame.data)
         if self._sync:
             self.sync()
         self._check_fence()
@@ -66,14 +65,14 @@ class LiveSegment:
             message = f"segment {self._name!r} has been taken over; look the owner up again"
             raise Fenced(message, segment=self._name)
 
-    def finish(self, events: Sequence[Event], *, sync: bool, dropped: Sequence[str]) -> None:
-        """Delete ``dropped``, write the closing frame (not synced), and close."""
+    def finish(self, closing: Frame, *, sync: bool, dropped: Sequence[str]) -> None:
+        """Delete ``dropped``, write the ``closing`` frame (not synced), and close."""
         try:
             if sync:
                 self.sync()
             for name in dropped:
                 self._blobs.delete(name)
-            self._opened().write(encode_frame(events).data)
+            self._opened().write(closing.data)
         finally:
             self.close()
 

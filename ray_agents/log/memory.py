@@ -12,6 +12,7 @@ class MemoryBlobs:
 
     def __init__(self) -> None:
         self._files: dict[str, bytearray] = {}
+        self._folders: dict[str, dict[str, None]] = {}
         self._lock = Lock()
 
     def create(self, name: str, data: bytes) -> bool:
@@ -20,6 +21,10 @@ class MemoryBlobs:
             if name in self._files:
                 return False
             self._files[name] = bytearray(data)
+            while name:
+                folder, _, last = name.rpartition("/")
+                self._folders.setdefault(folder, {})[last] = None
+                name = folder
             return True
 
     def sync_names(self, name: str) -> None:
@@ -45,15 +50,15 @@ class MemoryBlobs:
 
     def names(self, folder: str) -> list[str]:
         """See :class:`ray_agents.ports.Blobs`."""
-        prefix = f"{folder}/" if folder else ""
         with self._lock:
-            below = [name[len(prefix) :] for name in self._files if name.startswith(prefix)]
-        return sorted({name.partition("/")[0] for name in below})
+            return sorted(self._folders.get(folder, ()))
 
     def delete(self, name: str) -> None:
         """See :class:`ray_agents.ports.Blobs`."""
         with self._lock:
-            self._files.pop(name, None)
+            if self._files.pop(name, None) is not None:
+                folder, _, last = name.rpartition("/")
+                del self._folders[folder][last]
 
 
 class MemoryAppender:

@@ -17,6 +17,7 @@ from ray_agents.errors import Fenced, InvalidPayload, PayloadTooLarge
 from ray_agents.events import Draft, Event, Operation
 from ray_agents.log.adoption import Adopted, adopt
 from ray_agents.log.claiming import ClaimLost, take
+from ray_agents.log.codec import encode_frame
 from ray_agents.log.files import LogFiles
 from ray_agents.log.history import History
 from ray_agents.log.live import LiveSegment
@@ -182,7 +183,7 @@ class LogOwner:
             while self._groups:
                 group = self._groups.popleft()
                 try:
-                    await self._io.run(self._live.commit, group.events)
+                    await self._io.run(self._live.commit, encode_frame(group.events))
                 except BaseException as error:  # even a cancelled write leaves its outcome unknown
                     self._lose(error, group)
                     raise
@@ -254,7 +255,7 @@ class LogOwner:
         try:
             await self._io.run(
                 self._live.finish,
-                events,
+                encode_frame(events),
                 sync=self._unsynced,
                 dropped=self._dropped if began else (),
             )

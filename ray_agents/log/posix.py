@@ -4,7 +4,8 @@ A new file is written under a temporary name, synced, and then *linked* to its f
 ``link`` fails if the name exists, so creating is atomic, exclusive and never half-done.
 """
 
-# ruff: noqa: PTH  paths are strings here: making a Path takes longer than the calls it is for
+# Paths are strings here: making a Path takes longer than the call it is for.
+# ruff: noqa: PTH103, PTH108, PTH116, PTH120, PTH208
 from __future__ import annotations
 
 import errno
