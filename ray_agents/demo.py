@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import operator
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -23,18 +21,6 @@ EXPONENT_MAX = 64
 NUMBER_MAX = 1e30
 
 registry = Registry()
-
-_OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-}
 
 
 @tool(idempotent=True)
@@ -59,22 +45,35 @@ def _value(node: ast.expr) -> float:
             raise InvalidPayload(f"{node.value!r} is not a number")
         case ast.Constant(value=int() | float() as number):
             return _bounded(number)
-        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
-            return _OPERATORS[type(op)](_value(operand))
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            return _binary(type(op), _value(left), _value(right))
+        case ast.UnaryOp(op=ast.UAdd() | ast.USub() as sign, operand=operand):
+            value = _value(operand)
+            return -value if isinstance(sign, ast.USub) else value
+        case ast.BinOp(left=left, op=op, right=right):
+            return _bounded(_binary(op, _value(left), _value(right)))
         case _:
             raise InvalidPayload(f"{ast.unparse(node)!r} is not arithmetic")
 
 
-def _binary(kind: type[ast.operator], left: float, right: float) -> float:
-    if kind is ast.Pow and abs(right) > EXPONENT_MAX:
-        raise InvalidPayload(f"exponent {right:g} is over {EXPONENT_MAX}")
-    try:
-        result = _OPERATORS[kind](left, right)
-    except ZeroDivisionError as error:
-        raise InvalidPayload("division by zero") from error
-    return _bounded(result)
+def _binary(op: ast.operator, left: float, right: float) -> Any:
+    if isinstance(op, ast.Div | ast.FloorDiv | ast.Mod) and right == 0:
+        raise InvalidPayload("division by zero")
+    match op:
+        case ast.Add():
+            return left + right
+        case ast.Sub():
+            return left - right
+        case ast.Mult():
+            return left * right
+        case ast.Div():
+            return left / right
+        case ast.FloorDiv():
+            return left // right
+        case ast.Mod():
+            return left % right
+        case ast.Pow() if abs(right) <= EXPONENT_MAX and (left or right >= 0):
+            return left**right
+        case _:
+            raise InvalidPayload(f"{left:g} {type(op).__name__} {right:g} is not allowed")
 
 
 def _bounded(number: Any) -> float:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -38,6 +39,7 @@ from ray_agents.tools import ERROR_CHARS_MAX, Tool, cut
 
 TOOLS_PARALLEL_MAX = 16
 CUT_OFF = frozenset({"max_tokens", "model_context_window_exceeded", "refusal"})
+_Ended = dict[str, Any]  # how a tool ended, as fields of its row
 UPWARDS = (Fenced, NondeterministicWake, StoreFull, StoreUnavailable, CorruptLog)
 
 
@@ -205,7 +207,7 @@ class _Loop:
             return None
         return _Call(key=key, block=block, tool=tool, args=args)
 
-    async def _collect(self, tasks: dict[asyncio.Task[dict[str, object]], _Call]) -> None:
+    async def _collect(self, tasks: dict[asyncio.Task[_Ended], _Call]) -> None:
         running = set(tasks)
         while running:
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -216,7 +218,7 @@ class _Loop:
             if running:
                 await self._commit()
 
-    async def _execute(self, call: _Call, gate: asyncio.Semaphore) -> dict[str, object]:
+    async def _execute(self, call: _Call, gate: asyncio.Semaphore) -> _Ended:
         """Run one tool; how it ended, as fields of its row."""
         async with gate:
             started = self._journal.now()
@@ -225,7 +227,7 @@ class _Loop:
                 with self._journal.effects_of(call.key):
                     async with limit:
                         result = await _invoke(call.tool, call.args)
-                    ended = {"status": "completed", "result": call.tool.render(result)}
+                    ended: _Ended = {"status": "completed", "result": call.tool.render(result)}
             except UPWARDS:
                 raise
             except Exception as error:  # noqa: BLE001 -- whatever a tool raises, the model reads
@@ -233,7 +235,7 @@ class _Loop:
             return ended | {"duration_ms": (self._journal.now() - started) // 1000}
 
 
-_CANCELLED: dict[str, object] = {"status": "failed", "error": "The tool was cancelled."}
+_CANCELLED: _Ended = {"status": "failed", "error": "The tool was cancelled."}
 
 
 async def _invoke(tool: Tool, args: BaseModel) -> object:

@@ -173,7 +173,11 @@ def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         InvalidDefinition: a parameter is positional-only, variadic, or has no JSON schema.
     """
     if function is None:
-        return lambda decorated: tool(decorated, **options)  # pyright: ignore[reportUnknownLambdaType]
+        return partial(_tool_of, options=options)
+    return _tool_of(function, options=options)
+
+
+def _tool_of(function: Callable[..., Any], *, options: Mapping[str, Any]) -> Tool:
     arguments, names = _arguments_of(function)
     blocking = not inspect.iscoroutinefunction(function)
     doc = inspect.getdoc(function) or ""

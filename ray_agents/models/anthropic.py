@@ -122,7 +122,8 @@ class AnthropicModel:
 
         begun = False
         try:
-            async with await client.messages.create(**_arguments(request)) as stream:
+            create: Any = client.messages.create  # its overloads do not take keywords as a dict
+            async with await create(**_arguments(request)) as stream:
                 begun = True
                 parts = AnswerInParts()
                 async for raw in stream:

@@ -37,7 +37,7 @@ _CALCULATORS = re.compile(r"calc|math|arith|eval|comput")
 def assistant(body: Body) -> Answer:
     """What the assistant answers to a request's body."""
     talk = _Talk(body["messages"])
-    thinks = (body.get("thinking") or {}).get("type", "disabled") != "disabled"
+    thinks = bool(body.get("thinking")) and body["thinking"]["type"] != "disabled"
     if talk.results:
         return Answer(text=_report(talk))
     call = _call_for(talk, body.get("tools") or [])

@@ -56,11 +56,12 @@ def check_messages(messages: Any, *, ends_with_user: bool = True) -> None:
     Raises:
         RuleBroken: it is not.
     """
-    _need(isinstance(messages, list) and messages, "messages: at least one message is required")
+    _need(messages and isinstance(messages, list), "messages: at least one message is required")
+    listed = cast("list[Any]", messages)
     calls: list[str] = []
     seen: set[str] = set()
     before = "assistant"
-    for index, message in enumerate(cast("list[Any]", messages)):
+    for index, message in enumerate(listed):
         where = f"messages.{index}"
         role, content = _role_and_content(message, where)
         _need(role != before, f"{where}: roles must alternate, but {role!r} follows {before!r}")
@@ -70,10 +71,10 @@ def check_messages(messages: Any, *, ends_with_user: bool = True) -> None:
         else:
             calls = _check_assistant(content, seen, where)
         before = role
-    _need(not calls, _UNANSWERED.format(where=f"messages.{len(messages) - 1}", ids=calls))
+    _need(not calls, _UNANSWERED.format(where=f"messages.{len(listed) - 1}", ids=calls))
     if ends_with_user and before == "assistant":
-        last = messages[-1]["content"]
-        paused = not isinstance(last, str) and any(b["type"] == "server_tool_use" for b in last)
+        _, last = _role_and_content(listed[-1], "messages")
+        paused = any(block["type"] == "server_tool_use" for block in last)
         _need(paused, "This model does not support assistant message prefill")
 
 
@@ -91,12 +92,13 @@ def _need(holds: object, message: str) -> None:
 def _role_and_content(message: Any, where: str) -> tuple[str, Sequence[Block]]:
     _need(isinstance(message, dict), f"{where}: must be an object")
     _need(set(message) == {"role", "content"}, f"{where}: extra or missing fields")
-    role, content = message["role"], message["content"]
+    role = message["role"]
+    content: Any = message["content"]
     _need(role in ("user", "assistant"), f"{where}.role: must be 'user' or 'assistant'")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
-    _need(isinstance(content, list) and content, f"{where}.content: must not be empty")
-    return role, content
+    _need(content and isinstance(content, list), f"{where}.content: must not be empty")
+    return role, cast("list[Block]", content)
 
 
 def _check_user(content: Sequence[Block], calls: Sequence[str], where: str) -> None:

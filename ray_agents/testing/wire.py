@@ -39,7 +39,7 @@ def tokens_in(body: Body) -> int:
 
 def stream_of(message: Frame) -> Iterator[Frame]:
     """The events of a stream that gives that message, a word at a time."""
-    begun = message | {"content": [], "stop_reason": None}
+    begun: Frame = message | {"content": [], "stop_reason": None}
     usage = message["usage"]
     yield {"type": "message_start", "message": begun | {"usage": usage | {"output_tokens": 1}}}
     yield {"type": "ping"}
