@@ -39,8 +39,8 @@ class Screen:
     zone: tzinfo | None = None
 
     def show(self, answer: RenderableType) -> None:
-        """Print an answer."""
-        self.out.print(answer, soft_wrap=isinstance(answer, str | Text), crop=False)
+        """Print an answer; lines of text are left to the terminal to break, so they copy whole."""
+        self.out.print(answer, soft_wrap=isinstance(answer, str | Text))
 
     def json(self, document: JSON) -> None:
         """Print one JSON document, for programs."""

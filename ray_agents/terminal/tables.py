@@ -24,7 +24,7 @@ STATUS_STYLE: Mapping[Status, str] = {
     Status.STOPPED: "red",
 }
 NOTHING = "-"
-LAST_COLUMN_WIDTH_MIN = 20
+GAP = 3
 
 
 def entities(items: Iterable[EntityView], *, now: int) -> RenderableType:
@@ -126,34 +126,30 @@ def _parked(wakes: Iterable[ParkedWake]) -> RenderableType:
     return _table(("PARKED WAKE", "MESSAGES", "AFTER", "ERROR"), rows)
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> Table:
-    """A plain table. No cell is cut: the last column folds, a line too long for all that runs on.
+def _table(headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> Text:
+    """Aligned columns, numbers to the right. Nothing is cut: a line too long runs on.
 
-    Numbers stand to the right.
+    Not a rich Table, which drops columns on a narrow terminal; an address must stay copyable.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for number, header in enumerate(headers):
-        column = [row[number] for row in rows]
-        width = max([len(header), *(cell.cell_len for cell in column)])
+    lines = [[Text(header, style="bold") for header in headers], *rows]
+    for number in range(len(headers)):
+        column = [line[number] for line in lines]
+        width = max(cell.cell_len for cell in column)
         is_last = number == len(headers) - 1
-        table.add_column(
-            header,
-            no_wrap=not is_last,
-            overflow="fold",
-            min_width=min(width, LAST_COLUMN_WIDTH_MIN) if is_last else width,
-            justify="right" if _are_numbers(column) else "left",
-        )
-    for row in rows:
-        table.add_row(*row)
-    return table
+        for cell in column:
+            if _are_numbers(column[1:]):
+                cell.pad_left(width - cell.cell_len)
+            if not is_last:
+                cell.pad_right(width - cell.cell_len + GAP)
+    return Text("\n").join(Text().join(line) for line in lines)
 
 
 def _are_numbers(column: Sequence[Text]) -> bool:
-    return bool(column) and all(cell.plain.isdigit() for cell in column)
+    return bool(column) and all(cell.plain.strip().isdigit() for cell in column)
 
 
 def _pairs(rows: Iterable[tuple[str, Text | str]]) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 3, 0, 0))
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, GAP, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:

@@ -105,7 +105,7 @@ class Transcript:
         yield from self.close()
         clock = datetime.fromtimestamp(event.time / MICROSECONDS, tz=self.zone)
         yield Stroke(clock.strftime(CLOCK) + " ", "dim")
-        yield Stroke(sign + " ", style)
+        yield Stroke(sign + " ", style or "bold green")
 
     @property
     def _text_width(self) -> int | None:

@@ -8,13 +8,14 @@ from textwrap import dedent
 from rich.console import Console, RenderableType
 
 from ray_agents.terminal import tables
+from ray_agents.terminal.screen import Screen
 from ray_agents.views import Status, TypeView
 from tests.terminal.stand_in import NOW, PARKED, entity
 
 
 def printed(answer: RenderableType, *, width: int = 120) -> str:
     paper = io.StringIO()
-    Console(file=paper, width=width).print(answer, crop=False)
+    Screen(out=Console(file=paper, width=width)).show(answer)
     return "".join(line.rstrip() + "\n" for line in paper.getvalue().splitlines())
 
 
