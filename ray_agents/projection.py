@@ -55,17 +55,26 @@ class Committed:
     shown: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """An outbox row and where it stands; it may leave once that offset is durable."""
+
+    offset: int
+    effect: EffectStaged
+
+
 @dataclass(slots=True)
 class State:
     """The wake state of one entity. Only :func:`fold` and :meth:`apply` change it."""
 
     created: EntityCreated | None = None
+    life_offset: int = 0
     stopped: EntityStopped | None = None
     watermark: int = 0
     pending: list[Event] = field(default_factory=list[Event])
     wakes: dict[str, WakeRecorded] = field(default_factory=dict[str, WakeRecorded])
     wakes_ended: int = 0
-    outbox: dict[str, EffectStaged] = field(default_factory=dict[str, EffectStaged])
+    outbox: dict[str, Outgoing] = field(default_factory=dict[str, Outgoing])
     rows: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     effects: dict[str, dict[EffectId, Committed]] = field(
         default_factory=dict[str, dict[EffectId, Committed]]
@@ -112,7 +121,7 @@ class State:
             case EffectStaged.TYPE:
                 self._apply_outbox(event)
             case EntityCreated.TYPE:
-                self._apply_created(EntityCreated.of(event))
+                self._apply_created(event)
             case EntityStopped.TYPE:
                 self.stopped = EntityStopped.of(event)
                 self._abandon()
@@ -120,8 +129,9 @@ class State:
                 pass
         self._note_effect(event)
 
-    def _apply_created(self, created: EntityCreated) -> None:
-        self.created, self.stopped = created, None
+    def _apply_created(self, event: Event) -> None:
+        self.created, self.stopped = EntityCreated.of(event), None
+        self.life_offset, self.wakes_ended = event.offset, 0
         self.rows.clear()
         self._abandon()
 
@@ -155,7 +165,7 @@ class State:
         if event.operation is Operation.DELETE:
             self.outbox.pop(event.key, None)
         else:
-            self.outbox[event.key] = EffectStaged.of(event)
+            self.outbox[event.key] = Outgoing(offset=event.offset, effect=EffectStaged.of(event))
 
     def _note_effect(self, event: Event) -> None:
         wake = event.headers.get(WAKE_HEADER)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from ray_agents.definition import Limits
 from ray_agents.events import JSON, Event, MessageReceived, WakeRecorded, WakeStatus
@@ -153,6 +154,11 @@ def retried(wake: WakeRecorded, *, now: int, version: int) -> WakeRecorded:
 def skipped(wake: WakeRecorded, *, now: int) -> WakeRecorded:
     """A parked wake is given up."""
     return replace(wake, status=WakeStatus.SKIPPED, timestamp=now, retry_at=0)
+
+
+def until(instant: int, *, now: int) -> timedelta:
+    """How long until ``instant``; both in microseconds since the epoch; never negative."""
+    return timedelta(microseconds=max(0, instant - now))
 
 
 def as_seen(wake: WakeRecorded, events: Sequence[Event]) -> Wake:
