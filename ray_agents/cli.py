@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -52,13 +53,18 @@ class Installed:
         """Start a runtime here."""
         from ray_agents.cluster import launch
 
-        return launch.start(self._settings(target), app=app, http_port=http_port)
+        settings = self._settings(target)
+        chosen = replace(
+            settings, app=app or settings.app, http_port=http_port or settings.http_port
+        )
+        return launch.start(chosen)
 
-    def stop(self, target: Target, *, within: timedelta) -> Description:
+    def stop(self, target: Target, *, within: timedelta | None) -> Description:
         """Seal everything and stop."""
         from ray_agents.cluster import launch
 
-        return launch.stop(self._settings(target), deadline=within)
+        settings = self._settings(target)
+        return launch.stop(replace(settings, stop_deadline=within or settings.stop_deadline))
 
     def status(self, target: Target) -> Description:
         """What runs, and where."""

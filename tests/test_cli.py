@@ -129,6 +129,13 @@ def test_stop_has_a_deadline(run: Run, installation: FakeInstallation) -> None:
     assert installation.asked == [("stop", timedelta(seconds=5))]
 
 
+def test_stop_without_a_deadline_leaves_it_to_the_settings(
+    run: Run, installation: FakeInstallation
+) -> None:
+    run("stop")
+    assert installation.asked == [("stop", None)]
+
+
 def test_demo_gets_the_screen(run: Run) -> None:
     assert run("demo").out == "the demo\n"
 
@@ -151,6 +158,11 @@ def test_observe_tells_the_conversation(run: Run, client: FakeClient) -> None:
     assert client.asked == [("observe", {"address": ADA, "offset": 1, "live": False})]
     assert "→ multiply(a=17, b=23)" in shell.out
     assert shell.out.endswith("may sleep\n")
+
+
+def test_observe_can_begin_now(run: Run, client: FakeClient) -> None:
+    run("observe", ADA, "--from", "-1")
+    assert client.asked == [("observe", {"address": ADA, "offset": -1, "live": True})]
 
 
 def test_observe_prints_lines_of_json(run: Run) -> None:

@@ -110,8 +110,8 @@ class Installation(Protocol):
         """Start a runtime here; return when it is ready, with what was started and where."""
         ...
 
-    def stop(self, target: Target, *, within: timedelta) -> Description:
-        """Seal everything and stop; what was stopped."""
+    def stop(self, target: Target, *, within: timedelta | None) -> Description:
+        """Seal everything and stop, within the settings' deadline or another; what was stopped."""
         ...
 
     def status(self, target: Target) -> Description:

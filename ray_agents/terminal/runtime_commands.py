@@ -13,7 +13,6 @@ from ray_agents.terminal import tables
 from ray_agents.terminal.installation import Description
 from ray_agents.terminal.session import Session, session_of
 
-STOP_WITHIN = timedelta(seconds=30)
 RUNTIME = "The runtime"
 STANDS_ON = ("ray-agents", "ray", "pyarrow", "anthropic", "pydantic")
 
@@ -66,11 +65,11 @@ def stop(
     context: typer.Context,
     *,
     within: Annotated[
-        timedelta,
+        timedelta | None,
         typer.Option(
             parser=typed.parse_duration, metavar="DURATION", help="How long sealing may take."
         ),
-    ] = STOP_WITHIN,
+    ] = None,
     as_json: typed.AsJson = False,
 ) -> None:
     """Let awake entities seal their logs, then stop the runtime.

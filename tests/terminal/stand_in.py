@@ -201,7 +201,7 @@ class FakeInstallation:
             "hosts": ["a", "b"],
         }
 
-    def stop(self, target: Target, *, within: timedelta) -> Description:
+    def stop(self, target: Target, *, within: timedelta | None) -> Description:
         self.asked.append(("stop", within))
         return {"sealed": 3}
 
