@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
+import hypothesis
 import psutil
 import pytest
 
@@ -55,6 +56,8 @@ def is_pure(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile("ours", deadline=None)  # other work shares the machine
+    hypothesis.settings.load_profile("ours")
     if is_pure(config):
         sys.meta_path.insert(0, RayForbidden())
 

@@ -72,10 +72,12 @@ FOLDERS = {
     "models": set[str](),
     "terminal": set[str](),
     "streams": {"log"},
+    "http": set[str](),
     "cluster": {"log", "models", "streams", "testing"},
     "testing": {"log", "models", "streams", "cluster"},
 }
-# The demonstration is a user of the doors that happens to live where it starts a cluster.
+# The demonstration is a user of the doors that happens to live where it starts a cluster; like
+# them it may import everything.
 USERS_OF_THE_DOORS = {"ray_agents.cluster.demonstration"}
 SERVE_MAY_REACH = {"client", "streams"}  # besides the root's names and the pure modules
 
@@ -233,7 +235,7 @@ def _is_below(name: str, source: Source) -> bool:
         if source.is_pure:
             return False
         own = source.part in DOORS or target == source.part
-        return own or target in FOLDERS[source.part]
+        return own or source.name in USERS_OF_THE_DOORS or target in FOLDERS[source.part]
     return not _is_the_root(name)
 
 
