@@ -56,7 +56,9 @@ class BodyLimit:
             return
         try:
             self._check_announced(Headers(scope=scope).get("content-length"))
-            body = await self._read(receive) if scope["method"] in ("POST", "PUT", "PATCH") else None
+            body = (
+                await self._read(receive) if scope["method"] in ("POST", "PUT", "PATCH") else None
+            )
         except RayAgentsError as error:
             await answer(error)(scope, receive, send)
             return

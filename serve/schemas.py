@@ -56,7 +56,9 @@ def parse_offset(text: str) -> int:
     return NOW if found[3] else int(found[1] or found[2])
 
 
-def offset_of(offset: Annotated[str, Query(description="integer, wire form, or `now`")] = "0") -> int:
+def offset_of(
+    offset: Annotated[str, Query(description="integer, wire form, or `now`")] = "0",
+) -> int:
     """The query parameter ``offset``, parsed."""
     return parse_offset(offset)
 

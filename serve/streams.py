@@ -1,8 +1,8 @@
 """An entity's events as server-sent events: live, resumable, and quick to let go.
 
 Each event's SSE id is its offset; a client that reconnects with ``Last-Event-ID`` goes on behind
-it. Comments keep idle connections open. A failure in mid-stream is an ``error`` event that holds
-a problem document.
+it. Comments keep idle connections open. An ``end`` event says that no more will come; a failure in
+mid-stream is an ``error`` event that holds a problem document.
 
 When the client goes, the task that awaits the next event is cancelled and the iterator closed at
 once, and nothing else: whatever several observers share below is the runtime's, which has to
@@ -57,6 +57,7 @@ async def _chunks(
         async with aclosing(_with_beats(events, heartbeat)) as beating:
             async for event in beating:
                 yield _BEAT if event is None else _chunk(event)
+        yield b"event: end\ndata:\n\n"
     except RayAgentsError as error:
         yield b"event: error\ndata: " + to_json(problem_of(error), fallback=str) + b"\n\n"
 

@@ -56,3 +56,15 @@ def _stranger(response: httpx.Response) -> RuntimeUnavailable:
         url=url,
         status=response.status_code,
     )
+
+
+def unreachable(client: httpx.AsyncClient, error: httpx.HTTPError) -> RuntimeUnavailable:
+    """The error for a request that brought no answer."""
+    url = str(client.base_url).rstrip("/")
+    if isinstance(error, httpx.ConnectError):
+        told = f"nothing answers at {url!r} ({error}); `ray-agents start` starts the runtime"
+    elif isinstance(error, httpx.TimeoutException):
+        told = f"{url!r} did not answer in time ({type(error).__name__}); `ray-agents status` tells more"
+    else:
+        told = f"the connection to {url!r} broke: {error!r}"
+    return RuntimeUnavailable(told, url=url)
