@@ -10,6 +10,7 @@ import os
 from fastapi import FastAPI
 from ray import serve
 
+from ray_agents.cluster.loopback import narrow_replica
 from ray_agents.settings import from_env
 from serve.api import create_app
 
@@ -20,6 +21,7 @@ def build() -> FastAPI:
     """The API over the cluster this process runs in; Serve calls it in the replica."""
     from ray_agents.client import connect_runtime
 
+    narrow_replica()
     return create_app(connect_runtime, from_env(os.environ))
 
 

@@ -61,6 +61,9 @@ def ingress_environment(directory: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "m.sock"),
+        # A log socket that nobody reads. By default HAProxy keeps a UDP socket, open to all
+        # interfaces, from which it sends every request's line to whoever listens on port 514.
+        "RAY_SERVE_HAPROXY_LOG_TARGET": str(folder / "log"),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         # A replica that is replaced drains for 30 s by default; local stops should not wait.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",

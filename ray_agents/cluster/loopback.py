@@ -14,6 +14,8 @@ What Ray 2.60.0 does by itself, found by listing sockets (``tests/cluster/test_l
   option switches it off, see ``quiet_head``), 44217 (autoscaler metrics, gone with
   ``--no-monitor``), 44227 (dashboard metrics, ``DASHBOARD_METRIC_PORT=0``), 52365 (agent,
   ``--dashboard-agent-listen-port 0``), and 10002-19999 (workers, port 0).
+- A Serve replica's server for calls between deployments listens on ``[::]`` whatever the host
+  (``serve/_private/replica.py``); see ``narrow_replica``. HAProxy is ``ingress``'s business.
 - Any user of this machine can still connect to loopback, so token authentication is on as well.
   Ray's default token file is made with the umask's mode, mostly world-readable: we hand it ours.
 """
@@ -26,6 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+LOOPBACK = "127.0.0.1"
 ONLY_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 START_HOOK = "ray_agents.cluster.loopback.quiet_head"
 
@@ -55,6 +58,24 @@ def quiet_head(params: Any, head: bool) -> None:
     """Ray's ``RAY_START_HOOK``: no Ray client server, which has no option to switch it off."""
     if head:
         params.ray_client_server_port = None
+
+
+def narrow_replica() -> None:
+    """In a Serve replica on loopback, before it is initialized: its gRPC server binds there too.
+
+    The address is a literal in Serve, so the function that takes it is wrapped. The server asks
+    for Ray's token anyway; this can go when Serve binds it to the node's address.
+    """
+    if os.environ.get(ONLY_LOOPBACK) != "0":
+        return
+    from ray.serve._private import replica
+
+    add_port = replica.add_port_to_grpc_server
+
+    def add_loopback_port(server: Any, address: str) -> int:
+        return add_port(server, address.replace("[::]", LOOPBACK))
+
+    replica.add_port_to_grpc_server = add_loopback_port
 
 
 def apply_to_this_process(environment: Mapping[str, str]) -> None:
