@@ -155,7 +155,7 @@ def shipped_by_path(definition: Definition, source: str) -> dict[str, Any]:
         "module": module_name,
         "attribute": attribute or "registry",
         "folders": folders,
-        "source_digest": xxh3_64_hexdigest(text),
+        "source_digest": xxh3_64_hexdigest(text.encode()),
     }
 
 

@@ -127,6 +127,16 @@ class Host:
         """The entities awake here."""
         return list(self._entities.values())
 
+    def vanish(self) -> None:
+        """End as a killed process does: every task stops where it is, nothing is written."""
+        self._stopping = True
+        for task in [*self._lives.values(), *self._opening.values()]:
+            task.cancel()
+        for entity in self.awake:
+            entity.sealing = True
+            entity.wakeloop.cancel()
+            entity.owner.give_up(RuntimeUnavailable("the host vanished"))
+
     def owns(self, address: Address) -> bool:
         """Whether the entity is awake here, or about to be."""
         return address in self._entities or address in self._opening

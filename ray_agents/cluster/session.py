@@ -52,16 +52,17 @@ class EntitySession:
 
     async def append(self, drafts: Sequence[Draft]) -> Sequence[Event]:
         """Append ``drafts`` and what is staged, as one frame; return when durable."""
-        appending = self._entity.enqueue([*self.effects.take(), *drafts])
-        if appending is None:
+        rows = [*self.effects.take(), *drafts]
+        if not rows:
             return []
-        await appending.durable()
-        self._entity.deliver_outbox()
-        return appending.events
+        events = await self._entity.enqueue(rows).durable()
+        self._entity.outbox.advance()
+        return events
 
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append without waiting."""
-        self._entity.enqueue(drafts)
+        if drafts:
+            self._entity.enqueue(drafts)
 
     def read(self, types: frozenset[str]) -> Sequence[Event]:
         """The log's rows of these types, oldest first."""
