@@ -39,7 +39,7 @@ from ray_agents.cluster.entity import Entity, Services
 from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.session import check_args
-from ray_agents.errors import Fenced, RuntimeUnavailable, UnknownEntity
+from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
 from ray_agents.events import EffectStaged, OutboxKind
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
 from ray_agents.model import Model
@@ -48,6 +48,8 @@ from ray_agents.projection import fold, state_types
 from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
+RESUME_TRIES_MAX = 8
+RESUME_DELAY_FIRST = timedelta(milliseconds=100)
 LOGGER = logging.getLogger("ray_agents.host")
 
 
@@ -99,7 +101,7 @@ class Host:
         self._entities: dict[Address, Entity] = {}
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
-        self._handed_over: dict[Address, str] = {}
+        self._resuming: set[asyncio.Task[None]] = set()
         self._log: HostLog | None = None
         self._stopping = False
         self._services = Services(
@@ -130,7 +132,7 @@ class Host:
     def vanish(self) -> None:
         """End as a killed process does: every task stops where it is, nothing is written."""
         self._stopping = True
-        for task in [*self._lives.values(), *self._opening.values()]:
+        for task in [*self._lives.values(), *self._opening.values(), *self._resuming]:
             task.cancel()
         for entity in self.awake:
             entity.sealing = True
@@ -313,10 +315,31 @@ class Host:
         if entity.owner.lost.is_set():
             LOGGER.warning("%s is lost: %s", entity.name, entity.owner.cause)
             await entity.drop()
+            if entity.unfinished and not self._stopping:
+                self._resume_later(entity.address)
             return
         await entity.seal()
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
+
+    def _resume_later(self, address: Address) -> None:
+        """See to it that somebody goes on with an entity that was lost in mid-work."""
+        name = f"resume:{address}"
+        task = asyncio.get_running_loop().create_task(self._resume(address), name=name)
+        self._resuming.add(task)
+        task.add_done_callback(self._resuming.discard)
+
+    async def _resume(self, address: Address) -> None:
+        delay = RESUME_DELAY_FIRST
+        for _ in range(RESUME_TRIES_MAX):
+            await self._equipment.clock.sleep(delay)
+            try:
+                await self._equipment.peers.call(address, Activate())
+            except RayAgentsError as error:
+                LOGGER.warning("%s cannot be resumed yet: %s", address, error)
+                delay *= 2
+            else:
+                return
 
     async def _sleep(self, entity: Entity) -> None:
         """Let an entity go now."""
@@ -331,6 +354,8 @@ class Host:
     async def stop(self, deadline: timedelta) -> None:
         """Seal everything, in good order, within ``deadline``; unfinished work stays recorded."""
         self._stopping = True
+        for task in self._resuming:
+            task.cancel()
         if self._opening:
             await asyncio.wait(self._opening.values(), timeout=deadline.total_seconds())
         async with asyncio.timeout(deadline.total_seconds()):
