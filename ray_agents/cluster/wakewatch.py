@@ -1,7 +1,9 @@
 """How an observer of a sleeper learns that it woke: one look per host and tick, none per entity.
 
 While anybody waits, the names of host logs and the tips of those logs are read every few
-milliseconds; a log that has grown names who woke in it. Nobody waiting, nothing is read.
+milliseconds; a log that has grown names who woke in it. Soon after the last of them has gone,
+nothing is read any more. The first look only learns where the logs end, so it lets everybody look
+for themselves once.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs, Clock
 
 TICK = timedelta(milliseconds=20)
+LINGER_TICKS = 100
 REMEMBERED_MAX = 10_000
 
 
@@ -66,8 +69,9 @@ class WakeWatch:
             self._task = None
 
     async def _run(self) -> None:
-        first = True
-        while self._waiting:
+        first, left = True, LINGER_TICKS
+        while left:
+            left = LINGER_TICKS if self._waiting else left - 1
             grown = await self._look(remember=not first)
             for future, name in self._waiting.items():
                 if (first or name in grown) and not future.done():

@@ -1,0 +1,103 @@
+"""What an agent is told before it runs, and what it gives back when it has run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from ray_agents.errors import InvalidDefinition
+from ray_agents.events import JSON
+from ray_agents.model import (
+    DEFAULT_MODEL,
+    THINKING_TOKENS_MIN,
+    ModelRequest,
+    Thinking,
+    ToolSpec,
+    Usage,
+)
+from ray_agents.tools import Tool
+
+TURNS_MAX = 50
+TestResponses = Sequence[Any] | Callable[[ModelRequest], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """What ``ctx.use_agent`` takes.
+
+    ``thinking`` is a budget in tokens, or a mode's name; None leaves it to the model.
+    ``test_responses`` replaces the model: see :mod:`ray_agents.models.scripted`. ``turns_max``
+    bounds the model calls of one run.
+    """
+
+    system_prompt: str = ""
+    model: str = DEFAULT_MODEL
+    tools: Sequence[Tool] = ()
+    max_tokens: int = 16_000
+    thinking: Thinking | None = None
+    test_responses: TestResponses | None = None
+    turns_max: int = TURNS_MAX
+    tools_by_name: dict[str, Tool] = field(
+        init=False, repr=False, compare=False, default_factory=dict[str, Tool]
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_tokens", 1), ("turns_max", 1)):
+            if getattr(self, name) < least:
+                message = f"{name}={getattr(self, name)!r}: it must be at least {least}"
+                raise InvalidDefinition(message, field=name)
+        if isinstance(self.thinking, int):
+            self._check_budget(self.thinking)
+        for each in self.tools:
+            self._add(each)
+
+    def _check_budget(self, tokens: int) -> None:
+        if not THINKING_TOKENS_MIN <= tokens < self.max_tokens:
+            message = (
+                f"thinking={tokens!r}: a budget must be at least {THINKING_TOKENS_MIN} tokens "
+                f"and less than max_tokens={self.max_tokens!r}"
+            )
+            raise InvalidDefinition(message, field="thinking")
+
+    def _add(self, each: Any) -> None:
+        if not isinstance(each, Tool):
+            message = f"{each!r} is not a tool; decorate the function with @tool"
+            raise InvalidDefinition(message, field="tools")
+        if each.name in self.tools_by_name:
+            message = f"two tools are named {each.name!r}; give one of them another name"
+            raise InvalidDefinition(message, field="tools")
+        self.tools_by_name[each.name] = each
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """The tools as the model sees them."""
+        return tuple(each.spec for each in self.tools)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallResult:
+    """One tool call of a run: exactly one of ``result`` and ``error`` is not None."""
+
+    tool_name: str
+    args: JSON
+    result: str | None
+    error: str | None
+    duration: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRunResult:
+    """How a run ended. ``text`` is what the model said in its last step.
+
+    ``stop_reason`` is the provider's, or ``"turns_max"`` if the run was stopped at that limit.
+    ``duration`` is wall time from the run's first start, interruptions included.
+    """
+
+    text: str
+    tool_calls: tuple[ToolCallResult, ...]
+    usage: Usage
+    duration: timedelta
+    steps: int
+    stop_reason: str

@@ -1,0 +1,241 @@
+"""One agent run as rows of its entity's log: their keys, their values, and reading them back.
+
+Keys follow from the run's key and counters alone, so a resumed run goes on with the same ones::
+
+    run          {run}
+    step         {run}:s1                 one per model call, counted from 1
+    text         {run}:s1:text:0          by index of the content block
+    text_delta   {run}:s1:text:0:0        then :1, :2, …
+    reasoning    {run}:s1:reasoning:0     and reasoning_delta likewise
+    tool_call    {run}:s1:tool:0          by order of the call in its step
+
+A step that broke off is begun again under its key with ``attempt`` one higher, and every row its
+broken attempt wrote under ``{step}:`` is deleted in the same append: whoever reads the log sees
+the deletion of the ``text`` row and takes that text back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from ray_agents.agent import AgentRunResult, ToolCallResult
+from ray_agents.errors import NondeterministicWake
+from ray_agents.events import Draft, Event, Operation
+from ray_agents.model import Answered, Block, Usage
+
+Row = dict[str, Any]
+
+DELTA_TYPES = frozenset({"text_delta", "reasoning_delta"})
+ENDED = frozenset({"completed", "failed"})
+TURNS_MAX_REACHED = "turns_max"
+
+
+class RunRecord:
+    """The rows of one run, as they stand in the log or are about to.
+
+    Built from the rows already there; every ``*_drafts`` method takes its rows as written.
+    """
+
+    def __init__(self, run_key: str, recorded: Sequence[Event]) -> None:
+        self.key = run_key
+        self._rows: dict[tuple[str, str], Row] = {}
+        for event in recorded:
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        at = (event.type, event.key)
+        if event.operation is Operation.DELETE:
+            self._rows.pop(at, None)
+        else:
+            self._rows[at] = {} if event.type in DELTA_TYPES else event.value
+
+    # -- reading -----------------------------------------------------------------------------
+
+    @property
+    def run(self) -> Row | None:
+        """The run's own row."""
+        return self._rows.get(("run", self.key))
+
+    def row(self, type_name: str, key: str) -> Row | None:
+        """One row of the run, None if it is not there."""
+        return self._rows.get((type_name, key))
+
+    def step_key(self, number: int) -> str:
+        """The key of the step of that number, from 1."""
+        return f"{self.key}:s{number}"
+
+    def call_key(self, number: int, index: int) -> str:
+        """The key of a step's tool call, by its order from 0."""
+        return f"{self.step_key(number)}:tool:{index}"
+
+    def completed_step(self, number: int) -> Row | None:
+        """The row of a step whose answer is complete, else None."""
+        step = self.row("step", self.step_key(number))
+        return step if step is not None and step["status"] == "completed" else None
+
+    @property
+    def steps_completed(self) -> int:
+        """How many steps are complete; they are numbered without a gap."""
+        number = 0
+        while self.completed_step(number + 1) is not None:
+            number += 1
+        return number
+
+    def unanswered(self, number: int) -> list[tuple[str, Block, str | None]]:
+        """Tool calls of a completed step without a result: key, block, and status so far."""
+        step = self.completed_step(number)
+        found: list[tuple[str, Block, str | None]] = []
+        for index, block in enumerate(calls_in(step["content"]) if step else ()):
+            key = self.call_key(number, index)
+            status = (self.row("tool_call", key) or {}).get("status")
+            if status not in ENDED:
+                found.append((key, block, status))
+        return found
+
+    def result(self) -> AgentRunResult:
+        """What the completed run gave, from its rows alone."""
+        run = self.run or {}
+        return AgentRunResult(
+            text=run["text"],
+            tool_calls=tuple(self._calls()),
+            usage=Usage.of(run),
+            duration=timedelta(milliseconds=run["duration_ms"]),
+            steps=run["steps"],
+            stop_reason=run["finish_reason"],
+        )
+
+    def _calls(self) -> list[ToolCallResult]:
+        return [
+            ToolCallResult(
+                tool_name=row["tool_name"],
+                args=row["args"],
+                result=row["result"],
+                error=row["error"],
+                duration=timedelta(milliseconds=row["duration_ms"]),
+            )
+            for number in range(1, self.steps_completed + 1)
+            for index in range(len(calls_in(self._content(number))))
+            if (row := self.row("tool_call", self.call_key(number, index)))
+        ]
+
+    def _content(self, number: int) -> list[Block]:
+        step = self.completed_step(number)
+        return step["content"] if step else []
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def put(self, type_name: str, key: str, row: Row) -> Draft:
+        """``row`` under its key: an insert the first time, then an update of the whole row."""
+        known = (type_name, key) in self._rows
+        self._rows[type_name, key] = row
+        operation = Operation.UPDATE if known else Operation.INSERT
+        return Draft.of(type_name, key, value={"key": key, **row}, operation=operation)
+
+    def run_started(self, text: str | None, now: int) -> Draft:
+        """The run begins, or goes on after a failure.
+
+        Raises:
+            NondeterministicWake: it began with another input.
+        """
+        before = self.run
+        if before is not None and before["input"] != text:
+            message = (
+                f"run {self.key!r} began with the input {before['input']!r} and is now asked to "
+                f"go on with {text!r}; a handler that runs again must do the same"
+            )
+            raise NondeterministicWake(message, run=self.key)
+        started = before["started_at"] if before else now
+        row = {"status": "started", "finish_reason": None, "input": text, "started_at": started}
+        return self.put("run", self.key, row)
+
+    def step_started(self, number: int, *, provider: str, model: str, now: int) -> list[Draft]:
+        """A model call is about to begin; what a broken attempt left behind is deleted."""
+        key = self.step_key(number)
+        before = self.row("step", key)
+        row = {
+            "run_id": self.key,
+            "step_number": number,
+            "status": "started",
+            "finish_reason": None,
+            "model_provider": provider,
+            "model_id": model,
+            "attempt": 1 + (before["attempt"] if before else 0),
+            "started_at": now,
+        }
+        return [*self.answer_voided(number), self.put("step", key, row)]
+
+    def answer_voided(self, number: int) -> list[Draft]:
+        """Delete the rows of a step's unfinished answer."""
+        prefix = f"{self.step_key(number)}:"
+        kinds = DELTA_TYPES | {"text", "reasoning", "tool_call"}
+        void = [at for at in self._rows if at[0] in kinds and at[1].startswith(prefix)]
+        for at in void:
+            del self._rows[at]
+        return [Draft.of(kind, key, operation=Operation.DELETE) for kind, key in void]
+
+    def step_completed(self, number: int, answer: Answered, now: int) -> Draft:
+        """The answer is complete: the step's row carries all of it."""
+        key = self.step_key(number)
+        before = self._rows["step", key]
+        row = before | {
+            "status": "completed",
+            "finish_reason": answer.stop_reason,
+            "model_id": answer.model or before["model_id"],
+            "duration_ms": (now - before["started_at"]) // 1000,
+            **answer.usage.as_row(),
+            "content": list(answer.content),
+        }
+        return self.put("step", key, row)
+
+    def tool_call(self, key: str, block: Block, status: str, **fields: Any) -> Draft:
+        """A tool call came to ``status``."""
+        row = {
+            "run_id": self.key,
+            "tool_call_id": block["id"],
+            "tool_name": block["name"],
+            "status": status,
+            "args": block.get("input"),
+            "result": None,
+            "error": None,
+            "duration_ms": 0,
+        }
+        return self.put("tool_call", key, row | fields)
+
+    def run_completed(self, number: int, stop_reason: str, now: int) -> Draft:
+        """The run is over after that many steps; its row carries text and totals."""
+        steps = [self._rows["step", self.step_key(n)] for n in range(1, number + 1)]
+        before = self._rows["run", self.key]
+        row = before | {
+            "status": "completed",
+            "finish_reason": stop_reason,
+            "text": text_of(self._content(number)),
+            "steps": number,
+            "duration_ms": (now - before["started_at"]) // 1000,
+            **sum((Usage.of(step) for step in steps), Usage()).as_row(),
+        }
+        return self.put("run", self.key, row)
+
+    def run_failed(self, number: int, *, code: str, message: str) -> list[Draft]:
+        """The model call of a step failed; running the wake again goes on from there."""
+        key = self.step_key(number)
+        step = self._rows["step", key] | {"status": "failed", "finish_reason": "error"}
+        run = self._rows["run", self.key] | {"status": "failed", "finish_reason": "error"}
+        error = {"error_code": code, "message": message, "run_id": self.key, "step_id": key}
+        return [
+            *self.answer_voided(number),
+            self.put("error", f"{key}:error:{step['attempt']}", error),
+            self.put("step", key, step),
+            self.put("run", self.key, run),
+        ]
+
+
+def calls_in(content: Sequence[Block]) -> list[Block]:
+    """The calls of our tools among content blocks."""
+    return [block for block in content if block["type"] == "tool_use"]
+
+
+def text_of(content: Sequence[Block]) -> str:
+    """What content blocks say."""
+    return "".join(block["text"] for block in content if block["type"] == "text")
