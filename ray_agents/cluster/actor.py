@@ -26,7 +26,7 @@ from ray_agents.cluster.directory import Directory, Refused
 from ray_agents.cluster.entity import Entity
 from ray_agents.cluster.host import Equipment, Host
 from ray_agents.cluster.placement import FRONT, PACKED, SOLO, kind_of
-from ray_agents.cluster.pool import Pool
+from ray_agents.cluster.pool import LEASE_MAX, Pool
 from ray_agents.cluster.watchdog import Watchdog
 from ray_agents.definition import Dedicated, Packed
 from ray_agents.errors import RayAgentsError
@@ -114,6 +114,7 @@ class EntityHost:
             "host": self._id,
             "kind": self._kind,
             "pid": os.getpid(),
+            "used": self._used,
             "entities": [entity.name for entity in self._host.awake],
             "waiting": [str(address) for address in self._pool.waiting],
             "idle_hosts": len(self._pool.idle),
@@ -123,12 +124,18 @@ class EntityHost:
     async def live(self) -> None:
         """Return when this host leaves in good order; never otherwise. Its death is the answer."""
         while not self._left.is_set():
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.05)
 
     async def stop(self, deadline: timedelta) -> None:
-        """Seal everything within ``deadline``, then leave."""
+        """Seal everything within ``deadline``; then call :meth:`leave`."""
         await self._host.stop(deadline)
-        self._leave()
+        self._left.set()
+
+    async def leave(self) -> None:
+        """End the process. Everything is synced, and callers look the entity up again."""
+        self._left.set()
+        self._io.close()
+        ray.actor.exit_actor()
 
     # -- the front ----------------------------------------------------------------------------
 
@@ -158,7 +165,14 @@ class EntityHost:
         host = self._pool.lend(address, now=self._clock.monotonic())
         if host is not None:
             self._later(self._directory.keeper().taken.remote(host))
+            self._later(self._reclaim(host))
         return host
+
+    async def _reclaim(self, host: str) -> None:
+        """Take a lent host back into the pool if its borrower never came."""
+        await asyncio.sleep(LEASE_MAX.total_seconds())
+        if not await self._directory.used(host):
+            await self._directory.keeper().returned.remote(host)
 
     def _admit(self, entity: Entity) -> str | None:
         """What a wake must wait for before it runs here."""
@@ -190,12 +204,7 @@ class EntityHost:
         await asyncio.sleep(linger.total_seconds())
         if not self._host.awake and not self._host.opening:
             await self.stop(LEAVE_BOUND)
-
-    def _leave(self) -> None:
-        """End the process: everything is synced, and callers look the entity up again."""
-        self._left.set()
-        self._io.close()
-        os._exit(0)
+            ray.get_runtime_context().current_actor.leave.remote()
 
     def _later(self, work: Any) -> None:
         async def run() -> None:

@@ -193,6 +193,16 @@ class Directory:
             except RayActorError:
                 return
 
+    async def used(self, name: str) -> bool:
+        """Whether a solo host has been used, or has gone."""
+        actor = self._existing(name)
+        if actor is None:
+            return True
+        try:
+            return (await actor.status.remote())["used"]
+        except RayActorError:
+            return True
+
     async def activate(self, name: str, address: Address, *, release_from: str) -> Answer:
         """Have the host ``name`` take ``address`` over from the host that accepted for it."""
         return await self._ask(name, address, Activate(release_from=release_from))

@@ -141,6 +141,8 @@ class Keeper:
         self._idle.discard(name)
         if self._stopping:
             return
+        if host.startswith(SOLO):
+            await self._directory.front().withdraw.remote(name)
         await self._resume(host)
         self._fill()
 
@@ -150,6 +152,11 @@ class Keeper:
         """The front has lent this host out."""
         self._idle.discard(name)
         self._fill()
+
+    async def returned(self, name: str) -> None:
+        """A lent host was never used: it is idle again."""
+        self._idle.add(name)
+        await self._offer(name)
 
     async def want(self) -> None:
         """An entity waits at the front and there is no idle host."""
@@ -233,6 +240,7 @@ class Keeper:
             actor = ray.get_actor(actor_name(host), namespace=self._settings.namespace)
             async with asyncio.timeout(deadline.total_seconds()):
                 await actor.stop.remote(deadline)
+                await actor.leave.remote()
         except (ValueError, RayError):
             return True  # gone: that is what was asked for
         except TimeoutError:

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from ray_agents.address import Address
 
-LEASE_MAX = timedelta(seconds=5)
+LEASE_MAX = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
