@@ -16,7 +16,7 @@ _NUMBER = r"-?\d+(?:\.\d+)?"
 _THAT = r"(?:that|it|this|the (?:last |previous )?(?:result|answer|sum|product|number))"
 _SPOKEN = (
     (r"(?<=\d),(?=\d{3})", ""),
-    (r"\bmultiplied by\b|\btimes\b|×|(?<=\d) ?x ?(?=\d)", " * "),
+    (r"\bmultiplied by\b|\btimes\b|×|(?<=[\d)]) ?x ?(?=[\d(])", " * "),
     (r"\bdivided by\b|÷", " / "),
     (r"\bplus\b", " + "),
     (r"\bminus\b|−", " - "),
