@@ -108,7 +108,7 @@ class Timeline:
         return [self._results.get(block["id"]) or _interrupted(block) for block in self._open]
 
     def _drop_unfinished_server_tools(self) -> None:
-        """A paused turn that is not continued: its unanswered server tool calls would be invalid."""
+        """A paused turn is not continued: its unanswered server tool calls would be invalid."""
         if not self._messages or self._messages[-1]["role"] == "user":
             return
         content = cast("list[Block]", self._messages.pop()["content"])

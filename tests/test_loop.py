@@ -10,7 +10,7 @@ import pytest
 
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.errors import Fenced, ModelUnavailable, NondeterministicWake
-from ray_agents.events import Event
+from ray_agents.events import Draft, Event
 from ray_agents.loop import run_agent
 from ray_agents.model import Message, Model, ModelRequest, Usage
 from ray_agents.models.scripted import FunctionModel, Says, ScriptedModel
@@ -50,6 +50,19 @@ def shape(events: Sequence[Any]) -> list[str]:
     return [f"{kind} {Event.at(0, 0, row).value.get('status', '')}".strip() for kind, row in values]
 
 
+class ResultSeen(MemoryJournal):
+    """Says when the first tool's result is committed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = asyncio.Event()
+
+    async def commit(self, drafts: Sequence[Draft]) -> Sequence[Event]:
+        if "tool_call completed" in shape(drafts):
+            self.seen.set()
+        return await super().commit(drafts)
+
+
 async def test_an_answer_without_tools_takes_two_commits() -> None:
     journal = MemoryJournal()
     result = await run(["Hello there."], journal=journal)
@@ -68,16 +81,15 @@ async def test_answer_and_executing_are_one_commit_and_results_go_with_the_next_
 
 
 async def test_a_result_is_committed_at_once_while_another_tool_still_runs() -> None:
-    journal = MemoryJournal()
+    journal = ResultSeen()
 
     @tool
     async def wait_for_the_other() -> str:
         """Wait."""
-        while "tool_call completed" not in [each for c in journal.commits for each in shape(c)]:
-            await asyncio.sleep(0)
+        await journal.seen.wait()
         return "seen"
 
-    script = [("", [("wait_for_the_other", {}), ("double", {"number": 1})]), "Done."]
+    script: list[Any] = [("", [("wait_for_the_other", {}), ("double", {"number": 1})]), "Done."]
     result = await run(script, double, wait_for_the_other, journal=journal)
     assert [call.result for call in result.tool_calls] == ["seen", "2"]
 

@@ -25,7 +25,7 @@ class Posts(MemoryJournal):
         self.came.set()
         super().post(drafts)
         values = [(draft.type, Event.at(0, 0, draft).value) for draft in drafts]
-        self.posts.append([row["delta"] if "delta" in row else kind for kind, row in values if row])
+        self.posts.append([row.get("delta", kind) for kind, row in values if row])
 
 
 def narration(journal: Posts, window: timedelta = timedelta(hours=1)) -> Narration:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_thinking_before_a_call_stays_with_its_signature() -> None:
 
 
 def test_a_paused_turn_that_is_not_continued_loses_its_open_server_tools() -> None:
-    server = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
+    server: Block = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
     events = log(begun(text="go"), answered(text("hm"), server, reason="pause_turn"))
     assert words_of(Timeline(events).messages())[-1] == ("assistant", ["hm", "server_tool_use"])
     after = Timeline([*events, *log(begun("r2", "more"))]).messages()
@@ -139,7 +140,7 @@ thought = st.sampled_from(["hm", "well"]).map(
 )
 redacted = st.just({"type": "redacted_thinking", "data": "x"})
 called = st.sampled_from(["look", "fail", "unknown"]).map(
-    lambda name: {"type": "tool_use", "id": f"t{next(ids)}", "name": name, "input": {}}
+    lambda name: call(f"t{next(ids)}") | {"name": name}
 )
 reasons = st.sampled_from(["end_turn", "tool_use", "max_tokens", "refusal", "pause_turn"])
 answers = st.tuples(st.lists(st.one_of(said, thought, redacted, called), max_size=4), reasons)
@@ -163,8 +164,8 @@ class Blocks:
 
     provider = "test"
 
-    def __init__(self, given: Sequence[tuple[list[Block], str]]) -> None:
-        self._answers = iter(given)
+    def __init__(self, script: Sequence[tuple[list[Block], str]]) -> None:
+        self._answers = iter(script)
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         paused = request.messages[-1]["role"] == "assistant"
@@ -178,13 +179,11 @@ class Blocks:
 async def rows_of(plan: Sequence[tuple[str | None, Any]]) -> list[Event]:
     """The rows of runs that followed one another in one log."""
     rows: list[Event] = []
-    for number, (words, given) in enumerate(plan):
+    for number, (words, script) in enumerate(plan):
         journal = MemoryJournal(f"run-{number}", history=rows)
         config = AgentConfig(tools=[look, fail], turns_max=3)
-        try:
-            await run_agent(journal, config, model=Blocks(given), input=words)
-        except ModelUnavailable:
-            pass
+        with suppress(ModelUnavailable):
+            await run_agent(journal, config, model=Blocks(script), input=words)
         rows = [*rows, *journal.rows]
     return rows
 

@@ -16,10 +16,10 @@ _NUMBER = r"-?\d+(?:\.\d+)?"
 _THAT = r"(?:that|it|this|the (?:last |previous )?(?:result|answer|sum|product|number))"
 _SPOKEN = (
     (r"(?<=\d),(?=\d{3})", ""),
-    (r"\bmultiplied by\b|\btimes\b|×|(?<=[\d)]) ?x ?(?=[\d(])", " * "),
-    (r"\bdivided by\b|÷", " / "),
+    (r"\bmultiplied by\b|\btimes\b|\u00d7|(?<=[\d)]) ?x ?(?=[\d(])", " * "),
+    (r"\bdivided by\b|\u00f7", " / "),
     (r"\bplus\b", " + "),
-    (r"\bminus\b|−", " - "),
+    (r"\bminus\b|\u2212", " - "),
     (r"\bto the power of\b|\^", " ** "),
     (r"\bsquared\b", " ** 2"),
 )

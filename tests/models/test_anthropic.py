@@ -140,7 +140,7 @@ async def test_a_missing_key_is_reported_with_what_to_do() -> None:
 
 async def test_a_wrong_key_is_reported_with_what_to_do() -> None:
     async with MessagesApi(api_key="right") as api:
-        with pytest.raises(ModelUnavailable, match="401.*ANTHROPIC_API_KEY") as caught:
+        with pytest.raises(ModelUnavailable, match=r"401.*ANTHROPIC_API_KEY") as caught:
             async for _ in model(api, api_key="wrong").stream(request()):
                 pass
     assert "wrong" not in str(caught.value)

@@ -12,7 +12,7 @@ TOOLS = [calculator.spec.as_json()]
 
 
 def ask(*messages: Any, **body: Any) -> Answer:
-    spoken = [
+    spoken: list[Any] = [
         message if isinstance(message, dict) else {"role": role, "content": message}
         for role, message in zip(("user", "assistant") * 9, messages, strict=False)
     ]

@@ -7,7 +7,7 @@ import pytest
 from ray_agents.models.scripted import signature_of
 from ray_agents.testing.rules import RuleBroken, check_messages, check_request
 
-CALL = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
+CALL: dict[str, Any] = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
 RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": "seen"}
 THOUGHT = {"type": "thinking", "thinking": "hm", "signature": signature_of("hm")}
 TEXT = {"type": "text", "text": "hi"}
