@@ -29,7 +29,7 @@ class Address:
         """
         parts = text.split("/") if len(text) <= TYPE_LENGTH_MAX + ID_LENGTH_MAX + 2 else []
         if len(parts) != 3 or parts[0] != "":
-            message = f"{text[:80]!r} is not an address; write it as /type/id, e.g. /assistant/helper"
+            message = f"{text[:80]!r} is not an address; write it as /type/id: /assistant/helper"
             raise InvalidAddress(message, address=text[:256])
         return cls.of(parts[1], parts[2])
 
@@ -57,7 +57,7 @@ def check_type(name: str) -> str:
 
 def _check(text: str, what: str, allowed: re.Pattern[str], length_max: int) -> str:
     if len(text) > length_max:
-        message = f"the {what} {text[:40]!r}… has {len(text)} characters; at most {length_max} are allowed"
+        message = f"the {what} {text[:40]!r}… has {len(text)} characters, at most {length_max}"
         raise InvalidAddress(message, part=what)
     if not allowed.fullmatch(text):
         message = f"{text!r} cannot be an entity {what}; it must match {allowed.pattern}"

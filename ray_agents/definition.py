@@ -15,6 +15,7 @@ from ray_agents.errors import InvalidDefinition, UnknownType
 from ray_agents.views import Durability
 
 Handler = Callable[..., Awaitable[Any]]
+NO_SCHEMAS = dict[str, type[BaseModel]]
 RESERVED_COLLECTIONS = frozenset(
     "runs steps texts text_deltas tool_calls reasoning reasoning_deltas errors inbox wakes "
     "entity_created entity_stopped signals child_status slash_commands manifests "
@@ -82,11 +83,9 @@ class Definition:
     type: str
     handler: Handler
     description: str = ""
-    state: Mapping[str, type[BaseModel]] = field(default_factory=dict[str, type[BaseModel]])
+    state: Mapping[str, type[BaseModel]] = field(default_factory=NO_SCHEMAS)
     creation_schema: type[BaseModel] | None = None
-    inbox_schemas: Mapping[str, type[BaseModel]] = field(
-        default_factory=dict[str, type[BaseModel]]
-    )
+    inbox_schemas: Mapping[str, type[BaseModel]] = field(default_factory=NO_SCHEMAS)
     placement: Placement = field(default_factory=Dedicated)
     idle_timeout: timedelta = timedelta(seconds=5)
     durability: Durability = Durability.SYNC

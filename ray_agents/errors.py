@@ -28,6 +28,7 @@
     │   ├── CorruptLog             500
     │   ├── RuntimeUnavailable     503
     │   ├── PortTaken              503
+    │   ├── InvalidSetting         500
     │   └── ModelUnavailable       503
     └── Fenced                 another owner has taken this log over  503
 
@@ -205,6 +206,12 @@ class RuntimeUnavailable(OperatorError):
 
 class PortTaken(OperatorError):
     """Another process listens on a port that we need."""
+
+
+class InvalidSetting(OperatorError):
+    """An environment variable does not say what a setting needs; the message names it."""
+
+    status = 500
 
 
 class ModelUnavailable(OperatorError):

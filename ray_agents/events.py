@@ -52,7 +52,7 @@ def decode(text: str) -> JSON:
 
 def digest_of(value: JSON) -> str:
     """A stable digest of a JSON value, 16 hex digits."""
-    return xxh3_64_hexdigest(encode(value))
+    return xxh3_64_hexdigest(encode(value).encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +287,8 @@ class WakeRecorded:
     def of(cls, event: Event) -> Self:
         """Read the row back."""
         row = cast("dict[str, Any]", event.value)
-        return cls(**(row | {"status": WakeStatus(row["status"])}))
+        row["status"] = WakeStatus(row["status"])
+        return cls(**row)
 
 
 class OutboxKind(StrEnum):
@@ -320,7 +321,8 @@ class EffectStaged:
     def of(cls, event: Event) -> Self:
         """Read the row back."""
         row = cast("dict[str, Any]", event.value)
-        return cls(**(row | {"kind": OutboxKind(row["kind"])}))
+        row["kind"] = OutboxKind(row["kind"])
+        return cls(**row)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -143,7 +143,7 @@ class Runtime(Protocol):
     """The verbs. The client speaks them; the cluster, LocalHosts and HTTP each answer them."""
 
     async def register(self, registry: Registry, *, source: str | None = None) -> list[TypeView]:
-        """Make definitions known; ``source`` is ``module:attribute`` to ship them by import path."""
+        """Make definitions known; ``source`` is ``module:attribute``, to ship them by path."""
         ...
 
     async def types(self) -> list[TypeView]:
@@ -191,4 +191,3 @@ class Runtime(Protocol):
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
-

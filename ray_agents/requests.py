@@ -24,7 +24,9 @@ class SendRequest(Request):
 
     payload: Any = None
     type: str = Field(default="message", min_length=1, max_length=128)
-    from_: str | None = Field(default=None, max_length=256, alias="from")
+    from_: str | None = Field(
+        default=None, max_length=256, validation_alias="from", serialization_alias="from"
+    )
     id: str | None = Field(default=None, min_length=1, max_length=256)
     after: timedelta | None = None
 

@@ -34,7 +34,7 @@ class View(BaseModel):
 
 
 class Receipt(View):
-    """An acknowledged message: it is in the log at ``offset``, as durable as ``durability`` says."""
+    """An acknowledged message: in the log at ``offset``, as durable as ``durability`` says."""
 
     address: str
     id: str

@@ -36,6 +36,8 @@ async def weather(
         place: where it is,
             as exactly as you can
         days: ignored, for the annotation says more
+        unit: of the temperatures
+        style: of the answer
     """
     return f"{place.city} {unit.value} {days} {style}"
 
@@ -173,6 +175,6 @@ def test_a_result_that_is_no_json_is_refused() -> None:
 
 
 def test_a_tool_travels_by_value() -> None:
-    copy = pickle.loads(cloudpickle.dumps(weather))  # pyright: ignore[reportUnknownMemberType]
+    copy = pickle.loads(cloudpickle.dumps(weather))  # noqa: S301 # pyright: ignore[reportUnknownMemberType]
     assert copy.spec == weather.spec
     assert copy.check({"place": {"city": "Rome"}}).a0.city == "Rome"

@@ -89,11 +89,11 @@ def _plain(content: Any) -> str:
 
 
 def _report(talk: _Talk) -> str:
-    told = [_sentence(call, text, failed) for call, text, failed in talk.results]
+    told = [_sentence(call, text, failed=failed) for call, text, failed in talk.results]
     return " ".join([*told, _remember(talk)]).strip()
 
 
-def _sentence(call: Mapping[str, Any], text: str, failed: bool) -> str:
+def _sentence(call: Mapping[str, Any], text: str, *, failed: bool) -> str:
     asked = ", ".join(str(value) for value in call.get("input", {}).values())
     if failed:
         return f"I tried {asked}, but {call.get('name', 'the tool')} failed: {text}"

@@ -170,7 +170,7 @@ async def test_real_calls_can_be_forbidden_and_the_stand_in_stays_allowed() -> N
             async for _ in AnthropicModel(ModelSettings(api_key="x")).stream(request()):
                 pass
     finally:
-        forbid_real_model_calls(False)
+        forbid_real_model_calls(forbidden=False)
 
 
 def test_a_key_is_never_shown() -> None:

@@ -2,12 +2,13 @@
 
 from ray_agents.agent import AgentConfig
 from ray_agents.model import ModelSettings
-from ray_agents.models.choice import model_for
+from ray_agents.models.choice import chooser
 
 
 def test_test_responses_replace_the_model() -> None:
-    assert model_for(AgentConfig(test_responses=["hi"]), ModelSettings()).provider == "scripted"
-    assert model_for(AgentConfig(), ModelSettings()).provider == "anthropic"
+    model_for = chooser(ModelSettings())
+    assert model_for(AgentConfig(test_responses=["hi"])).provider == "scripted"
+    assert model_for(AgentConfig()).provider == "anthropic"
 
 
 def test_settings_are_read_from_the_mapping_that_is_handed_in() -> None:

@@ -1,0 +1,152 @@
+"""The door for a shell: ``ray-agents``, its global options, its errors, its exit codes.
+
+The commands stand in ``ray_agents.terminal``; they know the client and the launcher only through
+:class:`Installed`. Answers go to standard output, notes and errors to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+from typer.main import get_command
+
+from ray_agents.errors import RayAgentsError
+from ray_agents.terminal import entity_commands, runtime_commands
+from ray_agents.terminal.failures import EXIT_CODES_HELP, ExitCode
+from ray_agents.terminal.installation import Client, Description, Installation, Target
+from ray_agents.terminal.screen import Screen
+from ray_agents.terminal.session import Session
+
+if TYPE_CHECKING:
+    from ray_agents.settings import Settings
+
+PROGRAM = "ray-agents"
+
+app = typer.Typer(
+    name=PROGRAM,
+    epilog=EXIT_CODES_HELP,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(runtime_commands.commands)
+app.add_typer(entity_commands.commands)
+
+
+class Installed:
+    """The real :class:`Installation`: the only place where the commands meet the package."""
+
+    def connect(self, target: Target) -> AbstractContextManager[Client]:
+        """A client of a running runtime."""
+        from ray_agents.client import connect
+
+        return connect(target.url, settings=self._settings(target))
+
+    def start(self, target: Target, *, app: str | None, http_port: int | None) -> Description:
+        """Start a runtime here."""
+        from ray_agents.cluster import launch
+
+        settings = self._settings(target)
+        chosen = replace(
+            settings, app=app or settings.app, http_port=http_port or settings.http_port
+        )
+        return launch.start(chosen)
+
+    def stop(self, target: Target, *, within: timedelta | None) -> Description:
+        """Seal everything and stop."""
+        from ray_agents.cluster import launch
+
+        settings = self._settings(target)
+        return launch.stop(replace(settings, stop_deadline=within or settings.stop_deadline))
+
+    def status(self, target: Target) -> Description:
+        """What runs, and where."""
+        from ray_agents.cluster import launch
+
+        return launch.status(self._settings(target))
+
+    def demo(self, target: Target, *, screen: Screen) -> None:
+        """Show the main job from end to end."""
+        from ray_agents.cluster.demonstration import run_demo
+
+        run_demo(self._settings(target), screen=screen)
+
+    def now(self) -> int:
+        """Microseconds since the epoch."""
+        return time.time_ns() // 1000
+
+    def _settings(self, target: Target) -> Settings:
+        from ray_agents.settings import from_env
+
+        typed = {"RAY_AGENTS_TOKEN": target.token, "RAY_AGENTS_STORE": target.store}
+        given = {name: value for name, value in typed.items() if value is not None}
+        return from_env({**os.environ, **given})
+
+
+def main(arguments: Sequence[str] | None = None, installation: Installation | None = None) -> int:
+    """Run one command; its exit code. The console script calls this."""
+    screen = Screen()
+    try:
+        code = get_command(app).main(
+            args=arguments,
+            prog_name=PROGRAM,
+            standalone_mode=False,
+            obj=installation or Installed(),
+        )
+        return int(code or 0)
+    except typer.TyperException as error:
+        screen.error(error.format_message(), hint=_help_for(error))
+        return error.exit_code
+    except typer.Abort:
+        return ExitCode.INTERRUPTED
+    except RayAgentsError as error:
+        return screen.failure(error)
+
+
+def _help_for(error: typer.TyperException) -> str | None:
+    context = cast("typer.Context | None", getattr(error, "ctx", None))
+    return f"{context.command_path} --help" if context else None
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    *,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_AGENTS_URL", help="A control API, http://…; else the runtime found here."
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_AGENTS_TOKEN", help="The bearer token; else the one that start made here."
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(envvar="RAY_AGENTS_STORE", help="Where logs are kept; else ./.ray-agents."),
+    ] = None,
+) -> None:
+    """Durable agents on Ray: they sleep, wake, work, and survive.
+
+    $ ray-agents demo                              see it all in a minute
+    $ ray-agents start --app my_agents:registry    start a runtime here
+    $ ray-agents spawn /assistant/ada "Hello"      create an entity
+    $ ray-agents observe /assistant/ada            watch it think and answer
+    $ ray-agents ps                                who is there, who is awake
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        return
+    target = Target(url=url, token=token, store=store)
+    installation = cast("Installation", context.obj)
+    context.obj = Session(installation=installation, target=target, screen=Screen())

@@ -1,0 +1,94 @@
+"""What is asked of a host about one entity, and the ways a host may answer that it is not there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_agents.events import Event
+from ray_agents.requests import SendRequest, SpawnRequest
+from ray_agents.views import EntityView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spawn:
+    """Create the entity. Answered by its EntityView."""
+
+    request: SpawnRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deliver:
+    """Put a message, with its id, into the inbox. Answered by a Receipt."""
+
+    request: SendRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """End the entity's life. Answered by its EntityView."""
+
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolve:
+    """Retry or skip parked wakes, one or all. Answered by their number."""
+
+    verb: str
+    wake: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activate:
+    """Own the entity and do what it has left to do. Answered by its EntityView.
+
+    ``release_from`` names a host that accepted for it and lets go when asked.
+    """
+
+    release_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Describe:
+    """Describe the entity if it is awake here. Answered by its EntityView."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Follow:
+    """Durable events from ``offset``; waits up to ``wait_seconds`` for the first. -> Followed."""
+
+    offset: int
+    wait_seconds: float
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Seal the entity so that another host may take it. Answered by None."""
+
+
+Call = Spawn | Deliver | Kill | Resolve | Activate | Describe | Follow | Release
+WAKING = (Spawn, Deliver, Kill, Resolve, Activate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """Events of an entity that is awake here; ``tip`` is the next durable offset."""
+
+    events: tuple[Event, ...]
+    tip: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """The entity is awake on another host; ask there."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asleep:
+    """The entity is not awake here and this call does not wake it; its files tell all."""
+
+
+Answer = EntityView | int | None | Followed | Moved | Asleep | object

@@ -1,0 +1,77 @@
+"""The control API put on a running Ray: Serve started on our port, ``serve/`` found and deployed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from ray_agents.cluster.head import PACKAGE_ROOT
+from ray_agents.cluster.sockets import require_free
+from ray_agents.errors import RuntimeUnavailable
+from ray_agents.settings import Settings
+
+APPLICATION = "ray-agents"
+IMPORT_PATH = "serve.app:app"
+
+
+def deploy_serve(settings: Settings, *, import_path: str = IMPORT_PATH) -> str:
+    """Deploy the control API on the Ray this process has joined; its URL, once it answers.
+
+    The replicas read their settings from their environment, which on a local runtime they have
+    from the head (``head.settings_environment``). ``serve/`` is not in the wheel: a local runtime
+    imports it from the clone this package runs from; on a cluster of several machines join with
+    ``runtime_env={"working_dir": <the clone>}``, which Serve hands on to its replicas.
+
+    Raises:
+        PortTaken: another process listens on the HTTP port.
+        RuntimeUnavailable: there is no ``serve/`` beside the package, or Serve did not start.
+    """
+    require_free(settings.http_host, settings.http_port)
+    application = _application(import_path)
+    from ray import serve
+    from ray.exceptions import RayError
+
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": settings.http_host, "port": settings.http_port},
+            logging_config={"enable_access_log": False, "log_level": "WARNING"},
+        )
+        serve.run(application, name=APPLICATION, route_prefix="/")
+    except (RayError, RuntimeError, TimeoutError) as error:
+        raise RuntimeUnavailable(f"Ray Serve did not start the control API: {error}") from error
+    return f"http://{settings.http_host}:{settings.http_port}"
+
+
+def withdraw_serve() -> None:
+    """Shut Serve down on the Ray this process has joined."""
+    from ray import serve
+
+    serve.shutdown()
+
+
+def serve_root() -> Path:
+    """The directory that holds our ``serve`` package.
+
+    Raises:
+        RuntimeUnavailable: it is not beside the package; the message says how to get it there.
+    """
+    for root in (PACKAGE_ROOT, Path.cwd()):
+        if (root / "serve" / "app.py").is_file() and (root / "serve" / "routes.py").is_file():
+            return root
+    raise RuntimeUnavailable(
+        f"the control API's package `serve` is not in {str(PACKAGE_ROOT)!r} or {str(Path.cwd())!r}; "
+        "it is not part of the wheel: clone the repository and `pip install -e .`, or start in the "
+        "clone's directory"
+    )
+
+
+def _application(import_path: str) -> Any:
+    """The bound Serve application; typed Any because Serve exports no type for it."""
+    root = str(serve_root())
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    module, _, name = import_path.partition(":")
+    return getattr(importlib.import_module(module), name)

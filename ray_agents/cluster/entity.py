@@ -1,0 +1,345 @@
+"""An awake entity: its log owned, its state folded, its requests answered.
+
+Everything happens on one event loop, so what stands between two awaits is atomic. The order of a
+message: append ``inbox`` and, if nothing runs, ``wake started`` beside it; sync; check the fence;
+acknowledge; then the handler runs (``wakeloop.py``). Only :meth:`Entity.enqueue` writes, and it
+applies what it writes to the state at once, so that state and log never part.
+
+An entity that finds its log taken (``owner.lost``) stops where it is; its host forgets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ray_agents import wakes
+from ray_agents.cluster.outbox import Outbox
+from ray_agents.cluster.session import check_args, check_message
+from ray_agents.cluster.wakeloop import WakeLoop
+from ray_agents.errors import (
+    BacklogFull,
+    EntityExists,
+    EntityGone,
+    Fenced,
+    MessageConflict,
+    NothingParked,
+    PayloadTooLarge,
+    UnknownEntity,
+)
+from ray_agents.events import (
+    Draft,
+    EffectStaged,
+    EntityCreated,
+    EntityStopped,
+    MessageReceived,
+    encode,
+)
+from ray_agents.views import EntityView, Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ray_agents.address import Address
+    from ray_agents.agent import AgentConfig
+    from ray_agents.cluster.definitions import Definitions
+    from ray_agents.definition import Definition
+    from ray_agents.log.owner import Appending, LogOwner
+    from ray_agents.model import Model
+    from ray_agents.ports import Clock
+    from ray_agents.projection import State
+    from ray_agents.requests import SendRequest, SpawnRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What an entity needs of its host.
+
+    ``admit`` says what a wake must wait for before it may run here, or None; ``deliver`` carries
+    an outbox row to its target.
+    """
+
+    host: str
+    pid: int
+    clock: Clock
+    definitions: Definitions
+    model_for: Callable[[AgentConfig], Model]
+    deliver: Callable[[EffectStaged], Awaitable[None]]
+    admit: Callable[[Entity], str | None]
+
+
+class Entity:
+    """One awake entity on this host; :class:`ray_agents.cluster.host.Host` makes and drops it."""
+
+    def __init__(
+        self, address: Address, owner: LogOwner, *, state: State, services: Services
+    ) -> None:
+        self.address = address
+        self.owner = owner
+        self.state = state
+        self.services = services
+        self.sealing = False
+        self.waiting_for: str | None = None
+        self.last_active = services.clock.monotonic()
+        self.wakeloop = WakeLoop(self)
+        self.outbox = Outbox(self)
+        self._requests = 0
+        self._arriving: dict[str, tuple[MessageReceived, int]] = {}
+
+    @property
+    def name(self) -> str:
+        """The address as text."""
+        return str(self.address)
+
+    @property
+    def definition(self) -> Definition:
+        """The newest definition of this entity's type."""
+        return self.services.definitions.load(self.address.type).definition
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is in flight or left to do here."""
+        return bool(
+            self._requests
+            or self.waiting_for
+            or wakes.due(self.state)
+            or self.wakeloop.running
+            or self.outbox.running
+            or self.owner.tip != self.owner.durable_tip
+        )
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a later owner would have something to do."""
+        state = self.state
+        return state.alive and bool(state.current or state.pending or state.outbox)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def enqueue(self, drafts: Sequence[Draft]) -> Appending:
+        """Queue rows and apply them to the state.
+
+        Raises:
+            Fenced: this host no longer owns the log, or is about to seal it.
+        """
+        if self.sealing or self.owner.lost.is_set():
+            raise Fenced(f"{self.name} is leaving host {self.services.host!r}")
+        return self.write(drafts)
+
+    def write(self, drafts: Sequence[Draft]) -> Appending:
+        """As :meth:`enqueue`, also while sealing: for the last rows."""
+        appending = self.owner.enqueue(drafts)
+        for event in appending.events:
+            self.state.apply(event)
+        self.last_active = self.services.clock.monotonic()
+        return appending
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """While inside, the entity is busy with a request."""
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            self.last_active = self.services.clock.monotonic()
+
+    # -- requests -----------------------------------------------------------------------------
+
+    async def spawn(self, request: SpawnRequest) -> None:
+        """Begin a life here, unless this very spawn already did.
+
+        Raises:
+            EntityExists: another spawn made it.
+            InvalidPayload: arguments or first message do not fit.
+        """
+        spawn_id = request.spawn_id or self.services.clock.fresh_id()
+        created = self.state.created
+        if self.state.alive and created is not None:
+            if created.spawn_id != spawn_id:
+                message = f"{self.name!r} exists already; send to it, or choose another id"
+                raise EntityExists(message, address=self.name)
+            await self.owner.wait_beyond(self.state.life_offset)
+            return
+        check_args(self.definition, request)
+        event = EntityCreated(
+            entity_type=self.address.type,
+            args=request.args,
+            tags=request.tags,
+            parent=request.parent,
+            life=created.life + 1 if created else 0,
+            spawn_id=spawn_id,
+            timestamp=self.services.clock.now(),
+        )
+        drafts = [event.draft()]
+        if request.message is not None:
+            message_id = request.message.id or f"{spawn_id}-initial"
+            first = self._message(request.message, message_id)
+            drafts.append(first.draft())
+        appending = self.enqueue(drafts)
+        self.wakeloop.advance()
+        await appending.durable()
+
+    async def deliver(self, request: SendRequest) -> Receipt:
+        """Put a message into the inbox; acknowledged when durable.
+
+        Raises:
+            UnknownEntity, EntityGone: nobody lives here.
+            InvalidPayload, PayloadTooLarge, BacklogFull, MessageConflict: it is refused.
+        """
+        self._check_alive()
+        message_id = request.id or self.services.clock.fresh_id()
+        message = self._message(request, message_id)
+        earlier = self._find(message_id)
+        if earlier is not None:
+            return await self._duplicate(message, *earlier)
+        self._check_fits(message)
+        appending = self.enqueue([message.draft()])
+        offset = appending.events[0].offset
+        self._arriving[message_id] = (message, offset)
+        self.wakeloop.advance()
+        try:
+            await appending.durable()
+        finally:
+            del self._arriving[message_id]
+        return self._receipt(message_id, offset, duplicate=False)
+
+    def _message(self, request: SendRequest, message_id: str) -> MessageReceived:
+        return MessageReceived(
+            key=message_id,
+            payload=request.payload,
+            message_type=request.type,
+            sender=request.from_,
+            timestamp=self.services.clock.now(),
+        )
+
+    def _find(self, message_id: str) -> tuple[MessageReceived, int] | None:
+        """The message of that id in this life, durable or on its way."""
+        if message_id in self._arriving:
+            return self._arriving[message_id]
+        event = self.owner.history.find(MessageReceived.TYPE, message_id)
+        if event is None or event.offset < self.state.life_offset:
+            return None
+        return MessageReceived.of(event), event.offset
+
+    async def _duplicate(
+        self, message: MessageReceived, earlier: MessageReceived, offset: int
+    ) -> Receipt:
+        if earlier.digest != message.digest:
+            text = (
+                f"message id {message.key!r} was used before, at offset {offset} of {self.name}, "
+                "with another payload; use a fresh id for a new message"
+            )
+            raise MessageConflict(text, address=self.name, id=message.key, offset=offset)
+        await self.owner.wait_beyond(offset)
+        return self._receipt(message.key, offset, duplicate=True)
+
+    def _receipt(self, message_id: str, offset: int, *, duplicate: bool) -> Receipt:
+        return Receipt(
+            address=self.name,
+            id=message_id,
+            offset=offset,
+            duplicate=duplicate,
+            durability=self.owner.durability,
+        )
+
+    def _check_alive(self) -> None:
+        if self.state.stopped is not None:
+            message = f"{self.name!r} was killed; its log stays readable, spawn it to begin anew"
+            raise EntityGone(message, address=self.name)
+        if self.state.created is None:
+            message = f"there is no entity at {self.name!r}; spawn it first"
+            raise UnknownEntity(message, address=self.name)
+
+    def _check_fits(self, message: MessageReceived) -> None:
+        definition = self.definition
+        limits = definition.limits
+        check_message(definition, message.message_type, message.payload)
+        size = len(encode(message.payload, "payload").encode())
+        if size > limits.message_bytes_max:
+            text = (
+                f"the message to {self.name!r} has {size} bytes; "
+                f"at most {limits.message_bytes_max} are allowed (Limits.message_bytes_max)"
+            )
+            raise PayloadTooLarge(text, address=self.name, bytes=size)
+        if len(self.state.pending) >= limits.backlog_max:
+            text = (
+                f"{self.name!r} has {len(self.state.pending)} unhandled messages, as many as it "
+                "may (Limits.backlog_max); send again later"
+            )
+            raise BacklogFull(text, address=self.name)
+
+    async def kill(self, reason: str | None) -> None:
+        """End this life and cancel its handler; twice is harmless.
+
+        Raises:
+            UnknownEntity: nobody ever lived here.
+        """
+        if self.state.created is None:
+            self._check_alive()
+        if self.state.created is None or self.state.stopped is not None:
+            return
+        stopped = EntityStopped(
+            reason=reason,
+            life=self.state.created.life,
+            timestamp=self.services.clock.now(),
+        )
+        appending = self.enqueue([stopped.draft()])
+        self.wakeloop.cancel()
+        await appending.durable()
+
+    async def resolve(self, verb: str, wake_key: str | None) -> int:
+        """``retry`` or ``skip`` one parked wake, or all of them; how many.
+
+        Raises:
+            NothingParked: there is no such wake.
+        """
+        self._check_alive()
+        chosen = [wake for wake in self.state.parked if wake_key in (None, wake.key)]
+        if not chosen:
+            which = f"wake {wake_key!r} is not" if wake_key else "no wake is"
+            message = f"{which} parked at {self.name!r}; `inspect` lists the parked ones"
+            raise NothingParked(message, address=self.name, wake=wake_key)
+        now = self.services.clock.now()
+        version = self.services.definitions.newest_version(self.address.type)
+        changed = [
+            wakes.retried(wake, now=now, version=version)
+            if verb == "retry"
+            else wakes.skipped(wake, now=now)
+            for wake in chosen
+        ]
+        appending = self.enqueue([wake.draft() for wake in changed])
+        self.wakeloop.advance()
+        await appending.durable()
+        return len(chosen)
+
+    def view(self) -> EntityView:
+        """This entity as doors show it.
+
+        Raises:
+            UnknownEntity: nobody ever lived here.
+        """
+        if self.state.created is None:
+            self._check_alive()
+        from ray_agents.cluster.portrait import portrait  # noqa: PLC0415 - it knows us both ways
+
+        return portrait(self)
+
+    # -- leaving ------------------------------------------------------------------------------
+
+    async def seal(self) -> None:
+        """Stop what runs, record the interruption, end the segment."""
+        self.sealing = True
+        await self.wakeloop.stop()
+        await self.outbox.stop()
+        await self.owner.seal()
+
+    async def drop(self) -> None:
+        """Stop what runs and leave the log as it is: it is another owner's now."""
+        self.sealing = True
+        await self.wakeloop.stop()
+        await self.outbox.stop()
+        await self.owner.abandon()

@@ -1,0 +1,28 @@
+"""Where things lie in a store: the folder of each entity, host and definition."""
+
+from __future__ import annotations
+
+from xxhash import xxh3_64_intdigest
+
+from ray_agents.address import Address
+
+ENTITIES = "entities"
+HOSTS = "hosts"
+TYPES = "types"
+SHARDS = 256
+
+
+def entity_folder(address: Address) -> str:
+    """The folder of an entity's log, spread over shards so that none grows too wide."""
+    shard = xxh3_64_intdigest(address.id.encode()) % SHARDS
+    return f"{ENTITIES}/{address.type}/{shard:02x}/{address.id}"
+
+
+def host_folder(host_id: str) -> str:
+    """The folder of a host's own log."""
+    return f"{HOSTS}/{host_id}"
+
+
+def type_folder(type_name: str) -> str:
+    """The folder of a type's definitions, one file a version."""
+    return f"{TYPES}/{type_name}"

@@ -1,0 +1,210 @@
+"""One head node of Ray in a directory of its own: ``ray start`` run, checked, described, ended."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+
+from ray_agents.cluster.processes import ProcessMark, marks_in, terminate, trees_of
+from ray_agents.cluster.running import RunningRay
+from ray_agents.cluster.sockets import LOOPBACK
+from ray_agents.cluster.tokens import PRIVATE_FOLDER
+from ray_agents.errors import RuntimeUnavailable
+from ray_agents.settings import Settings, to_env
+
+DIRECTORY_LENGTH_MAX = 38  # Linux: a socket path has 107 bytes, and Ray and Serve add up to 68
+LAST_WORDS = 2_000
+KILL_GRACE = timedelta(seconds=5)
+PACKAGE_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """What was ended: processes that left when asked, and those that had to be killed."""
+
+    ended: int
+    killed: int
+
+
+def fresh_directory() -> Path:
+    """A new private directory for one runtime's sockets and logs.
+
+    Raises:
+        RuntimeUnavailable: the temporary directory's path is too long for sockets, or not ours.
+    """
+    parent = Path(tempfile.gettempdir()) / f"ray-agents-{os.getuid()}"
+    directory = parent / secrets.token_hex(4)
+    if len(str(directory)) > DIRECTORY_LENGTH_MAX:
+        raise RuntimeUnavailable(
+            f"the temporary directory {tempfile.gettempdir()!r} has too long a path for Ray's "
+            "sockets; set TMPDIR to a shorter one, e.g. /tmp",
+            directory=str(directory),
+        )
+    parent.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    if parent.stat().st_uid != os.getuid() or parent.is_symlink():
+        raise RuntimeUnavailable(
+            f"{str(parent)!r} belongs to somebody else; set TMPDIR to a directory of yours",
+            directory=str(parent),
+        )
+    parent.chmod(PRIVATE_FOLDER)
+    directory.mkdir(mode=PRIVATE_FOLDER)
+    return directory
+
+
+def run_head(settings: Settings, directory: Path, environment: dict[str, str]) -> RunningRay:
+    """Run ``ray start --head`` in ``directory`` with ``environment`` on top of ours.
+
+    Raises:
+        RuntimeUnavailable: it failed or took longer than the start deadline; nothing is left.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter, our own words
+            [sys.executable, "-m", "ray.scripts.scripts", *_start_words(settings, directory)],
+            env=inherited | environment | {"PYTHONPATH": _python_path()},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=settings.start_deadline.total_seconds(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        end_directory(directory, within=KILL_GRACE)
+        raise RuntimeUnavailable(
+            f"Ray did not start within {settings.start_deadline.total_seconds():g} s; "
+            "RAY_AGENTS_START_DEADLINE gives it longer"
+        ) from error
+    if done.returncode != 0:
+        end_directory(directory, within=KILL_GRACE)
+        words = (done.stderr or done.stdout)[-LAST_WORDS:].strip()
+        raise RuntimeUnavailable(f"Ray did not start; its last words were:\n{words}")
+    return describe(settings, directory, environment["RAY_AUTH_TOKEN_PATH"])
+
+
+def _start_words(settings: Settings, directory: Path) -> list[str]:
+    words = [
+        "start",
+        "--head",
+        f"--node-ip-address={LOOPBACK}",
+        "--port=0",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--dashboard-agent-listen-port=0",
+        "--include-dashboard=false",
+        "--include-log-monitor=false",
+        "--no-monitor",
+        "--disable-usage-stats",
+        f"--temp-dir={directory}",
+        f"--object-store-memory={settings.object_store_bytes}",
+    ]
+    return words + ([f"--num-cpus={settings.num_cpus}"] if settings.num_cpus else [])
+
+
+def _python_path() -> str:
+    """Workers import this package, and Serve's ``serve.app`` beside it, as this process does."""
+    given = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join(filter(None, [str(PACKAGE_ROOT), given]))
+
+
+def describe(settings: Settings, directory: Path, token_file: str) -> RunningRay:
+    """The runtime whose daemons work in ``directory``.
+
+    Raises:
+        RuntimeUnavailable: there are no daemons, or no address file.
+    """
+    marks = [mark for mark in marks_in(directory) if mark.pid != os.getpid()]
+    try:
+        address = (directory / "ray_current_cluster").read_text().strip()
+    except OSError as error:
+        raise RuntimeUnavailable(f"Ray left no address in {str(directory)!r}") from error
+    if not marks:
+        raise RuntimeUnavailable(f"Ray's daemons in {str(directory)!r} ended at once; see its logs")
+    return RunningRay(
+        store=absolute_store(settings),
+        namespace=settings.namespace,
+        address=address,
+        directory=str(directory),
+        token_file=token_file,
+        processes=tuple(marks),
+        machine=socket.gethostname(),
+    )
+
+
+def absolute_store(settings: Settings) -> str:
+    """The store as every process names it, whatever its working directory."""
+    if "://" in settings.store:
+        return settings.store
+    return str(Path(settings.store).expanduser().absolute())
+
+
+def settings_environment(settings: Settings, token_file: Path) -> dict[str, str]:
+    """The settings for the cluster's processes: the token as a file's name, never itself."""
+    given = to_env(settings) | {
+        "RAY_AGENTS_STORE": absolute_store(settings),
+        "RAY_AGENTS_TOKEN_FILE": str(token_file),
+    }
+    return {name: value for name, value in given.items() if name != "RAY_AGENTS_TOKEN"}
+
+
+def end(running: RunningRay, *, within: timedelta) -> Stopped:
+    """End the runtime's processes: workers first, then daemons, then whatever is left by force.
+
+    Workers get most of the time while Ray still runs, because a host that seals its log may need
+    to speak to others; a worker whose raylet is gone ends at once, sealed or not.
+    """
+    trees = trees_of(running.processes)
+    terminate([each for each in trees if _is_worker(each)], within=within * 0.6)
+    # The raylet before the rest: asked together, it waits for a GCS that is no longer there.
+    terminate([each for each in trees if _is_raylet(each, running)], within=within * 0.2)
+    rest = trees_of(_again(running, trees))
+    killed = terminate(rest, within=within * 0.2)
+    terminate(killed, within=KILL_GRACE, by=signal.SIGKILL)
+    shutil.rmtree(running.directory, ignore_errors=True)
+    return Stopped(ended=len(trees) - len(killed), killed=len(killed))
+
+
+def end_directory(directory: Path, *, within: timedelta) -> None:
+    """End whatever works in ``directory`` and remove it."""
+    rest = terminate(trees_of(marks_in(directory)), within=within, by=signal.SIGKILL)
+    if not rest:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _again(running: RunningRay, trees: list[psutil.Process]) -> list[ProcessMark]:
+    """The first look's processes, and what has been started in the directory since."""
+    marks: list[ProcessMark] = list(marks_in(Path(running.directory)))
+    for process in trees:
+        if process.is_running():
+            marks.append(ProcessMark.of(process))
+    return marks
+
+
+def _is_raylet(process: psutil.Process, running: RunningRay) -> bool:
+    return any(mark.pid == process.pid and mark.name == "raylet" for mark in running.processes)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    """Whether it is an actor's or task's process; Ray names these ``ray::<class or function>``.
+
+    The two agents are named so too, and the raylet ends with them: they are daemons.
+    """
+    try:
+        words = process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
+    name = words[0] if words else ""
+    return name.startswith("ray::") and not name.startswith(_AGENTS)
+
+
+_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")

@@ -1,0 +1,375 @@
+"""A host: the process in which entities are awake. The composition root of log, models and core.
+
+One mechanism for all placements: a host holds a set of entities; a dedicated host holds one. For
+each call it finds the entity awake, or wakes it: reads who owns its log, asks the owner's host if
+that is not us, claims the next epoch, folds, and serves. Whoever comes while an entity falls
+asleep waits for the end of that and wakes it again; no caller sees the difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Protocol
+
+from ray_agents.address import Address
+from ray_agents.agent import AgentConfig
+from ray_agents.cluster.calls import (
+    WAKING,
+    Activate,
+    Answer,
+    Asleep,
+    Call,
+    Deliver,
+    Describe,
+    Follow,
+    Followed,
+    Kill,
+    Moved,
+    Release,
+    Resolve,
+    Spawn,
+)
+from ray_agents.cluster.definitions import Definitions
+from ray_agents.cluster.entity import Entity, Services
+from ray_agents.cluster.folders import entity_folder, host_folder
+from ray_agents.cluster.hostlog import HostLog
+from ray_agents.cluster.session import check_args
+from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
+from ray_agents.events import EffectStaged, OutboxKind
+from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
+from ray_agents.model import Model
+from ray_agents.ports import Blobs, Clock
+from ray_agents.projection import fold, state_types
+from ray_agents.requests import SendRequest, SpawnRequest
+
+CALL_TRIES_MAX = 8
+RESUME_TRIES_MAX = 8
+RESUME_DELAY_FIRST = timedelta(milliseconds=100)
+LOGGER = logging.getLogger("ray_agents.host")
+
+
+class Verdict(Enum):
+    """What another host, or Ray, says of an entity's ownership."""
+
+    OWNS = "owns"
+    NOT_MINE = "not mine"
+    DEAD = "dead"
+
+
+class Peers(Protocol):
+    """The other hosts, as a host sees them."""
+
+    async def check(self, host: str, address: Address) -> Verdict:
+        """Whether ``host`` lives and owns ``address``; answers within its bound (10 s)."""
+        ...
+
+    async def release(self, host: str, address: Address) -> None:
+        """Ask ``host`` to seal ``address`` and let go."""
+        ...
+
+    async def call(self, address: Address, call: Call) -> Answer:
+        """Bring a call to whoever owns ``address``, waking it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equipment:
+    """What a host is made with. ``admit`` may keep a wake from running here, saying why."""
+
+    host: str
+    pid: int
+    blobs: Blobs
+    io: LogIO
+    clock: Clock
+    definitions: Definitions
+    peers: Peers
+    model_for: Callable[[AgentConfig], Model]
+    admit: Callable[[Entity], str | None]
+    emptied: Callable[[], None]
+
+
+class Host:
+    """Holds awake entities and answers calls about them."""
+
+    def __init__(self, equipment: Equipment) -> None:
+        self._equipment = equipment
+        self._entities: dict[Address, Entity] = {}
+        self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
+        self._lives: dict[Address, asyncio.Task[None]] = {}
+        self._resuming: set[asyncio.Task[None]] = set()
+        self._log: HostLog | None = None
+        self._stopping = False
+        self._services = Services(
+            host=equipment.host,
+            pid=equipment.pid,
+            clock=equipment.clock,
+            definitions=equipment.definitions,
+            model_for=equipment.model_for,
+            deliver=self._deliver,
+            admit=equipment.admit,
+        )
+
+    async def open(self) -> None:
+        """Begin this host's log; call once, before any other call."""
+        e = self._equipment
+        claim = Claim(host=e.host, token=e.clock.fresh_id())
+        folder = host_folder(e.host)
+        owner = await LogOwner.claim(
+            e.blobs, folder, head=None, claim=claim, clock=e.clock, io=e.io
+        )
+        self._log = HostLog(owner)
+
+    @property
+    def awake(self) -> list[Entity]:
+        """The entities awake here."""
+        return list(self._entities.values())
+
+    def vanish(self) -> None:
+        """End as a killed process does: every task stops where it is, nothing is written."""
+        self._stopping = True
+        for task in [*self._lives.values(), *self._opening.values(), *self._resuming]:
+            task.cancel()
+        for entity in self.awake:
+            entity.sealing = True
+            entity.wakeloop.cancel()
+            entity.owner.give_up(RuntimeUnavailable("the host vanished"))
+
+    def owns(self, address: Address) -> bool:
+        """Whether the entity is awake here, or about to be."""
+        return address in self._entities or address in self._opening
+
+    # -- calls --------------------------------------------------------------------------------
+
+    async def call(self, address: Address, call: Call) -> Answer:
+        """Answer one call; ``Moved`` and ``Asleep`` say that it belongs elsewhere.
+
+        Raises:
+            RayAgentsError: what the entity answers; RuntimeUnavailable while this host leaves.
+        """
+        for _ in range(CALL_TRIES_MAX):
+            entity = self._entities.get(address)
+            if entity is None or entity.sealing:
+                if not isinstance(call, WAKING):
+                    return Asleep()
+                found = await self._wake(address, call)
+                if isinstance(found, Moved):
+                    return found
+                entity = found
+            if entity.sealing:
+                continue
+            try:
+                return await self._serve(entity, call)
+            except Fenced:
+                if not (entity.sealing or entity.owner.lost.is_set()):
+                    raise
+        message = f"{str(address)!r} changes hands too often on host {self._equipment.host!r}"
+        raise RuntimeUnavailable(message, address=str(address))
+
+    async def _serve(self, entity: Entity, call: Call) -> Answer:
+        if isinstance(call, Release):
+            await self._sleep(entity)
+            return None
+        if isinstance(call, Follow):
+            return await self._follow(entity, call)
+        with entity.serving():
+            match call:
+                case Spawn(request=request):
+                    await entity.spawn(request)
+                    return entity.view()
+                case Deliver(request=request):
+                    return await entity.deliver(request)
+                case Kill(reason=reason):
+                    await entity.kill(reason)
+                    return entity.view()
+                case Resolve(verb=verb, wake=wake):
+                    return await entity.resolve(verb, wake)
+                case Activate():
+                    entity.wakeloop.advance()
+                    entity.outbox.advance()
+                    return entity.view()
+                case Describe():
+                    return entity.view()
+
+    async def _follow(self, entity: Entity, call: Follow) -> Followed:
+        owner = entity.owner
+        if owner.durable_tip <= call.offset and call.wait_seconds > 0:
+            try:
+                async with asyncio.timeout(call.wait_seconds):
+                    await owner.wait_beyond(call.offset)
+            except TimeoutError:
+                pass  # nothing new within the caller's own bound: an empty answer says so
+        events = owner.history.read(call.offset, stop=owner.durable_tip, limit=call.limit)
+        return Followed(events=tuple(events), tip=owner.durable_tip)
+
+    # -- waking -------------------------------------------------------------------------------
+
+    async def _wake(self, address: Address, call: Call) -> Entity | Moved:
+        """The entity, awake here, or where it is. Callers of one address share one waking."""
+        if self._stopping or self._log is None or self._log.lost:
+            message = f"host {self._equipment.host!r} is leaving; ask again"
+            raise RuntimeUnavailable(message, host=self._equipment.host)
+        life = self._lives.get(address)
+        if life is not None and address in self._entities and self._entities[address].sealing:
+            await asyncio.wait([life])
+        task = self._opening.get(address)
+        if task is None:
+            if isinstance(call, Spawn):
+                self._check_spawn(address, call)
+            name = f"open:{address}"
+            task = asyncio.get_running_loop().create_task(self._open(address, call), name=name)
+            self._opening[address] = task
+            task.add_done_callback(lambda _: self._opening.pop(address, None))
+        return await asyncio.shield(task)
+
+    def _check_spawn(self, address: Address, call: Spawn) -> None:
+        """Refuse before anything is made: an unknown type, arguments that do not fit."""
+        check_args(self._equipment.definitions.load(address.type).definition, call.request)
+
+    async def _open(self, address: Address, call: Call) -> Entity | Moved:
+        e = self._equipment
+        folder = entity_folder(address)
+        head = await read_head(e.blobs, folder, io=e.io)
+        if head is None and not isinstance(call, Spawn):
+            message = f"there is no entity at {str(address)!r}; spawn it first"
+            raise UnknownEntity(message, address=str(address))
+        elsewhere = await self._owner_elsewhere(address, head, call)
+        if elsewhere is not None:
+            return elsewhere
+        if isinstance(call, Activate) and call.release_from:
+            head = await read_head(e.blobs, folder, io=e.io)
+        return await self._claim(address, head)
+
+    async def _owner_elsewhere(
+        self, address: Address, head: Head | None, call: Call
+    ) -> Moved | None:
+        """Where the entity is awake now, unless its owner is gone or lets go of it."""
+        if head is None or head.sealed or head.host == self._equipment.host:
+            return None
+        if isinstance(call, Activate) and call.release_from == head.host:
+            await self._equipment.peers.release(head.host, address)
+            return None
+        verdict = await self._equipment.peers.check(head.host, address)
+        return Moved(host=head.host) if verdict is Verdict.OWNS else None
+
+    async def _claim(self, address: Address, head: Head | None) -> Entity | Moved:
+        e = self._equipment
+        if self._log is None or self._stopping:
+            raise RuntimeUnavailable(f"host {e.host!r} is leaving; ask again", host=e.host)
+        epoch = head.epoch + 1 if head else 1
+        definition = e.definitions.load(address.type).definition
+        try:
+            owner = await LogOwner.claim(
+                e.blobs,
+                entity_folder(address),
+                head=head,
+                claim=Claim(host=e.host, token=e.clock.fresh_id()),
+                clock=e.clock,
+                io=e.io,
+                durability=definition.durability,
+                beside=[self._log.awake(address, epoch=epoch)],
+            )
+        except ClaimLost as lost:
+            self._log.asleep(address)
+            return Moved(host=lost.head.host)
+        types = state_types(definition.state) | {"inbox"}
+        state = fold(owner.history.read(0, types=types))
+        entity = Entity(address, owner, state=state, services=self._services)
+        self._entities[address] = entity
+        name = f"life:{address}"
+        life = asyncio.get_running_loop().create_task(self._live(entity), name=name)
+        self._lives[address] = life
+        entity.wakeloop.advance()
+        entity.outbox.advance()
+        return entity
+
+    # -- sleeping -----------------------------------------------------------------------------
+
+    async def _live(self, entity: Entity) -> None:
+        """Wait until the entity is idle long enough, or lost; then let it go."""
+        try:
+            while not entity.owner.lost.is_set():
+                idle = entity.definition.idle_timeout.total_seconds()
+                quiet = self._equipment.clock.monotonic() - entity.last_active
+                if entity.sealing or (quiet >= idle and not entity.busy):
+                    break
+                wait = max(idle - quiet, min(idle, 0.05))
+                try:
+                    async with asyncio.timeout(wait):
+                        await entity.owner.lost.wait()
+                except TimeoutError:
+                    continue
+            if not entity.sealing:
+                await self._leave(entity)
+        finally:
+            self._entities.pop(entity.address, None)
+            self._lives.pop(entity.address, None)
+            if not self._entities and not self._opening:
+                self._equipment.emptied()
+
+    async def _leave(self, entity: Entity) -> None:
+        if entity.owner.lost.is_set():
+            LOGGER.warning("%s is lost: %s", entity.name, entity.owner.cause)
+            await entity.drop()
+            if entity.unfinished and not self._stopping:
+                self._resume_later(entity.address)
+            return
+        await entity.seal()
+        if self._log is not None and not entity.unfinished:
+            self._log.asleep(entity.address)
+
+    def _resume_later(self, address: Address) -> None:
+        """See to it that somebody goes on with an entity that was lost in mid-work."""
+        name = f"resume:{address}"
+        task = asyncio.get_running_loop().create_task(self._resume(address), name=name)
+        self._resuming.add(task)
+        task.add_done_callback(self._resuming.discard)
+
+    async def _resume(self, address: Address) -> None:
+        delay = RESUME_DELAY_FIRST
+        for _ in range(RESUME_TRIES_MAX):
+            await self._equipment.clock.sleep(delay)
+            try:
+                await self._equipment.peers.call(address, Activate())
+            except RayAgentsError as error:
+                LOGGER.warning("%s cannot be resumed yet: %s", address, error)
+                delay *= 2
+            else:
+                return
+
+    async def _sleep(self, entity: Entity) -> None:
+        """Let an entity go now."""
+        life = self._lives.get(entity.address)
+        if not entity.sealing:
+            await self._leave(entity)
+            if life is not None:
+                life.cancel()
+        if life is not None:
+            await asyncio.wait([life])
+
+    async def stop(self, deadline: timedelta) -> None:
+        """Seal everything, in good order, within ``deadline``; unfinished work stays recorded."""
+        self._stopping = True
+        for task in self._resuming:
+            task.cancel()
+        if self._opening:
+            await asyncio.wait(self._opening.values(), timeout=deadline.total_seconds())
+        async with asyncio.timeout(deadline.total_seconds()):
+            await asyncio.gather(*(self._sleep(entity) for entity in self.awake))
+            if self._log is not None:
+                await self._log.seal()
+
+    async def _deliver(self, effect: EffectStaged) -> None:
+        """Carry an outbox row to its target; the row's key makes it happen once."""
+        address = Address.parse(effect.target)
+        match effect.kind:
+            case OutboxKind.SEND:
+                request = SendRequest.model_validate(effect.body | {"id": effect.key})
+                await self._equipment.peers.call(address, Deliver(request=request))
+            case OutboxKind.SPAWN:
+                spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
+                await self._equipment.peers.call(address, Spawn(request=spawn))

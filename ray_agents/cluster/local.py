@@ -1,0 +1,141 @@
+"""Hosts without Ray: entities as asyncio tasks of this process, for tests and the simulator.
+
+The same host, log and wakes as on a cluster; only placement is missing: every definition runs
+here. Several may share one store in one process, as the tests of take-over do.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Self
+
+from ray_agents.address import Address
+from ray_agents.agent import AgentConfig
+from ray_agents.cluster.calls import Answer, Asleep, Call, Moved, Release
+from ray_agents.cluster.clock import SystemClock
+from ray_agents.cluster.definitions import Definitions
+from ray_agents.cluster.host import Equipment, Host, Verdict
+from ray_agents.cluster.recovery import Recovery
+from ray_agents.cluster.runtime import HostRuntime
+from ray_agents.log.owner import LogIO
+from ray_agents.log.store import open_blobs
+from ray_agents.model import Model, ModelSettings
+from ray_agents.models.choice import chooser
+from ray_agents.ports import Blobs, Clock
+
+STOP_DEADLINE = timedelta(seconds=10)
+_LIVE: dict[str, LocalHosts] = {}
+
+
+class LocalHosts:
+    """One host in this process, and the way to it."""
+
+    def __init__(
+        self,
+        blobs: Blobs,
+        *,
+        io: LogIO,
+        clock: Clock,
+        model_for: Callable[[AgentConfig], Model],
+    ) -> None:
+        self.id = f"local-{os.getpid()}-{secrets.token_hex(4)}"
+        self._recovery = Recovery(blobs, io=io, route=self.call)
+        self.host = Host(
+            Equipment(
+                host=self.id,
+                pid=os.getpid(),
+                blobs=blobs,
+                io=io,
+                clock=clock,
+                definitions=Definitions(blobs),
+                peers=self,
+                model_for=model_for,
+                admit=lambda _: None,
+                emptied=lambda: None,
+            )
+        )
+
+    async def open(self, *, recover: bool = True) -> None:
+        """Begin, and resume what dead hosts left undone."""
+        await self.host.open()
+        _LIVE[self.id] = self
+        if recover:
+            for host in await self._recovery.hosts():
+                if host not in _LIVE:
+                    await self._recovery.resume(host)
+
+    async def call(self, address: Address, call: Call) -> Answer:
+        """Answer a call here, or by the live host of this process that owns the entity."""
+        answer = await self.host.call(address, call)
+        if isinstance(answer, Moved):
+            return await _LIVE[answer.host].host.call(address, call)
+        if isinstance(answer, Asleep):
+            for other in [hosts for hosts in _LIVE.values() if hosts is not self]:
+                if other.host.owns(address):
+                    return await other.host.call(address, call)
+        return answer
+
+    async def check(self, host: str, address: Address) -> Verdict:
+        """Whether a host of this process lives and owns the entity."""
+        if host not in _LIVE:
+            return Verdict.DEAD
+        return Verdict.OWNS if _LIVE[host].host.owns(address) else Verdict.NOT_MINE
+
+    async def release(self, host: str, address: Address) -> None:
+        """Ask a host of this process to let go."""
+        if host in _LIVE:
+            await _LIVE[host].host.call(address, Release())
+
+    async def close(self) -> None:
+        """Seal everything; twice is harmless."""
+        if _LIVE.pop(self.id, None) is not None:
+            await self.host.stop(STOP_DEADLINE)
+
+    def crash(self) -> None:
+        """Vanish as a killed process does: nothing is sealed, nothing is said."""
+        _LIVE.pop(self.id, None)
+        self.host.vanish()
+
+
+class LocalRuntime(HostRuntime):
+    """The whole runtime in this process: ``async with LocalRuntime("memory:") as runtime``.
+
+    Args:
+        store: a directory, or ``memory:``, or blobs shared with another runtime.
+    """
+
+    def __init__(
+        self,
+        store: str | Blobs = "memory:",
+        *,
+        clock: Clock | None = None,
+        model_for: Callable[[AgentConfig], Model] | None = None,
+    ) -> None:
+        self.blobs = open_blobs(store) if isinstance(store, str) else store
+        self._own_io = LogIO()
+        self.hosts = LocalHosts(
+            self.blobs,
+            io=self._own_io,
+            clock=clock or SystemClock(),
+            model_for=model_for or chooser(ModelSettings()),
+        )
+        super().__init__(
+            self.blobs, hosts=self.hosts, io=self._own_io, clock=clock or SystemClock()
+        )
+
+    async def __aenter__(self) -> Self:
+        await self.hosts.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await super().__aexit__(*exc)
+        self._own_io.close()
+
+    async def crash(self) -> None:
+        """End as a killed process does; the store keeps what was durable."""
+        self.hosts.crash()
+        await self._watch.close()
+        self._own_io.close()

@@ -1,0 +1,102 @@
+"""How an entity looks from outside: its view, from the state and from who owns it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ray_agents.errors import UnknownEntity
+from ray_agents.lifecycle import Known, status_of
+from ray_agents.views import Durability, EntityView, ParkedWake
+
+if TYPE_CHECKING:
+    from ray_agents.address import Address
+    from ray_agents.cluster.entity import Entity
+    from ray_agents.projection import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """Who holds the log and how far it reaches; ``host`` is None when nobody does."""
+
+    epoch: int
+    events: int
+    last_event: int
+    host: str | None = None
+    pid: int | None = None
+    running: bool = False
+    waiting_for: str | None = None
+    definition_version: int | None = None
+    durability: Durability = Durability.SYNC
+
+
+def portrait(entity: Entity) -> EntityView:
+    """An awake entity, described by its owner."""
+    services, owner = entity.services, entity.owner
+    ownership = Ownership(
+        epoch=owner.epoch,
+        events=owner.durable_tip,
+        last_event=owner.last_time,
+        host=services.host,
+        pid=services.pid,
+        running=entity.wakeloop.handling,
+        waiting_for=entity.waiting_for,
+        definition_version=services.definitions.newest_version(entity.address.type),
+        durability=owner.durability,
+    )
+    return describe(entity.address, entity.state, ownership)
+
+
+def describe(address: Address, state: State, ownership: Ownership) -> EntityView:
+    """An entity from its state and ownership.
+
+    Raises:
+        UnknownEntity: nobody ever lived there.
+    """
+    created = state.created
+    if created is None:
+        message = f"there is no entity at {str(address)!r}; spawn it first"
+        raise UnknownEntity(message, address=str(address))
+    unfinished = state.alive and bool(state.current or state.pending or state.outbox)
+    known = Known(
+        stopped=state.stopped is not None,
+        owned=ownership.host is not None,
+        placed=ownership.waiting_for is None,
+        running=ownership.running,
+        unfinished=unfinished,
+    )
+    return EntityView(
+        address=str(address),
+        type=address.type,
+        id=address.id,
+        status=status_of(known),
+        created=created.timestamp,
+        life=created.life,
+        args=created.args,
+        tags=state.tags,
+        parent=created.parent,
+        epoch=ownership.epoch,
+        events=ownership.events,
+        last_event=ownership.last_event,
+        backlog=_backlog(state),
+        parked=tuple(
+            ParkedWake(
+                wake=wake.key,
+                attempts=wake.attempt,
+                error=wake.error or "",
+                messages=wake.event_count,
+            )
+            for wake in state.parked
+        ),
+        waiting_for=ownership.waiting_for,
+        host=ownership.host,
+        pid=ownership.pid,
+        definition_version=ownership.definition_version,
+        durability=ownership.durability,
+    )
+
+
+def _backlog(state: State) -> int:
+    """Messages that no ended or parked wake has taken."""
+    current = state.current
+    return len(state.pending) + (current.event_count if current else 0)

@@ -1,0 +1,251 @@
+"""The verbs, answered by hosts and files: the runtime behind client, Serve and CLI.
+
+What changes an entity goes to its owner, waking it. What only reads never wakes: a sleeper is read
+from its files, and an observer at the end of a sleeper's log learns from the host logs that it
+woke (one bounded look per host, never per entity).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Protocol, Self, TypeVar
+
+from ray_agents.address import Address
+from ray_agents.cluster.calls import (
+    Answer,
+    Asleep,
+    Call,
+    Deliver,
+    Describe,
+    Follow,
+    Followed,
+    Kill,
+    Resolve,
+    Spawn,
+)
+from ray_agents.cluster.catalog import Catalog
+from ray_agents.cluster.definitions import Definitions
+from ray_agents.cluster.folders import entity_folder
+from ray_agents.cluster.portrait import Ownership, describe
+from ray_agents.cluster.wakewatch import WakeWatch
+from ray_agents.definition import Registry
+from ray_agents.errors import AskTimedOut, HandlerFailed, RuntimeUnavailable, UnknownEntity, UnknownOffset
+from ray_agents.events import Event, WakeRecorded, WakeStatus
+from ray_agents.log.owner import LogIO, read_head
+from ray_agents.log.reader import LogReader
+from ray_agents.ports import Blobs, Clock
+from ray_agents.projection import fold
+from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
+from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
+
+FOLLOW_SECONDS = 15.0
+T = TypeVar("T")
+
+
+class Hosts(Protocol):
+    """Brings calls to entities, wherever they are: a cluster's hosts, or the one in this process."""
+
+    async def call(self, address: Address, call: Call) -> Answer:
+        """The owner's answer; ``Asleep`` if the call does not wake and nobody owns it."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what this caller holds; hosts go on."""
+        ...
+
+
+class HostRuntime:
+    """See ``ports.Runtime``."""
+
+    def __init__(self, blobs: Blobs, *, hosts: Hosts, io: LogIO, clock: Clock) -> None:
+        self._blobs = blobs
+        self._hosts = hosts
+        self._io = io
+        self._clock = clock
+        self._definitions = Definitions(blobs)
+        self._watch = WakeWatch(blobs, io=io, clock=clock)
+        self._catalog = Catalog(blobs, io=io, describe=self.inspect)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._watch.close()
+        await self._hosts.close()
+
+    # -- types --------------------------------------------------------------------------------
+
+    async def register(self, registry: Registry, *, source: str | None = None) -> list[TypeView]:
+        """Make definitions known to all hosts.
+
+        Raises:
+            InvalidDefinition: one cannot be shipped.
+        """
+        return [
+            await self._io.run(lambda d=definition: self._definitions.register(d, source=source))
+            for definition in registry
+        ]
+
+    async def types(self) -> list[TypeView]:
+        """The newest version of every definition."""
+        return await self._io.run(self._definitions.types)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    async def spawn(self, address: Address, request: SpawnRequest) -> EntityView:
+        """Create an entity; return once it is durable."""
+        if request.spawn_id is None:
+            request = request.model_copy(update={"spawn_id": self._clock.fresh_id()})
+        answer = await self._hosts.call(address, Spawn(request=request))
+        return _expect(answer, EntityView)
+
+    async def send(self, address: Address, request: SendRequest) -> Receipt:
+        """Put a message into an inbox; return once it is durable."""
+        if request.id is None:
+            request = request.model_copy(update={"id": self._clock.fresh_id()})
+        answer = await self._hosts.call(address, Deliver(request=request))
+        return _expect(answer, Receipt)
+
+    async def kill(self, address: Address, *, reason: str | None = None) -> None:
+        """End the entity's life."""
+        await self._hosts.call(address, Kill(reason=reason))
+
+    async def retry(self, address: Address, *, wake: str | None = None) -> int:
+        """Run parked wakes again; how many."""
+        return _expect(await self._hosts.call(address, Resolve(verb="retry", wake=wake)), int)
+
+    async def skip(self, address: Address, *, wake: str | None = None) -> int:
+        """Give parked wakes up; how many."""
+        return _expect(await self._hosts.call(address, Resolve(verb="skip", wake=wake)), int)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    async def ask(self, address: Address, request: SendRequest, *, within: timedelta) -> Reply:
+        """Send, and return the reply to that message.
+
+        Raises:
+            AskTimedOut: no reply in time; the message stays in the inbox.
+            HandlerFailed: the wake that took it was parked or skipped.
+        """
+        receipt: Receipt | None = None
+        try:
+            async with asyncio.timeout(within.total_seconds()):
+                receipt = await self.send(address, request)
+                return await self._reply(address, receipt)
+        except TimeoutError as error:
+            state = f"message {receipt.id!r} is in its inbox" if receipt else "it was not accepted"
+            message = f"no reply from {str(address)!r} within {within}; {state}"
+            raise AskTimedOut(message, address=str(address)) from error
+
+    async def _reply(self, address: Address, receipt: Receipt) -> Reply:
+        async for event in self.observe(address, offset=receipt.offset):
+            if event.type != WakeRecorded.TYPE:
+                continue
+            wake = WakeRecorded.of(event)
+            if not wake.from_offset <= receipt.offset < wake.to_offset:
+                continue
+            if wake.status is WakeStatus.HANDLED:
+                return Reply(
+                    address=str(address),
+                    id=receipt.id,
+                    wake=wake.key,
+                    offset=event.offset,
+                    text=wake.text or "",
+                    value=wake.reply,
+                )
+            if wake.status in (WakeStatus.PARKED, WakeStatus.SKIPPED):
+                message = (
+                    f"{str(address)!r} could not handle message {receipt.id!r}: wake {wake.key!r} "
+                    f"is {wake.status.value} after {wake.attempt} attempts: {wake.error}"
+                )
+                raise HandlerFailed(message, address=str(address), wake=wake.key)
+        message = f"{str(address)!r} ended before it answered message {receipt.id!r}"
+        raise HandlerFailed(message, address=str(address))
+
+    async def observe(
+        self, address: Address, *, offset: int = 0, live: bool = True
+    ) -> AsyncIterator[Event]:
+        """The events from ``offset`` on, ``-1`` meaning from now; never wakes the entity.
+
+        Raises:
+            UnknownEntity: nobody ever lived there.
+            UnknownOffset: the offset lies beyond the end of the log.
+        """
+        reader = LogReader(self._blobs, entity_folder(address), self._io)
+        position = await self._start(address, reader, offset)
+        while True:
+            seen = self._watch.mark()
+            answer = await self._hosts.call(
+                address, Follow(offset=position, wait_seconds=FOLLOW_SECONDS if live else 0)
+            )
+            asleep = isinstance(answer, Asleep)
+            events = await self._from_files(reader, position) if asleep else _followed(answer)
+            for event in events:
+                yield event
+                position = event.offset + 1
+            if events:
+                continue
+            if not live:
+                return
+            if asleep:
+                await self._watch.woken(address, since=seen)
+
+    async def _start(self, address: Address, reader: LogReader, offset: int) -> int:
+        reading = await reader.read(0, limit=1)
+        if reading.head is None:
+            message = f"there is no entity at {str(address)!r}; spawn it first"
+            raise UnknownEntity(message, address=str(address))
+        if offset <= 0 and offset != -1:
+            return 0
+        answer = await self._hosts.call(address, Follow(offset=0, wait_seconds=0, limit=0))
+        tip = answer.tip if isinstance(answer, Followed) else reading.tip
+        if offset > tip:
+            message = f"offset {offset} lies beyond the end of {str(address)!r}, which is {tip}"
+            raise UnknownOffset(message, address=str(address), offset=offset, tip=tip)
+        return tip if offset == -1 else offset
+
+    async def _from_files(self, reader: LogReader, offset: int) -> list[Event]:
+        return (await reader.read(offset)).events
+
+    async def inspect(self, address: Address) -> EntityView:
+        """One entity as it is now; never wakes it.
+
+        Raises:
+            UnknownEntity: nobody ever lived there.
+        """
+        answer = await self._hosts.call(address, Describe())
+        if isinstance(answer, EntityView):
+            return answer
+        return await self._describe_asleep(address)
+
+    async def _describe_asleep(self, address: Address) -> EntityView:
+        reader = LogReader(self._blobs, entity_folder(address), self._io)
+        events: list[Event] = []
+        while True:
+            reading = await reader.read(len(events))
+            if not reading.events:
+                break
+            events.extend(reading.events)
+        head = await read_head(self._blobs, entity_folder(address), io=self._io)
+        ownership = Ownership(
+            epoch=head.epoch if head else 0,
+            events=len(events),
+            last_event=events[-1].time if events else 0,
+        )
+        return describe(address, fold(events), ownership)
+
+    async def list(self, query: ListQuery) -> Page:
+        """Some entities, by address; status is computed as they are read."""
+        return await self._catalog.page(query)
+
+
+def _followed(answer: Answer) -> tuple[Event, ...]:
+    return answer.events if isinstance(answer, Followed) else ()
+
+
+def _expect(answer: Answer, kind: type[T]) -> T:
+    if not isinstance(answer, kind):
+        raise RuntimeUnavailable(f"a host answered {answer!r} where {kind.__name__} was expected")
+    return answer

@@ -1,0 +1,178 @@
+"""One attempt at one wake: the context's wishes and the agent run's rows, carried to the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ray_agents.address import Address
+from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.collections import validated
+from ray_agents.definition import Definition
+from ray_agents.effects import Effects
+from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded
+from ray_agents.projection import CONTEXT_TYPE, State
+from ray_agents.requests import SpawnRequest
+
+if TYPE_CHECKING:
+    from ray_agents.cluster.entity import Entity
+
+RUN_TYPES = frozenset(
+    {"run", "step", "text", "text_delta", "reasoning", "reasoning_delta", "tool_call"}
+)
+HISTORY_TYPES = frozenset({"inbox", "run", "step", "tool_call", "wake", CONTEXT_TYPE})
+
+
+class EntitySession:
+    """The session of a context (see ``context.Session``) over an awake entity."""
+
+    def __init__(self, entity: Entity, wake: WakeRecorded, definition: Definition) -> None:
+        self._entity = entity
+        self._wake = wake
+        self._runs = 0
+        self.address: Address = entity.address
+        self.definition = definition
+        self.definition_version = wake.definition_version
+        self.state: State = entity.state
+        committed = entity.state.effects.get(wake.key, {})
+        self.effects = Effects(wake.key, dict(committed), entity.state.rows)
+        self.cancelled = asyncio.Event()
+        self.events: Sequence[Event] = entity.owner.history.read(
+            wake.from_offset,
+            stop=wake.to_offset,
+            types=frozenset({MessageReceived.TYPE}),
+        )
+        self.run_text: str | None = None
+
+    @property
+    def wake_offset(self) -> int:
+        """Where this wake's events begin; its runs cannot have rows before."""
+        return self._wake.from_offset
+
+    def owner_read(self, start: int, *, types: frozenset[str]) -> Sequence[Event]:
+        """The log's rows of these types from ``start`` on."""
+        return self._entity.owner.history.read(start, types=types)
+
+    async def commit(self) -> None:
+        """Make everything staged durable, then let the outbox leave."""
+        await self.append([])
+
+    async def append(self, drafts: Sequence[Draft]) -> Sequence[Event]:
+        """Append ``drafts`` and what is staged, as one frame; return when durable."""
+        rows = [*self.effects.take(), *drafts]
+        if not rows:
+            return []
+        events = await self._entity.enqueue(rows).durable()
+        self._entity.outbox.advance()
+        return events
+
+    def post(self, drafts: Sequence[Draft]) -> None:
+        """Append without waiting."""
+        if drafts:
+            self._entity.enqueue(drafts)
+
+    def read(self, types: frozenset[str]) -> Sequence[Event]:
+        """The log's rows of these types, oldest first."""
+        return self._entity.owner.history.read(0, types=types)
+
+    def check_spawn(self, address: Address, request: SpawnRequest) -> None:
+        """Raise UnknownType or InvalidPayload if no such entity can be spawned."""
+        definition = self._entity.services.definitions.load(address.type).definition
+        check_args(definition, request)
+
+    def now(self) -> int:
+        """Microseconds since the epoch."""
+        return self._entity.services.clock.now()
+
+    async def run_agent(self, config: AgentConfig, input_text: str | None) -> AgentRunResult:
+        """Run the agent loop; a run this wake has finished before is answered from the log."""
+        from ray_agents.loop import run_agent  # noqa: PLC0415 - handlers without agents stay light
+
+        self._runs += 1
+        journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
+        model = self._entity.services.model_for(config)
+        result = await run_agent(journal, config, model=model, input=input_text)
+        self.run_text = result.text
+        return result
+
+
+class RunJournal:
+    """The journal of one agent run (see ``ports.Journal``)."""
+
+    def __init__(self, session: EntitySession, run_key: str) -> None:
+        self._session = session
+        self._run_key = run_key
+        read = session.owner_read
+        recent = read(session.wake_offset, types=RUN_TYPES)
+        own = [e for e in recent if e.key == run_key or e.key.startswith(f"{run_key}:")]
+        mine = {e.offset for e in own}
+        self._recorded: list[Event] = own
+        self._history: list[Event] = [
+            e for e in read(0, types=HISTORY_TYPES) if e.offset not in mine
+        ]
+        for call in {e.key for e in own if e.type == "tool_call"}:
+            session.effects.adopt(call)
+
+    @property
+    def run_key(self) -> str:
+        """The key of this run."""
+        return self._run_key
+
+    def recorded(self) -> Sequence[Event]:
+        """This run's rows that are already in the log."""
+        return self._recorded
+
+    def history(self) -> Sequence[Event]:
+        """The rows before this run from which the transcript is built."""
+        return self._history
+
+    async def commit(self, drafts: Sequence[Draft]) -> Sequence[Event]:
+        """Append rows and staged effects; return once durable."""
+        return await self._session.append(self._session.effects.mark(drafts))
+
+    def post(self, drafts: Sequence[Draft]) -> None:
+        """Append without waiting."""
+        self._session.post(self._session.effects.mark(drafts))
+
+    @contextmanager
+    def effects_of(self, scope: str) -> Iterator[None]:
+        """Effects staged inside belong to the tool call ``scope``; a failed one's are dropped."""
+        with self._session.effects.within(scope):
+            try:
+                yield
+            except BaseException:
+                self._session.effects.drop(scope)
+                raise
+
+    def now(self) -> int:
+        """Microseconds since the epoch."""
+        return self._session.now()
+
+
+def check_args(definition: Definition, request: SpawnRequest) -> None:
+    """Check spawn arguments, and the first message, against a definition.
+
+    Raises:
+        InvalidPayload: they do not fit; the message names the field.
+    """
+    if definition.creation_schema is not None:
+        what = f"the arguments of {definition.type!r}"
+        validated(definition.creation_schema, request.args, what=what)
+    if request.message is not None:
+        check_message(definition, request.message.type, request.message.payload)
+
+
+def check_message(definition: Definition, message_type: str, payload: object) -> None:
+    """Check a message's payload against the definition's inbox schemas.
+
+    Raises:
+        InvalidPayload: it does not fit; the message names the field.
+    """
+    schemas = definition.inbox_schemas
+    schema = schemas.get(message_type) or schemas.get("*")
+    if schema is not None:
+        validated(schema, payload, what=f"a {message_type!r} message to {definition.type!r}")
+
+

@@ -1,0 +1,330 @@
+"""What a handler may do. How it is done is the :class:`Session`'s affair, behind it.
+
+Reads answer at once from memory. Writes, sends and spawns are *staged* (``effects.py``) and become
+durable together at the next commit point; nothing is sent by a handler that fails before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Protocol
+
+from ray_agents.address import Address
+from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.collections import Collections
+from ray_agents.definition import Definition
+from ray_agents.effects import Effects
+from ray_agents.errors import EntityExists, InvalidPayload, MissingKey, NoAgentConfigured
+from ray_agents.events import JSON, Draft, EffectStaged, Event, Operation, OutboxKind, decode
+from ray_agents.projection import CONTEXT_TYPE, MANIFEST_TYPE, TAGS_TYPE, State
+from ray_agents.records import Records
+from ray_agents.requests import SendRequest, SpawnRequest
+from ray_agents.wakes import Wake
+
+
+class Session(Protocol):
+    """How a context's wishes are carried out, for one attempt at one wake."""
+
+    address: Address
+    definition: Definition
+    definition_version: int
+    state: State
+    effects: Effects
+    events: Sequence[Event]
+    cancelled: asyncio.Event
+
+    async def commit(self) -> None:
+        """Make everything staged durable."""
+        ...
+
+    def read(self, types: frozenset[str]) -> Sequence[Event]:
+        """The log's rows of these types, oldest first."""
+        ...
+
+    def check_spawn(self, address: Address, request: SpawnRequest) -> None:
+        """Raise UnknownType or InvalidPayload if no such entity can be spawned."""
+        ...
+
+    async def run_agent(self, config: AgentConfig, input_text: str | None) -> AgentRunResult:
+        """Run the agent loop."""
+        ...
+
+    def now(self) -> int:
+        """Microseconds since the epoch."""
+        ...
+
+
+class EntityHandle:
+    """A handler's view of another entity."""
+
+    def __init__(self, context: Context, address: Address) -> None:
+        self._context = context
+        self.address = str(address)
+
+    async def send(self, payload: JSON, *, message_type: str = "message") -> str:
+        """As :meth:`Context.send`, to this entity."""
+        return await self._context.send(self.address, payload, message_type=message_type)
+
+
+class RunHandle:
+    """A run that is not a model's: work whose end others may wait for."""
+
+    def __init__(self, context: Context, key: str) -> None:
+        self._context = context
+        self.key = key
+        self._text = ""
+
+    def attach_response(self, text: str) -> None:
+        """Text that the run answers; calls add up."""
+        self._text += text
+
+    def end(self, *, status: str = "completed", finish_reason: str | None = None) -> None:
+        """Record the run's end; ``status`` is ``completed`` or ``failed``."""
+        if status not in ("completed", "failed"):
+            raise InvalidPayload(f"a run ends completed or failed, not {status!r}", field="status")
+        value = {"status": status, "finish_reason": finish_reason, "text": self._text}
+        self._context.record(("run", self.key), value=value, operation=Operation.UPDATE)
+
+
+class AgentHandle:
+    """``ctx.agent``: the agent that ``use_agent`` configured."""
+
+    def __init__(self, session: Session, config: AgentConfig | None) -> None:
+        self._session = session
+        self._config = config
+
+    async def run(self, input: str | None = None) -> AgentRunResult:  # noqa: A002 - upstream's name
+        """Run the agent loop until the model has nothing left to do.
+
+        Args:
+            input: a user message to append first.
+
+        Raises:
+            NoAgentConfigured: ``ctx.use_agent()`` was not called.
+            ModelUnavailable: the provider refuses or cannot be reached.
+        """
+        if self._config is None:
+            raise NoAgentConfigured("call ctx.use_agent(...) before ctx.agent.run()")
+        return await self._session.run_agent(self._config, input)
+
+
+class Context:
+    """The first argument of every handler."""
+
+    def __init__(self, session: Session, wake: Wake) -> None:
+        self._session = session
+        self.wake = wake
+        self.state = Collections(session.definition.state, session.effects)
+        self.records = Records(session.read)
+        self.agent = AgentHandle(session, None)
+        self._said: list[str] = []
+        self._runs = 0
+
+    # -- who and why --------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """This entity's address, ``/type/id``."""
+        return str(self._session.address)
+
+    @property
+    def first_wake(self) -> bool:
+        """Whether no wake of this entity has ended yet."""
+        return self._session.state.wakes_ended == 0
+
+    @property
+    def args(self) -> Any:
+        """The spawn arguments: an instance of the creation schema, or a plain dict."""
+        created = self._session.state.created
+        args = created.args if created else {}
+        schema = self._session.definition.creation_schema
+        return schema.model_validate(args) if schema else args
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """The messages that triggered this wake, oldest first."""
+        return self._session.events
+
+    @property
+    def cancelled(self) -> asyncio.Event:
+        """Set when the handler should stop early: interrupt or shutdown."""
+        return self._session.cancelled
+
+    @property
+    def definition_version(self) -> int:
+        """Which version of the definition handles this wake."""
+        return self._session.definition_version
+
+    # -- the agent ----------------------------------------------------------------------------
+
+    def use_agent(self, system_prompt: str = "", **options: Any) -> AgentHandle:
+        """Configure the agent; options as in :class:`ray_agents.agent.AgentConfig`."""
+        self.agent = AgentHandle(self._session, AgentConfig(system_prompt=system_prompt, **options))
+        return self.agent
+
+    def reply_text(self, text: str) -> None:
+        """Say something without a model: the same rows a chat reads."""
+        run = self.record_run()
+        self.record(("text", f"{run.key}-text"), value={"run_id": run.key, "status": "completed"})
+        delta = {"text_id": f"{run.key}-text", "run_id": run.key, "delta": text}
+        self.record(("text_delta", f"{run.key}-delta"), value=delta)
+        run.attach_response(text)
+        run.end()
+        self._said.append(text)
+
+    def record_run(self) -> RunHandle:
+        """Open a run for work that is not a model's; ``end()`` closes it."""
+        self._runs += 1
+        handle = RunHandle(self, f"{self.wake.key}-recorded-{self._runs}")
+        self.record(("run", handle.key), value={"status": "started", "finish_reason": None})
+        return handle
+
+    @property
+    def said(self) -> str:
+        """What ``reply_text`` has said in this wake."""
+        return "\n".join(self._said)
+
+    # -- others -------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        address: str,
+        payload: JSON,
+        *,
+        message_type: str = "message",
+        after: timedelta | None = None,
+    ) -> str:
+        """Send a message at the next commit point, exactly one inbox row; the message's id.
+
+        Raises:
+            InvalidAddress: ``address`` does not parse.
+            InvalidPayload: ``payload`` is not JSON.
+        """
+        target = Address.parse(address)
+        request = SendRequest(payload=payload, type=message_type, from_=self.address, after=after)
+        return self._stage_outbox(OutboxKind.SEND, target, request)
+
+    async def spawn(
+        self,
+        type_name: str,
+        entity_id: str,
+        *,
+        args: Mapping[str, JSON] | None = None,
+        initial_message: JSON = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> EntityHandle:
+        """Create a child entity at the next commit point.
+
+        Raises:
+            UnknownType: no such definition.
+            InvalidPayload: the arguments do not fit its creation schema.
+            EntityExists: this entity has spawned that address before.
+        """
+        target = Address.of(type_name, entity_id)
+        message = None if initial_message is None else SendRequest(payload=initial_message)
+        request = SpawnRequest(
+            args=dict(args or {}), tags=dict(tags or {}), parent=self.address, message=message
+        )
+        self._session.check_spawn(target, request)
+        known = self._session.effects.row(MANIFEST_TYPE, f"child:{target}")
+        if known is not None and not self._session.effects.repeats():
+            message_text = f"{self.address} has already spawned {str(target)!r}; send to it instead"
+            raise EntityExists(message_text, address=str(target))
+        self._stage_outbox(OutboxKind.SPAWN, target, request)
+        return EntityHandle(self, target)
+
+    def _stage_outbox(
+        self, kind: OutboxKind, target: Address, request: SendRequest | SpawnRequest
+    ) -> str:
+        effects, created = self._session.effects, self._session.state.created
+        place = f"{self.wake.key}:{effects.scope}:{effects.next_ordinal()}"
+        life = created.life if created else 0
+        message_id = f"{self.address}#{life}:{place}"
+        body = request.model_dump(mode="json", by_alias=True, exclude_none=True)
+        staged = EffectStaged(key=message_id, kind=kind, target=str(target), body=body)
+        drafts = [staged.draft({})]
+        if kind is OutboxKind.SPAWN:
+            child = {
+                "kind": "child",
+                "id": target.id,
+                "entity_type": target.type,
+                "entity_url": str(target),
+                "observed": False,
+            }
+            drafts.append(Draft.of(MANIFEST_TYPE, f"child:{target}", value=child))
+        effects.stage(kind.value, str(target), content=body, drafts=drafts)
+        return message_id
+
+    # -- tags and context entries -------------------------------------------------------------
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """This entity's tags as the handler sees them now."""
+        created = self._session.state.created
+        tags = dict(created.tags) if created else {}
+        for key, text in self._session.effects.rows(TAGS_TYPE).items():
+            value = decode(text)["value"]
+            if value is None:
+                tags.pop(key, None)
+            else:
+                tags[key] = value
+        return tags
+
+    def set_tag(self, key: str, value: str) -> None:
+        """Set a tag."""
+        self.record((TAGS_TYPE, key), value={"key": key, "value": value})
+
+    def remove_tag(self, key: str) -> None:
+        """Remove a tag; absent is fine."""
+        self.record((TAGS_TYPE, key), value={"key": key, "value": None})
+
+    def insert_context(
+        self, entry_id: str, *, name: str, content: str, attrs: Mapping[str, JSON] | None = None
+    ) -> None:
+        """Keep a text in the model's context on all later wakes; an existing id is replaced."""
+        value = {"id": entry_id, "name": name, "attrs": dict(attrs or {}), "content": content}
+        self.record((CONTEXT_TYPE, entry_id), value=value)
+
+    def remove_context(self, entry_id: str) -> None:
+        """Drop a context entry.
+
+        Raises:
+            MissingKey: no such entry.
+        """
+        self.get_context(entry_id)
+        self.record((CONTEXT_TYPE, entry_id), value=None, operation=Operation.DELETE)
+
+    def get_context(self, entry_id: str) -> Any:
+        """One context entry.
+
+        Raises:
+            MissingKey: no such entry.
+        """
+        text = self._session.effects.row(CONTEXT_TYPE, entry_id)
+        if text is None:
+            raise MissingKey(f"no context entry {entry_id!r}", key=entry_id)
+        return decode(text)
+
+    def list_context(self) -> list[Any]:
+        """All context entries."""
+        return [decode(text) for text in self._session.effects.rows(CONTEXT_TYPE).values()]
+
+    # -- flow ---------------------------------------------------------------------------------
+
+    async def commit(self) -> None:
+        """Make everything staged so far durable; sends leave."""
+        await self._session.commit()
+
+    def sleep(self) -> None:
+        """Say that there is nothing more to do; the entity sleeps when the handler returns."""
+
+    def record(
+        self, row: tuple[str, str], *, value: JSON, operation: Operation = Operation.UPSERT
+    ) -> None:
+        """Stage a row of a built-in type, ``row`` being its type and key."""
+        type_name, key = row
+        draft = Draft.of(type_name, key, value=value, operation=operation)
+        content = [operation.value, value]
+        self._session.effects.stage("record", f"{type_name}/{key}", content=content, drafts=[draft])

@@ -1,0 +1,158 @@
+"""Effects of a handler: staged, committed together, and answered from the log when repeated.
+
+A handler's writes, sends and spawns do not happen one by one. Each is *staged*, and what is staged
+becomes one append at the next commit point: a completed step, a tool's result, ``ctx.commit()``,
+the end of the handler. A crash before it: nothing happened.
+
+Every effect has an identity within its wake: the *scope* it was made in (the handler, ``""``, or a
+tool call) and its ordinal there. When a wake runs again after a crash, an effect it had already
+committed is recognised by that identity and only repeated in the handler's view of the state. If
+its digest differs, the handler did something else this time, which no log can reconcile: the wake
+is parked as nondeterministic.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+
+from ray_agents.errors import NondeterministicWake
+from ray_agents.events import JSON, Draft, Event, Operation, digest_of
+from ray_agents.projection import (
+    DIGEST_HEADER,
+    ORDINAL_HEADER,
+    SCOPE_HEADER,
+    WAKE_HEADER,
+    Committed,
+    EffectId,
+    is_row_type,
+)
+
+HANDLER_SCOPE = ""
+_scope: ContextVar[str] = ContextVar("ray_agents_effect_scope", default=HANDLER_SCOPE)
+
+
+class Effects:
+    """What one attempt at one wake has done so far, and what earlier attempts had committed."""
+
+    def __init__(
+        self,
+        wake_key: str,
+        committed: Mapping[EffectId, Committed],
+        rows: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        self._wake_key = wake_key
+        self._committed = committed
+        self._rows = rows
+        self._seen: Counter[str] = Counter()
+        self._open_scopes: set[str] = set()
+        self._staged: dict[str, list[Draft]] = {}
+        self._overlay: dict[str, dict[str, str | None]] = {}
+
+    def stage(self, kind: str, target: str, *, content: JSON, drafts: Sequence[Draft]) -> bool:
+        """Stage one effect; ``content`` is what makes it the same when repeated.
+
+        Returns:
+            Whether it is new; False if the log already has it.
+
+        Raises:
+            NondeterministicWake: an earlier attempt committed another effect in this place.
+        """
+        scope = _scope.get()
+        ordinal = self._seen[scope]
+        self._seen[scope] += 1
+        digest = digest_of([kind, target, content])
+        earlier = self._committed.get((scope, ordinal))
+        if earlier is not None:
+            self._check_same(earlier, digest, f"{kind} {target!r}")
+            self._show(earlier.events)
+            return False
+        headers = self._headers(scope) | {ORDINAL_HEADER: str(ordinal), DIGEST_HEADER: digest}
+        marked = [replace(draft, headers={**draft.headers, **headers}) for draft in drafts]
+        self._staged.setdefault(scope, []).extend(marked)
+        self._show(marked)
+        return True
+
+    def row(self, type_name: str, key: str) -> str | None:
+        """The JSON text of a row as this attempt sees it; None if there is none."""
+        shown = self._overlay.get(type_name, {})
+        if key in shown:
+            return shown[key]
+        return self._rows.get(type_name, {}).get(key)
+
+    def rows(self, type_name: str) -> dict[str, str]:
+        """All rows of a type as this attempt sees them."""
+        merged: dict[str, str] = dict(self._rows.get(type_name, {}))
+        for key, text in self._overlay.get(type_name, {}).items():
+            if text is None:
+                merged.pop(key, None)
+            else:
+                merged[key] = text
+        return merged
+
+    def take(self) -> list[Draft]:
+        """Everything staged that may be committed now: all but what unfinished tools staged."""
+        ready = [scope for scope in self._staged if scope not in self._open_scopes]
+        return [draft for scope in ready for draft in self._staged.pop(scope)]
+
+    def mark(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """Rows of this wake that are not effects (runs, steps, texts), marked as its own."""
+        headers = {WAKE_HEADER: self._wake_key}
+        return [replace(draft, headers={**draft.headers, **headers}) for draft in drafts]
+
+    def next_ordinal(self) -> int:
+        """The ordinal the next effect of the current scope will have."""
+        return self._seen[_scope.get()]
+
+    def repeats(self) -> bool:
+        """Whether the next effect of the current scope is one that an earlier attempt committed."""
+        return (_scope.get(), self.next_ordinal()) in self._committed
+
+    @property
+    def scope(self) -> str:
+        """The scope effects belong to now."""
+        return _scope.get()
+
+    def adopt(self, scope: str) -> None:
+        """Take over what ``scope`` had committed, for it will not be run again."""
+        for (owner, ordinal), committed in self._committed.items():
+            if owner == scope:
+                self._seen[scope] = max(self._seen[scope], ordinal + 1)
+                self._show(committed.events)
+
+    @contextmanager
+    def within(self, scope: str) -> Iterator[None]:
+        """Effects staged inside belong to ``scope`` and wait for its end."""
+        token = _scope.set(scope)
+        self._open_scopes.add(scope)
+        try:
+            yield
+        finally:
+            self._open_scopes.discard(scope)
+            _scope.reset(token)
+
+    def drop(self, scope: str) -> None:
+        """Forget what ``scope`` staged and did not commit."""
+        self._staged.pop(scope, None)
+
+    def _headers(self, scope: str) -> dict[str, str]:
+        return {WAKE_HEADER: self._wake_key, SCOPE_HEADER: scope}
+
+    def _check_same(self, earlier: Committed, digest: str, what: str) -> None:
+        if earlier.digest != digest:
+            message = (
+                f"wake {self._wake_key!r} ran again and did something else: {what} stands where "
+                "an earlier attempt had committed another effect; a handler must repeat its "
+                "effects in the same order with the same content (keep time and randomness out, "
+                "or commit them to state first)"
+            )
+            raise NondeterministicWake(message, wake=self._wake_key)
+
+    def _show(self, rows: Sequence[Draft | Event]) -> None:
+        for row in rows:
+            if is_row_type(row.type):
+                gone = row.operation is Operation.DELETE
+                self._overlay.setdefault(row.type, {})[row.key] = None if gone else row.text

@@ -1,0 +1,1 @@
+"""Contact with a control API: the client's end of the HTTP door, over httpx."""

@@ -1,0 +1,227 @@
+"""The Runtime at the other end of an HTTP connection: every verb as one request.
+
+``observe`` follows the server-sent events and, when the connection breaks, goes on behind the
+last event it saw; it gives up after a bounded number of attempts without any news.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from datetime import timedelta
+from typing import Any, Self
+from uuid import uuid4
+
+import httpx
+from pydantic import TypeAdapter
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from ray_agents.address import Address
+from ray_agents.definition import Registry
+from ray_agents.errors import RuntimeUnavailable
+from ray_agents.events import JSON, Event
+from ray_agents.http.answers import unreachable, value_of
+from ray_agents.http.following import Patience, follow
+from ray_agents.requests import ListQuery, Request, SendRequest, SpawnRequest
+from ray_agents.settings import LOOPBACK_HOSTS
+from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
+
+PAGE_EVENTS = 1_000
+REQUEST_ATTEMPTS = 3
+NOW = -1
+UP_TO_DATE = "stream-up-to-date"
+_TYPES = TypeAdapter(list[TypeView])
+
+
+class HttpRuntime:
+    """A Runtime (``ray_agents.ports``) over a control API; enter it with ``async with``."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        patience: Patience | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._patience = patience or Patience()
+        self._transport = transport
+        self._client: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        self._client = self._new_client()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    def _new_client(self) -> httpx.AsyncClient:
+        headers = {} if self._token is None else {"authorization": f"Bearer {self._token}"}
+        return httpx.AsyncClient(
+            base_url=self._url,
+            headers=headers,
+            transport=self._transport,
+            timeout=httpx.Timeout(
+                self._patience.answer.total_seconds(),
+                connect=self._patience.connect.total_seconds(),
+                pool=None,  # every stream holds a connection; waiting for one is not a failure
+            ),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+            # A loopback URL must not leave through a proxy of the environment, token and all.
+            trust_env=not _is_loopback(self._url),
+        )
+
+    async def register(self, registry: Registry, *, source: str | None = None) -> list[TypeView]:
+        """Make definitions known: by ``source``, or by value if the server allows that."""
+        body = {"source": source} if source is not None else {"value": _pickled(registry)}
+        return _TYPES.validate_python(await self._call("POST", "/v1/types", json=body))
+
+    async def types(self) -> list[TypeView]:
+        """The newest version of every definition."""
+        return _TYPES.validate_python(await self._call("GET", "/v1/types"))
+
+    async def spawn(self, address: Address, request: SpawnRequest) -> EntityView:
+        """Create an entity; return once it is durable."""
+        named = request.model_copy(update={"spawn_id": request.spawn_id or _fresh_id()})
+        answer = await self._call("PUT", _path(address), json=_body(named))
+        return EntityView.model_validate(answer)
+
+    async def send(self, address: Address, request: SendRequest) -> Receipt:
+        """Put a message into an inbox; return once it is durable."""
+        answer = await self._call("POST", _path(address, "messages"), json=_body(_named(request)))
+        return Receipt.model_validate(answer)
+
+    async def ask(self, address: Address, request: SendRequest, *, within: timedelta) -> Reply:
+        """Send, and return the reply to that message.
+
+        Raises:
+            AskTimedOut: there was none ``within``; the message will still be handled.
+        """
+        answer = await self._call(
+            "POST",
+            _path(address, "ask"),
+            json=_body(_named(request)),
+            params={"within": within.total_seconds()},
+            # The server's own time-out comes first, since it knows what became of the message.
+            timeout=within.total_seconds() + self._patience.answer.total_seconds(),
+        )
+        return Reply.model_validate(answer)
+
+    async def observe(
+        self, address: Address, *, offset: int = 0, live: bool = True
+    ) -> AsyncIterator[Event]:
+        """The events from ``offset`` on; ``-1`` means from now. Live, it outlives broken streams.
+
+        Raises:
+            RuntimeUnavailable: the stream broke more often in a row than ``Patience`` allows.
+        """
+        if not live:
+            async with aclosing(self._pages(address, offset)) as pages:
+                async for event in pages:
+                    yield event
+            return
+        if offset == NOW:  # fixed before the first connection, so that a later one misses nothing
+            offset = (await self.inspect(address)).events
+        async with aclosing(
+            follow(self._entered(), _path(address), offset, self._patience)
+        ) as rows:
+            async for event in rows:
+                yield event
+
+    async def _pages(self, address: Address, offset: int) -> AsyncGenerator[Event, None]:
+        up_to_date = offset == NOW
+        while not up_to_date:
+            params = {"offset": offset, "limit": PAGE_EVENTS}
+            response = await self._answer("GET", _path(address, "events"), params=params)
+            for row in value_of(response):
+                event = Event.from_json(row)
+                offset = event.offset + 1
+                yield event
+            up_to_date = response.headers[UP_TO_DATE] == "true"
+
+    async def inspect(self, address: Address) -> EntityView:
+        """One entity, as it is now."""
+        return EntityView.model_validate(await self._call("GET", _path(address)))
+
+    async def list(self, query: ListQuery) -> Page:
+        """Some entities."""
+        return Page.model_validate(await self._call("GET", "/v1/entities", params=_body(query)))
+
+    async def kill(self, address: Address, *, reason: str | None = None) -> None:
+        """End the entity's life; its log remains readable."""
+        await self._call("DELETE", _path(address), params=_given(reason=reason))
+
+    async def retry(self, address: Address, *, wake: str | None = None) -> int:
+        """Run parked wakes again (one, or all); how many."""
+        return await self._on_parked(address, "retry", wake)
+
+    async def skip(self, address: Address, *, wake: str | None = None) -> int:
+        """Give parked wakes up (one, or all); how many."""
+        return await self._on_parked(address, "skip", wake)
+
+    async def _on_parked(self, address: Address, verb: str, wake: str | None) -> int:
+        answer = await self._call("POST", _path(address, verb), params=_given(wake=wake))
+        return int(answer["wakes"])
+
+    async def _call(self, method: str, path: str, **options: Any) -> JSON:
+        return value_of(await self._answer(method, path, **options))
+
+    async def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request, sent again if the connection broke.
+
+        That is harmless: what creates something carries an id, and the other verbs say the same
+        thing twice. An answer that does not come in time is not asked for again.
+        """
+        client = self._entered()
+        attempts = AsyncRetrying(
+            stop=stop_after_attempt(REQUEST_ATTEMPTS),
+            wait=wait_exponential(multiplier=self._patience.pause.total_seconds()),
+            retry=retry_if_exception_type((httpx.NetworkError, httpx.RemoteProtocolError)),
+            reraise=True,
+        )
+        try:
+            return await attempts(client.request, method, path, **options)
+        except httpx.HTTPError as error:
+            raise unreachable(client, error) from error
+
+    def _entered(self) -> httpx.AsyncClient:
+        if self._client is None:
+            message = f"the connection to {self._url!r} is not open; use `async with`"
+            raise RuntimeUnavailable(message, url=self._url)
+        return self._client
+
+
+def _path(address: Address, verb: str = "") -> str:
+    return f"/v1/entities{address}" + (f"/{verb}" if verb else "")
+
+
+def _body(request: Request) -> dict[str, JSON]:
+    return request.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+def _named(request: SendRequest) -> SendRequest:
+    """The message with an id, so that the same one sent twice is received once."""
+    return request if request.id else request.model_copy(update={"id": _fresh_id()})
+
+
+def _fresh_id() -> str:
+    return uuid4().hex
+
+
+def _given(**params: str | None) -> dict[str, str]:
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _pickled(registry: Registry) -> str:
+    import cloudpickle
+
+    return base64.b64encode(cloudpickle.dumps(registry)).decode()
+
+
+def _is_loopback(url: str) -> bool:
+    return httpx.URL(url).host in LOOPBACK_HOSTS

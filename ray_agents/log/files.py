@@ -1,0 +1,123 @@
+"""Reading a log's files: the newest segment, and what a manifest lists; verified, then kept."""
+
+from __future__ import annotations
+
+from ray_agents.errors import CorruptLog
+from ray_agents.log.codec import chain_digest, to_events
+from ray_agents.log.manifest import FileEntry, Manifest
+from ray_agents.log.rows import Rows, check_order
+from ray_agents.log.sealed import decode_sealed
+from ray_agents.log.segment import Ending, Head, Segment, epoch_of, parse_segment, segment_name
+from ray_agents.log.threads import Kept
+from ray_agents.ports import Blobs
+
+
+class LogFiles:
+    """The files of the log in ``folder``. All methods block; call them in a thread."""
+
+    def __init__(self, blobs: Blobs, folder: str, *, kept: Kept) -> None:
+        self.blobs = blobs
+        self.folder = folder
+        self._kept = kept
+
+    def newest_epoch(self) -> int:
+        """The highest epoch there is; 0 if there is no log."""
+        epochs = [epoch_of(name) for name in self.blobs.names(self.folder)]
+        return max((epoch for epoch in epochs if epoch is not None), default=0)
+
+    def head(self) -> Head | None:
+        """The newest segment's head; None if there is no log.
+
+        Raises:
+            CorruptLog: the newest segment is damaged.
+        """
+        epoch = self.newest_epoch()
+        if epoch == 0:
+            return None
+        segment = self.segment(epoch)
+        if segment is None:
+            return self.head()
+        if segment.ending is Ending.CORRUPT:
+            raise segment.corruption()
+        return segment.head
+
+    def segment(self, epoch: int) -> Segment | None:
+        """The intact part of a segment; None if there is no such file.
+
+        A sealed one is read once: nothing is ever written behind a closing frame.
+        """
+        name = segment_name(self.folder, epoch)
+        known: Segment | None = self._kept.get((self.blobs, name))
+        if known is not None:
+            return known
+        data = self.blobs.read(name)
+        if data is None:
+            return None
+        segment = parse_segment(name, data)
+        if segment.sealed:
+            self._kept.put((self.blobs, name), segment, size=len(data))
+        return segment
+
+    def listed(self, entry: FileEntry) -> Rows | None:
+        """The rows a manifest lists; None if the file is gone.
+
+        Raises:
+            CorruptLog: the file does not hold what the manifest says.
+        """
+        name = f"{self.folder}/{entry.name}"
+        key = (self.blobs, name, entry.digest)
+        known: Rows | None = self._kept.get(key)
+        if known is not None:
+            return known
+        rows = self._listed_segment(entry) if entry.epoch else self._listed_sealed(name, entry)
+        if rows is not None:
+            if rows.count != entry.rows or rows.first != entry.first or rows.end != entry.end:
+                raise _not_as_listed(name, entry)
+            self._kept.put(key, check_order(name, rows, start=entry.first), size=rows.size)
+        return rows
+
+    def _listed_sealed(self, name: str, entry: FileEntry) -> Rows | None:
+        data = self.blobs.read(name)
+        return None if data is None else decode_sealed(name, data, digest=entry.digest)
+
+    def _listed_segment(self, entry: FileEntry) -> Rows | None:
+        segment = self.segment(entry.epoch or 0)
+        if segment is None:
+            return None
+        count = rows = 0
+        while rows < entry.rows and count < len(segment.batches):
+            rows += segment.batches[count].num_rows
+            count += 1
+        if rows < entry.rows:
+            raise segment.corruption()
+        if rows > entry.rows or chain_digest(segment.digests[:count]) != entry.digest:
+            raise _not_as_listed(segment.name, entry)
+        return Rows(segment.batches[:count])
+
+
+def _not_as_listed(name: str, entry: FileEntry) -> CorruptLog:
+    message = (
+        f"file {name!r} does not hold the {entry.rows} rows from offset {entry.first} "
+        "that the manifest lists; restore it from a backup"
+    )
+    return CorruptLog(message, segment=name, after_offset=entry.first - 1)
+
+
+def manifest_of(segment: Segment) -> Manifest:
+    """The manifest in a begun segment's first row."""
+    return Manifest.of(to_events(segment.batches[0].slice(0, 1))[0])
+
+
+def acknowledged(segment: Segment) -> FileEntry:
+    """A sealed segment as a manifest lists it: without the closing frame, which was not synced."""
+    batches = segment.batches[:-1]
+    name = segment.name.rpartition("/")[2]
+    if not batches:
+        return FileEntry(name=name)
+    return FileEntry(
+        name=name,
+        first=batches[0].column(0)[0].as_py(),
+        end=batches[-1].column(0)[-1].as_py() + 1,
+        rows=sum(batch.num_rows for batch in batches),
+        digest=chain_digest(segment.digests[:-1]),
+    )

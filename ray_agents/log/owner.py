@@ -1,0 +1,337 @@
+"""The owner of a log: claims an epoch, gives out offsets, acknowledges what is durable, leaves.
+
+``enqueue`` assigns offsets at once and never waits. What is enqueued while a write is under way
+gathers in a group; each group is one frame, one write, one sync, one fence check, in one visit to
+a thread. The first group carries the manifest in front. Any failure of a group ends the ownership:
+nothing is written or synced after it, and every waiting append gets the error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections import deque
+from collections.abc import Awaitable, Coroutine, Sequence
+
+from ray_agents.errors import Fenced, InvalidPayload, PayloadTooLarge
+from ray_agents.events import Draft, Event, Operation
+from ray_agents.log.adoption import Adopted, adopt
+from ray_agents.log.claiming import ClaimLost, take
+from ray_agents.log.codec import encode_frame
+from ray_agents.log.files import LogFiles
+from ray_agents.log.history import History
+from ray_agents.log.live import LiveSegment
+from ray_agents.log.segment import SEALED_ROW, Claim, Head, segment_name
+from ray_agents.log.threads import LogIO
+from ray_agents.ports import Blobs, Clock
+from ray_agents.views import Durability
+
+__all__ = ["Appending", "Claim", "ClaimLost", "Head", "History", "LogIO", "LogOwner", "read_head"]
+
+GROUP_BYTES_MAX = 8 * 1024 * 1024
+APPEND_BYTES_MAX = 64 * 1024 * 1024
+BATCH_SYNC_WITHIN = 0.05  # seconds between an acknowledgement and its sync with Durability.BATCH
+
+
+async def read_head(blobs: Blobs, folder: str, *, io: LogIO) -> Head | None:
+    """The newest segment of the log in ``folder``; None if there is no such log.
+
+    Raises:
+        CorruptLog: that segment is damaged.
+    """
+    return await io.run(LogFiles(blobs, folder, kept=io.kept).head)
+
+
+class _Group:
+    """Events that become one frame, and whoever waits for it."""
+
+    __slots__ = ("bytes", "error", "events", "settled")
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.bytes = 0
+        self.settled = asyncio.Event()
+        self.error: Exception | None = None
+
+    def settle(self, error: Exception | None) -> None:
+        self.error = error
+        self.settled.set()
+
+
+class Appending:
+    """An append under way; ``events`` have their offsets and times already."""
+
+    __slots__ = ("_group", "events")
+
+    def __init__(self, events: tuple[Event, ...], group: _Group) -> None:
+        self.events = events
+        self._group = group
+
+    async def durable(self) -> tuple[Event, ...]:
+        """Return the events once they are acknowledged.
+
+        Raises:
+            Fenced, StoreUnavailable, StoreFull: they are not, and the ownership has ended.
+        """
+        await self._group.settled.wait()
+        if self._group.error is not None:
+            raise copy.copy(self._group.error) from self._group.error
+        return self.events
+
+
+class LogOwner:
+    """One ownership of one log; make one with :meth:`claim`.
+
+    ``tip`` is the next offset to be given out; every offset below ``durable_tip`` is acknowledged
+    and in ``history``. ``lost`` is set, and ``cause`` says why, when the ownership ends by itself.
+    """
+
+    def __init__(
+        self,
+        live: LiveSegment,
+        adopted: Adopted,
+        *,
+        folder: str,
+        clock: Clock,
+        io: LogIO,
+        durability: Durability,
+    ) -> None:
+        self.epoch = adopted.manifest.epoch
+        self.folder = folder
+        self.tip = self.durable_tip = adopted.tip
+        self.history = History(adopted.parts)
+        self.lost = asyncio.Event()
+        self.cause: Exception | None = None
+        self._live = live
+        self._clock = clock
+        self._io = io
+        self._durability = durability
+        self._last_time = adopted.last_time
+        self._dropped = tuple(f"{folder}/{name}" for name in adopted.manifest.dropped)
+        self._opening = list(self._assign([adopted.manifest.draft()]))
+        self._groups: deque[_Group] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._moved: asyncio.Event | None = None
+        self._closing = False
+        self._unsynced = False
+        self._later: asyncio.TimerHandle | None = None
+        self._syncing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def claim(
+        cls,
+        blobs: Blobs,
+        folder: str,
+        *,
+        head: Head | None,
+        claim: Claim,
+        clock: Clock,
+        io: LogIO,
+        durability: Durability = Durability.SYNC,
+        beside: Sequence[Awaitable[object]] = (),
+    ) -> LogOwner:
+        """Take the epoch after ``head`` (1 for a new log) and adopt the older ones.
+
+        Whether the claim is allowed is the caller's to decide. ``beside`` is awaited meanwhile.
+
+        Raises:
+            ClaimLost: somebody else took that epoch.
+            CorruptLog: an older epoch is damaged.
+            StoreUnavailable, StoreFull: the medium refused.
+        """
+        files = LogFiles(blobs, folder, kept=io.kept)
+        taking = io.run(_take_and_adopt, files, io, claim=claim, head=head, durability=durability)
+        (live, adopted), _ = await asyncio.gather(taking, asyncio.gather(*beside))
+        return cls(live, adopted, folder=folder, clock=clock, io=io, durability=durability)
+
+    @property
+    def durability(self) -> Durability:
+        """What an acknowledgement of this owner means."""
+        return self._durability
+
+    @property
+    def last_time(self) -> int:
+        """The time of the newest row, in microseconds since the epoch."""
+        return self._last_time
+
+    def give_up(self, cause: BaseException) -> None:
+        """End the ownership for a reason that lies outside the log; the next owner resumes."""
+        self._lose(cause)
+
+    def enqueue(self, drafts: Sequence[Draft]) -> Appending:
+        """Give ``drafts`` (at least one) their offsets and time, and queue them as a whole.
+
+        Raises:
+            Fenced: the ownership has ended.
+            StoreUnavailable, StoreFull: it ended by this failure of the medium.
+            PayloadTooLarge, InvalidPayload: these drafts cannot be written; others can.
+        """
+        if self._closing or self.cause is not None:
+            raise copy.copy(self.cause) if self.cause else self._ended()
+        size = _size_of(drafts)
+        group = self._groups[-1] if self._groups else None
+        if group is None or group.bytes + size > GROUP_BYTES_MAX:
+            group = _Group()
+            self._groups.append(group)
+        group.events += self._opening
+        self._opening = []
+        events = self._assign(drafts)
+        group.events += events
+        group.bytes += size
+        if self._writing is None:
+            self._writing = _in_background(self._write_groups())
+        return Appending(events, group)
+
+    async def append(self, drafts: Sequence[Draft]) -> tuple[Event, ...]:
+        """Enqueue, and return the events once they are acknowledged; raises as both do."""
+        return await self.enqueue(drafts).durable()
+
+    def _assign(self, drafts: Sequence[Draft]) -> tuple[Event, ...]:
+        self._last_time = time = max(self._clock.now(), self._last_time)
+        first = self.tip
+        self.tip += len(drafts)
+        return tuple(Event.at(first + n, time, draft) for n, draft in enumerate(drafts))
+
+    async def _write_groups(self) -> None:
+        try:
+            while self._groups:
+                group = self._groups.popleft()
+                try:
+                    await self._io.run(self._live.commit, encode_frame(group.events))
+                except BaseException as error:  # even a cancelled write leaves its outcome unknown
+                    self._lose(error, group)
+                    raise
+                self._publish(group)
+        finally:
+            self._writing = None
+
+    def _publish(self, group: _Group) -> None:
+        self.history.extend(group.events)
+        self.durable_tip = group.events[-1].offset + 1
+        group.settle(None)
+        self._wake_followers()
+        if self._durability is Durability.BATCH and not self._unsynced:
+            self._unsynced = True
+            self._later = asyncio.get_running_loop().call_later(BATCH_SYNC_WITHIN, self._start_sync)
+
+    def _lose(self, error: BaseException, *groups: _Group) -> None:
+        cause = error if isinstance(error, Exception) else self._ended()
+        if self.cause is None:
+            self.cause = cause
+        self.lost.set()
+        for group in (*groups, *self._groups):
+            group.settle(cause)
+        self._groups.clear()
+        self._wake_followers()
+
+    def _wake_followers(self) -> None:
+        moved, self._moved = self._moved, None
+        if moved is not None:
+            moved.set()
+
+    def _ended(self) -> Fenced:
+        message = f"log {self.folder!r}: epoch {self.epoch} has ended; look the owner up again"
+        return Fenced(message, folder=self.folder, epoch=self.epoch)
+
+    def _start_sync(self) -> None:
+        self._later = None
+        self._syncing = _in_background(self._sync_batch())
+
+    async def _sync_batch(self) -> None:
+        self._unsynced = False
+        try:
+            await self._io.run(self._live.sync)
+        except BaseException as error:
+            self._lose(error)
+            raise
+        finally:
+            self._syncing = None
+
+    async def wait_beyond(self, offset: int) -> None:
+        """Return when ``durable_tip`` is greater than ``offset``, or the ownership has ended."""
+        while self.durable_tip <= offset and not self._closing and self.cause is None:
+            self._moved = self._moved or asyncio.Event()
+            await self._moved.wait()
+
+    async def seal(self) -> None:
+        """Write what is queued, end the segment with a closing frame, close. Twice is harmless.
+
+        If the ownership is lost, before or here, it only closes; ``cause`` says why.
+        """
+        if await self._stop() or self.cause is not None:
+            await self._io.run(self._live.close)
+            return
+        began = not self._opening
+        closing = Draft.of(
+            SEALED_ROW, "sealed", value={"epoch": self.epoch}, operation=Operation.UPSERT
+        )
+        events = [*self._opening, *self._assign([closing])]
+        try:
+            await self._io.run(
+                self._live.finish,
+                encode_frame(events),
+                sync=self._unsynced,
+                dropped=self._dropped if began else (),
+            )
+        except Exception as error:
+            self._lose(error)
+            raise
+
+    async def abandon(self) -> None:
+        """Close without sealing, as a crash would; what is queued is not written."""
+        waiting = list(self._groups)
+        self._groups.clear()
+        for group in waiting:
+            group.settle(self._ended())
+        await self._stop()
+        await self._io.run(self._live.close)
+
+    async def _stop(self) -> bool:
+        """Take no more appends and wait for those under way; whether that was done before."""
+        before, self._closing = self._closing, True
+        if self._later is not None:
+            self._later.cancel()
+        for task in (self._writing, self._syncing):
+            if task is not None:
+                await asyncio.wait([task])
+        self._wake_followers()
+        return before
+
+
+def _in_background(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    """A task whose failure is told elsewhere: it is the owner's ``cause``."""
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(_take_note)
+    return task
+
+
+def _take_note(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _take_and_adopt(
+    files: LogFiles, io: LogIO, *, claim: Claim, head: Head | None, durability: Durability
+) -> tuple[LiveSegment, Adopted]:
+    epoch = take(files, head=head, claim=claim)
+    named = None
+    if durability is not Durability.MEMORY:
+        named = io.start(files.blobs.sync_names, segment_name(files.folder, epoch))
+    live = LiveSegment(files.blobs, files.folder, epoch=epoch, durability=durability, named=named)
+    return live, adopt(files, epoch=epoch, head=head)
+
+
+def _size_of(drafts: Sequence[Draft]) -> int:
+    """The bytes of text in ``drafts``; it also proves that they can be written."""
+    size = 0
+    for draft in drafts:
+        try:
+            texts = f"{draft.type}{draft.key}{draft.text}{''.join(draft.headers.values())}"
+            size += len(texts.encode())
+        except (UnicodeEncodeError, TypeError) as error:
+            message = f"{draft.type!r} {draft.key!r} is not text that can be written: {error}"
+            raise InvalidPayload(message, field=draft.type) from error
+    if size > APPEND_BYTES_MAX:
+        message = f"an append of {size} bytes; at most {APPEND_BYTES_MAX} are allowed"
+        raise PayloadTooLarge(message, bytes=size, bytes_max=APPEND_BYTES_MAX)
+    return size

@@ -1,0 +1,206 @@
+"""Blobs in a directory: every guarantee is one of POSIX's own, named where it is used.
+
+A new file is written under a temporary name, synced, and then *linked* to its final name:
+``link`` fails if the name exists, so creating is atomic, exclusive and never half-done.
+"""
+
+# Paths are strings here: making a Path takes longer than the call it is for.
+# ruff: noqa: PTH103, PTH108, PTH116, PTH120, PTH208
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+from ray_agents.errors import StoreFull, StoreUnavailable
+
+TEMPORARY = ".tmp"
+KNOWN_FOLDERS_MAX = 100_000
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_READ = os.O_RDONLY | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+
+
+class DirectoryBlobs:
+    """Blobs below one directory, which must exist; safe for many threads and processes."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)
+        self._mark = uuid4().hex
+        self._serial = count()
+        self._durable: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"DirectoryBlobs({self._root!r})"
+
+    def create(self, name: str, data: bytes) -> bool:
+        """See :class:`ray_agents.ports.Blobs`."""
+        path = f"{self._root}/{name}"
+        temporary = f"{self._root}/{TEMPORARY}/{self._mark}-{os.getpid()}-{next(self._serial)}"
+        with _naming(path):
+            _write_new(temporary, data)
+            try:
+                _link(temporary, path)
+            except FileExistsError:
+                return False
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+        return True
+
+    def sync_names(self, name: str) -> None:
+        """See :class:`ray_agents.ports.Blobs`; folders known to be durable are not synced again."""
+        folder = name.rpartition("/")[0]
+        with _naming(f"{self._root}/{folder}"):
+            self._sync_folder(folder)
+            while folder and folder not in self._durable:
+                above = folder.rpartition("/")[0]
+                self._sync_folder(above)
+                if len(self._durable) >= KNOWN_FOLDERS_MAX:
+                    self._durable.clear()
+                self._durable.add(folder)
+                folder = above
+
+    def _sync_folder(self, folder: str) -> None:
+        descriptor = os.open(f"{self._root}/{folder}", _READ | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def exists(self, name: str) -> bool:
+        """See :class:`ray_agents.ports.Blobs`."""
+        path = f"{self._root}/{name}"
+        with _naming(path):
+            try:
+                os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
+
+    def read(self, name: str, start: int = 0) -> bytes | None:
+        """See :class:`ray_agents.ports.Blobs`."""
+        path = f"{self._root}/{name}"
+        with _naming(path):
+            try:
+                descriptor = os.open(path, _READ)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            try:
+                return _read_all(descriptor, start)
+            finally:
+                os.close(descriptor)
+
+    def append(self, name: str) -> FileAppender:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return FileAppender(f"{self._root}/{name}")
+
+    def names(self, folder: str) -> list[str]:
+        """See :class:`ray_agents.ports.Blobs`."""
+        path = f"{self._root}/{folder}"
+        with _naming(path):
+            try:
+                found = os.listdir(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        if folder == "":
+            found = [name for name in found if name != TEMPORARY]
+        return sorted(found)
+
+    def delete(self, name: str) -> None:
+        """See :class:`ray_agents.ports.Blobs`."""
+        path = f"{self._root}/{name}"
+        with _naming(path), suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+class FileAppender:
+    """One file open for appending."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        with _naming(path):
+            self._descriptor: int | None = os.open(path, _APPEND)
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            raise StoreUnavailable(f"{self._path!r} is closed", path=self._path)
+        return self._descriptor
+
+    def write(self, data: bytes) -> None:
+        """See :class:`ray_agents.ports.Appender`."""
+        with _naming(self._path):
+            _write_all(self._open(), data)
+
+    def sync(self) -> None:
+        """See :class:`ray_agents.ports.Appender`."""
+        with _naming(self._path):
+            os.fdatasync(self._open())
+
+    def close(self) -> None:
+        """See :class:`ray_agents.ports.Appender`."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with _naming(self._path):
+                os.close(descriptor)
+
+
+@contextmanager
+def _naming(path: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _FULL:
+            message = f"no room for {path!r} ({reason}); free some space or raise the quota"
+            raise StoreFull(message, path=path, reason=reason) from error
+        message = f"{path!r} cannot be used ({reason}); check that it is there and writable"
+        raise StoreUnavailable(message, path=path, reason=reason) from error
+
+
+def _write_new(path: str, data: bytes) -> None:
+    try:
+        descriptor = os.open(path, _NEW, 0o644)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        descriptor = os.open(path, _NEW, 0o644)
+    try:
+        _write_all(descriptor, data)
+        os.fdatasync(descriptor)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _link(temporary: str, path: str) -> None:
+    try:
+        os.link(temporary, path)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.link(temporary, path)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, memoryview(data)[written:])
+
+
+def _read_all(descriptor: int, start: int) -> bytes:
+    size = os.fstat(descriptor).st_size
+    data = os.pread(descriptor, max(0, size - start), start)
+    pieces = [data]
+    position = start + len(data)
+    while data and position < size:
+        data = os.pread(descriptor, size - position, position)
+        pieces.append(data)
+        position += len(data)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,185 @@
+"""Reading a log that somebody else owns: only rows that will never be taken back.
+
+Theory of operation. Rows that a durable manifest lists are safe, and so are the rows of a sealed
+segment before its closing frame. Rows of a live segment are safe once the reader has synced them
+itself and then seen that there is still no newer epoch: whoever claims after that reads them, too.
+While the newest segment has no manifest its owner is still adopting; then the newest manifest
+below it counts, with the rows confirmed before. The closing row is never served, as it was never
+synced: a log that was sealed and woken again has a gap there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_agents.errors import CorruptLog, StoreUnavailable
+from ray_agents.events import Event
+from ray_agents.log.files import LogFiles, manifest_of
+from ray_agents.log.manifest import FileEntry
+from ray_agents.log.rows import Rows, check_order
+from ray_agents.log.segment import Ending, Head, Segment, parse_frames, segment_name
+from ray_agents.log.threads import LogIO
+from ray_agents.ports import Blobs
+
+LOOKS_MAX = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Some events, oldest first; ``tip`` is the end of what may be read now.
+
+    Ask again from the last event's offset plus one, or from ``tip`` if there are none.
+    """
+
+    events: list[Event]
+    tip: int
+    head: Head | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """What may be served: files that a manifest lists, then rows of one segment."""
+
+    files: tuple[FileEntry, ...] = ()
+    rows: Rows | None = None
+    head: Head | None = None
+
+    @property
+    def tip(self) -> int:
+        if self.rows is not None:
+            return self.rows.end
+        return max((entry.end for entry in self.files), default=0)
+
+
+class LogReader:
+    """A follower of the log in ``folder``; it keeps its place, so that little is read twice."""
+
+    def __init__(self, blobs: Blobs, folder: str, io: LogIO) -> None:
+        self._files = LogFiles(blobs, folder, kept=io.kept)
+        self._io = io
+        self._newest: Segment | None = None
+        self._view = _View()
+
+    async def read(self, offset: int, *, limit: int = 1000) -> Reading:
+        """At most ``limit`` events from ``offset`` on.
+
+        Raises:
+            CorruptLog: a row that should be served is damaged.
+            StoreUnavailable: the store cannot be read, or the log changes hands too fast.
+        """
+        return await self._io.run(self._read, offset, limit)
+
+    def _read(self, offset: int, limit: int) -> Reading:
+        missing: FileEntry | None = None
+        for _ in range(LOOKS_MAX):
+            view = self._look()
+            if view is None:
+                continue
+            found = self._collect(view, offset, limit)
+            if not isinstance(found, FileEntry):
+                self._view = view
+                return Reading(events=found, tip=view.tip, head=view.head)
+            if missing == found and self._files.newest_epoch() == (view.head or _NONE).epoch:
+                name = f"{self._files.folder}/{found.name}"
+                message = f"file {name!r} is listed but gone; restore it from a backup"
+                raise CorruptLog(message, segment=name, after_offset=found.first - 1)
+            missing = found
+        message = f"log {self._files.folder!r} changes hands faster than it can be read; try again"
+        raise StoreUnavailable(message, path=self._files.folder)
+
+    def _look(self) -> _View | None:
+        """What may be served now; None if the log changed hands meanwhile."""
+        epoch = self._files.newest_epoch()
+        if epoch == 0:
+            return _View()
+        newest = self._load(epoch)
+        if newest is None:
+            return None
+        if newest.ending is Ending.CORRUPT:
+            raise newest.corruption()
+        if not newest.begun:
+            return self._hold(newest.head)
+        if not newest.sealed and not self._confirm(newest):
+            return None
+        return self._serve(newest, newest.batches, head=newest.head)
+
+    def _load(self, epoch: int) -> Segment | None:
+        """The newest segment; of one that was read before only what is new."""
+        known = self._newest
+        if known is None or known.preamble.epoch != epoch:
+            self._newest = self._files.segment(epoch)
+            return self._newest
+        if known.sealed:
+            return known
+        data = self._files.blobs.read(known.name, known.position)
+        if data is None:
+            return None
+        more = parse_frames(known.name, known.preamble, data, at=known.position)
+        self._newest = known.followed_by(more)
+        return self._newest
+
+    def _confirm(self, segment: Segment) -> bool:
+        """Make what was read durable; whether its owner was still the newest after that."""
+        blobs, epoch = self._files.blobs, segment.preamble.epoch
+        if self._view.head == segment.head and self._view.tip == _end_of(segment):
+            return True
+        file = blobs.append(segment.name)
+        try:
+            file.sync()
+        finally:
+            file.close()
+        blobs.sync_names(segment.name)
+        return not blobs.exists(segment_name(self._files.folder, epoch + 1))
+
+    def _serve(self, segment: Segment, batches: tuple[object, ...], *, head: Head) -> _View:
+        batches = batches[:-1] if segment.sealed and batches is segment.batches else batches
+        rows = check_order(segment.name, Rows(batches), start=0) if batches else None
+        return _View(files=manifest_of(segment).files, rows=rows, head=head)
+
+    def _hold(self, head: Head) -> _View | None:
+        """The view while the newest owner has not begun.
+
+        The newest manifest below it counts, and of that segment's own rows those of a sealed
+        one, or those confirmed before.
+        """
+        for epoch in range(head.epoch - 1, 0, -1):
+            segment = self._files.segment(epoch)
+            if segment is None:
+                return None
+            if segment.ending is Ending.CORRUPT:
+                raise segment.corruption()
+            if segment.begun:
+                return self._held(segment, head)
+        return _View(head=head)
+
+    def _held(self, segment: Segment, head: Head) -> _View:
+        if segment.sealed:
+            return self._serve(segment, segment.batches, head=head)
+        file = self._files.blobs.append(segment.name)
+        try:
+            file.sync()
+        finally:
+            file.close()
+        tip = self._view.tip
+        confirmed = tuple(batch for batch in segment.batches if batch.column(0)[-1].as_py() < tip)
+        return self._serve(segment, confirmed, head=head)
+
+    def _collect(self, view: _View, offset: int, limit: int) -> list[Event] | FileEntry:
+        """The events; or a listed file that is gone."""
+        found: list[Event] = []
+        for entry in view.files:
+            if len(found) < limit and entry.rows and entry.end > offset:
+                rows = self._files.listed(entry)
+                if rows is None:
+                    return entry
+                found += rows.between(offset, entry.end, limit=limit - len(found), types=None)
+        if view.rows is not None and len(found) < limit and view.rows.end > offset:
+            found += view.rows.between(offset, view.rows.end, limit=limit - len(found), types=None)
+        return found
+
+
+_NONE = Head(epoch=0, host="", token="", sealed=False)
+
+
+def _end_of(segment: Segment) -> int:
+    return segment.batches[-1].column(0)[-1].as_py() + 1

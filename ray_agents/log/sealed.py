@@ -1,0 +1,51 @@
+"""Sealed files: immutable rows in Arrow IPC *file* format, which any Arrow reader opens.
+
+``sealed/<first offset>-<last offset>-<epoch>-<digest>.arrow``: the name carries the digest of the
+whole file, so a name never means two contents; a file exists for readers only when a manifest
+lists it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xxhash import xxh3_64_hexdigest
+
+from ray_agents.errors import CorruptLog
+from ray_agents.log.arrow import ipc, pa
+from ray_agents.log.codec import SCHEMA
+from ray_agents.log.manifest import FileEntry
+from ray_agents.log.rows import Rows
+from ray_agents.ports import Blobs
+
+FOLDER = "sealed"
+
+
+def write_sealed(blobs: Blobs, folder: str, *, rows: Rows, epoch: int) -> FileEntry:
+    """Write ``rows`` as a sealed file of the log in ``folder``; durable when this returns."""
+    data = _encode(rows)
+    digest = xxh3_64_hexdigest(data)
+    name = f"{FOLDER}/{rows.first:016d}-{rows.end - 1:016d}-{epoch:010d}-{digest}.arrow"
+    blobs.create(f"{folder}/{name}", data)
+    blobs.sync_names(f"{folder}/{name}")
+    return FileEntry(name=name, first=rows.first, end=rows.end, rows=rows.count, digest=digest)
+
+
+def _encode(rows: Rows) -> bytes:
+    sink = pa.BufferOutputStream()
+    with ipc.new_file(sink, SCHEMA) as writer:
+        writer.write_batch(rows.batch)
+    return sink.getvalue().to_pybytes()
+
+
+def decode_sealed(name: str, data: bytes, *, digest: str) -> Rows:
+    """The rows of a sealed file's content.
+
+    Raises:
+        CorruptLog: the content is not what ``digest`` was made of.
+    """
+    if xxh3_64_hexdigest(data) != digest:
+        message = f"sealed file {name!r} is corrupt; restore it from a backup"
+        raise CorruptLog(message, segment=name, byte=0, after_offset=None)
+    reader: Any = ipc.open_file(pa.py_buffer(data))
+    return Rows([reader.get_batch(index) for index in range(reader.num_record_batches)])

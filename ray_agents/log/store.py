@@ -1,0 +1,72 @@
+"""Opening a store by its URL: which medium, which format, and whether it can be written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+from ray_agents.errors import StoreFull, StoreUnavailable
+from ray_agents.log.memory import MemoryBlobs
+from ray_agents.log.posix import DirectoryBlobs
+from ray_agents.ports import Blobs
+
+STORE_VERSION = 1
+FORMAT_FILE = "FORMAT"
+
+
+def open_blobs(url: str) -> Blobs:
+    """Open ``memory:`` (a fresh one) or a directory, which is made if it is not there.
+
+    Raises:
+        StoreUnavailable: the directory cannot be written, the scheme is not known, or the store
+            was made by a newer version.
+    """
+    if url == "memory:":
+        return MemoryBlobs()
+    scheme, separator, _ = url.partition("://")
+    if separator:
+        message = (
+            f"store {url!r}: scheme {scheme!r} is not supported; give a directory or 'memory:'"
+        )
+        raise StoreUnavailable(message, path=url)
+    return _open_directory(Path(url).expanduser().absolute())
+
+
+def _open_directory(root: Path) -> Blobs:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"store {str(root)!r} cannot be made ({error.strerror}); choose another directory"
+        raise StoreUnavailable(message, path=str(root)) from error
+    blobs = DirectoryBlobs(root)
+    _check_format(blobs, root)
+    _check_writable(blobs, root)
+    return blobs
+
+
+def _check_format(blobs: Blobs, root: Path) -> None:
+    found = blobs.read(FORMAT_FILE)
+    if found is None:
+        blobs.create(FORMAT_FILE, b"ray-agents store %d\n" % STORE_VERSION)
+        blobs.sync_names(FORMAT_FILE)
+        found = blobs.read(FORMAT_FILE) or b""
+    if found != b"ray-agents store %d\n" % STORE_VERSION:
+        text = found[:64].decode(errors="replace").strip()
+        message = (
+            f"store {str(root)!r} has format {text!r}; this version of ray-agents reads "
+            f"version {STORE_VERSION}: upgrade it, or choose another directory"
+        )
+        raise StoreUnavailable(message, path=str(root), format=text)
+
+
+def _check_writable(blobs: Blobs, root: Path) -> None:
+    probe = f".probe-{os.getpid()}-{uuid4().hex}"
+    try:
+        blobs.create(probe, b"")
+    except StoreFull:
+        return
+    except StoreUnavailable as error:
+        message = f"store {str(root)!r} cannot be written; check its owner and mode"
+        raise StoreUnavailable(message, path=str(root)) from error
+    blobs.delete(probe)

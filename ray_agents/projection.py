@@ -1,0 +1,210 @@
+"""The fold: ``State = fold(events)``, what a wake needs to know and nothing more.
+
+The state holds the open wakes, the messages no wake has taken yet, the outbox, tags, and the rows
+of the user's collections. Everything else in a log (runs, texts, old messages) is read lazily.
+
+What a wake has committed while it is still open is kept apart, in ``effects``, and joins ``rows``
+when the wake ends or is parked: a wake that runs again therefore sees the state of its first
+start, and meets its own earlier effects one by one as it repeats them (see ``effects.py``).
+
+``fold(a + b) == fold(b, fold(a))``, by test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ray_agents.events import (
+    EffectStaged,
+    EntityCreated,
+    EntityStopped,
+    Event,
+    MessageReceived,
+    Operation,
+    WakeRecorded,
+    WakeStatus,
+    decode,
+)
+
+USER_TYPE_PREFIX = "state:"
+TAGS_TYPE = "tags"
+CONTEXT_TYPE = "context_inserted"
+MANIFEST_TYPE = "manifest"
+ROW_TYPES = frozenset({TAGS_TYPE, CONTEXT_TYPE, MANIFEST_TYPE})
+CONTROL_TYPES = frozenset(
+    {EntityCreated.TYPE, EntityStopped.TYPE, WakeRecorded.TYPE, EffectStaged.TYPE}
+)
+WAKE_HEADER = "wake"
+SCOPE_HEADER = "scope"
+ORDINAL_HEADER = "ordinal"
+DIGEST_HEADER = "digest"
+
+EffectId = tuple[str, int]  # scope, ordinal
+
+
+@dataclass(slots=True)
+class Committed:
+    """One effect of an open wake that is in the log: its digest and the rows it made.
+
+    ``shown`` tells that they are in ``State.rows`` already, as after parking.
+    """
+
+    digest: str
+    events: list[Event] = field(default_factory=list[Event])
+    shown: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """An outbox row and where it stands; it may leave once that offset is durable."""
+
+    offset: int
+    effect: EffectStaged
+
+
+@dataclass(slots=True)
+class State:
+    """The wake state of one entity. Only :func:`fold` and :meth:`apply` change it."""
+
+    created: EntityCreated | None = None
+    life_offset: int = 0
+    stopped: EntityStopped | None = None
+    watermark: int = 0
+    pending: list[Event] = field(default_factory=list[Event])
+    wakes: dict[str, WakeRecorded] = field(default_factory=dict[str, WakeRecorded])
+    wakes_ended: int = 0
+    outbox: dict[str, Outgoing] = field(default_factory=dict[str, Outgoing])
+    rows: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+    effects: dict[str, dict[EffectId, Committed]] = field(
+        default_factory=dict[str, dict[EffectId, Committed]]
+    )
+
+    @property
+    def parked(self) -> list[WakeRecorded]:
+        """The parked wakes, oldest first."""
+        return [wake for wake in self.wakes.values() if wake.status is WakeStatus.PARKED]
+
+    @property
+    def current(self) -> WakeRecorded | None:
+        """The one wake that is begun, neither ended nor parked."""
+        for wake in self.wakes.values():
+            if wake.status is not WakeStatus.PARKED:
+                return wake
+        return None
+
+    @property
+    def alive(self) -> bool:
+        """Whether an entity lives here now."""
+        return self.created is not None and self.stopped is None
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags as they are now: those of the spawn, then those set and removed since."""
+        first = dict(self.created.tags) if self.created else {}
+        for key, text in self.rows.get(TAGS_TYPE, {}).items():
+            value = decode(text)["value"]
+            if value is None:
+                first.pop(key, None)
+            else:
+                first[key] = value
+        return first
+
+    def apply(self, event: Event) -> None:
+        """Take one more event, the next of the log, into account."""
+        match event.type:
+            case MessageReceived.TYPE:
+                if event.offset >= self.watermark:
+                    self.pending.append(event)
+            case WakeRecorded.TYPE:
+                self._apply_wake(WakeRecorded.of(event))
+            case EffectStaged.TYPE:
+                self._apply_outbox(event)
+            case EntityCreated.TYPE:
+                self._apply_created(event)
+            case EntityStopped.TYPE:
+                self.stopped = EntityStopped.of(event)
+                self._abandon()
+            case _:
+                pass
+        self._note_effect(event)
+
+    def _apply_created(self, event: Event) -> None:
+        self.created, self.stopped = EntityCreated.of(event), None
+        self.life_offset, self.wakes_ended = event.offset, 0
+        self.rows.clear()
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """The end of a life ends its obligations."""
+        for left in (self.pending, self.wakes, self.outbox, self.effects):
+            left.clear()
+
+    def _apply_wake(self, wake: WakeRecorded) -> None:
+        if wake.to_offset > self.watermark:
+            self.watermark = wake.to_offset
+            self.pending = [e for e in self.pending if e.offset >= wake.to_offset]
+        if wake.closed:
+            self.wakes_ended += 1
+            self.wakes.pop(wake.key, None)
+        else:
+            self.wakes[wake.key] = wake
+        if wake.closed or wake.status is WakeStatus.PARKED:
+            self._show_effects(wake.key)
+        if wake.closed:
+            self.effects.pop(wake.key, None)
+
+    def _show_effects(self, wake_key: str) -> None:
+        for committed in self.effects.get(wake_key, {}).values():
+            if not committed.shown:
+                committed.shown = True
+                for event in committed.events:
+                    self._write_row(event)
+
+    def _apply_outbox(self, event: Event) -> None:
+        if event.operation is Operation.DELETE:
+            self.outbox.pop(event.key, None)
+        else:
+            self.outbox[event.key] = Outgoing(offset=event.offset, effect=EffectStaged.of(event))
+
+    def _note_effect(self, event: Event) -> None:
+        wake = event.headers.get(WAKE_HEADER)
+        current = self.wakes.get(wake) if wake else None
+        if wake is None or current is None or current.status is WakeStatus.PARKED:
+            self._write_row(event)
+            return
+        ordinal = event.headers.get(ORDINAL_HEADER)
+        if ordinal is None:
+            return
+        effect = (event.headers[SCOPE_HEADER], int(ordinal))
+        kept = self.effects.setdefault(wake, {}).setdefault(
+            effect, Committed(digest=event.headers[DIGEST_HEADER])
+        )
+        kept.events.append(event)
+
+    def _write_row(self, event: Event) -> None:
+        if not is_row_type(event.type):
+            return
+        table = self.rows.setdefault(event.type, {})
+        if event.operation is Operation.DELETE:
+            table.pop(event.key, None)
+        else:
+            table[event.key] = event.text
+
+
+def is_row_type(type_name: str) -> bool:
+    """Whether the wake state keeps the rows of this type."""
+    return type_name.startswith(USER_TYPE_PREFIX) or type_name in ROW_TYPES
+
+
+def fold(events: Iterable[Event], state: State | None = None) -> State:
+    """The state after ``events``, starting from ``state``, which is changed and returned."""
+    state = state or State()
+    for event in events:
+        state.apply(event)
+    return state
+
+
+def state_types(collections: Iterable[str]) -> frozenset[str]:
+    """The types a wake folds, apart from the inbox, for a definition with these collections."""
+    return CONTROL_TYPES | ROW_TYPES | {USER_TYPE_PREFIX + name for name in collections}

@@ -1,0 +1,127 @@
+"""What the commands need from the rest of the package, as two small protocols.
+
+``cli.py`` brings the real thing and tests a stand-in; nothing here knows of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from ray_agents.events import JSON, Event
+from ray_agents.terminal.screen import Screen
+from ray_agents.views import EntityView, Page, Receipt, Reply, Status, TypeView
+
+Description = Mapping[str, JSON]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Which runtime is meant: as typed, None where the environment or a default decides."""
+
+    url: str | None = None
+    token: str | None = None
+    store: str | None = None
+
+
+class Client(Protocol):
+    """The part of :class:`ray_agents.client.Client` that the commands use."""
+
+    def spawn(
+        self,
+        address: str,
+        *,
+        args: Mapping[str, JSON] | None = None,
+        tags: Mapping[str, str] | None = None,
+        message: JSON = None,
+    ) -> EntityView:
+        """Create an entity, with a first message if one is given."""
+        ...
+
+    def send(
+        self,
+        address: str,
+        payload: JSON,
+        *,
+        type: str = "message",
+        from_: str | None = None,
+        id: str | None = None,
+    ) -> Receipt:
+        """Put a message into an inbox."""
+        ...
+
+    def ask(self, address: str, payload: JSON, *, within: timedelta) -> Reply:
+        """Send, and wait for the reply to that message."""
+        ...
+
+    def observe(self, address: str, *, offset: int = 0, live: bool = True) -> Iterator[Event]:
+        """The events from ``offset`` on; -1 means from now."""
+        ...
+
+    def inspect(self, address: str) -> EntityView:
+        """One entity."""
+        ...
+
+    def list(
+        self,
+        *,
+        type: str | None = None,
+        status: Status | None = None,
+        parent: str | None = None,
+        tag: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """Some entities."""
+        ...
+
+    def types(self) -> list[TypeView]:
+        """The registered types."""
+        ...
+
+    def kill(self, address: str, *, reason: str | None = None) -> None:
+        """End an entity's life."""
+        ...
+
+    def retry(self, address: str, *, wake: str | None = None) -> int:
+        """Run parked wakes again; how many."""
+        ...
+
+    def skip(self, address: str, *, wake: str | None = None) -> int:
+        """Give parked wakes up; how many."""
+        ...
+
+
+class Installation(Protocol):
+    """Everything outside the terminal: the client, and the runtime's start and stop."""
+
+    def connect(self, target: Target) -> AbstractContextManager[Client]:
+        """A client of the runtime that is meant.
+
+        Raises:
+            RuntimeUnavailable: there is none.
+        """
+        ...
+
+    def start(self, target: Target, *, app: str | None, http_port: int | None) -> Description:
+        """Start a runtime here; return when it is ready, with what was started and where."""
+        ...
+
+    def stop(self, target: Target, *, within: timedelta | None) -> Description:
+        """Seal everything and stop, within the settings' deadline or another; what was stopped."""
+        ...
+
+    def status(self, target: Target) -> Description:
+        """What runs, and where."""
+        ...
+
+    def demo(self, target: Target, *, screen: Screen) -> None:
+        """Show the main job from end to end."""
+        ...
+
+    def now(self) -> int:
+        """Microseconds since the epoch."""
+        ...

@@ -1,0 +1,129 @@
+"""The commands on the runtime as a whole: demo, start, stop, status, types, version."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from importlib.metadata import version as version_of
+from typing import Annotated
+
+import typer
+
+from ray_agents.terminal import options as typed
+from ray_agents.terminal import tables
+from ray_agents.terminal.installation import Description
+from ray_agents.terminal.session import Session, session_of
+
+RUNTIME = "The runtime"
+STANDS_ON = ("ray-agents", "ray", "pyarrow", "anthropic", "pydantic")
+
+commands = typer.Typer()
+
+
+@commands.command(rich_help_panel=RUNTIME)
+def demo(context: typer.Context) -> None:
+    """Show it all, on a runtime of its own.
+
+    An agent takes a message, thinks, calls a tool, answers and goes to sleep; everything is
+    killed; the next message wakes it with its memory. It needs no key: without
+    ANTHROPIC_API_KEY it says so and talks to a stand-in for the model.
+
+    $ ray-agents demo
+    """
+    session = session_of(context)
+    session.installation.demo(session.target, screen=session.screen)
+
+
+@commands.command(rich_help_panel=RUNTIME)
+def start(
+    context: typer.Context,
+    *,
+    app: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:NAME", help="The registry of definitions to serve."),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=65535, help="The control API's port.")
+    ] = None,
+    as_json: typed.AsJson = False,
+) -> None:
+    """Start a runtime here; return when it is ready.
+
+    It says what was started and where. The control API answers this machine only; its token
+    lies in a file that client and command line find by themselves.
+
+    $ ray-agents start --app my_agents:registry
+    $ ray-agents --store /mnt/shared/agents start --port 9000
+    """
+    session = session_of(context)
+    with session.screen.busy("starting Ray and the control API"):
+        description = session.installation.start(session.target, app=app, http_port=port)
+    _describe(session, description, as_json=as_json)
+
+
+@commands.command(rich_help_panel=RUNTIME)
+def stop(
+    context: typer.Context,
+    *,
+    within: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=typed.parse_duration, metavar="DURATION", help="How long sealing may take."
+        ),
+    ] = None,
+    as_json: typed.AsJson = False,
+) -> None:
+    """Let awake entities seal their logs, then stop the runtime.
+
+    What is unfinished after that is taken up again by the next start; nothing is lost.
+
+    $ ray-agents stop --within 1m
+    """
+    session = session_of(context)
+    with session.screen.busy("sealing and stopping"):
+        description = session.installation.stop(session.target, within=within)
+    _describe(session, description, as_json=as_json)
+
+
+@commands.command(rich_help_panel=RUNTIME)
+def status(context: typer.Context, *, as_json: typed.AsJson = False) -> None:
+    """Say what runs, and where; exit code 5 if nothing does.
+
+    $ ray-agents status
+    """
+    session = session_of(context)
+    description = session.installation.status(session.target)
+    _describe(session, description, as_json=as_json)
+
+
+@commands.command(rich_help_panel=RUNTIME)
+def types(context: typer.Context, *, as_json: typed.AsJson = False) -> None:
+    """List the entity types; --json shows their schemas too.
+
+    $ ray-agents types
+    """
+    session = session_of(context)
+    with session.connect() as client:
+        known = client.types()
+    if as_json:
+        session.screen.json([item.model_dump(mode="json") for item in known])
+    elif known:
+        session.screen.show(tables.types(known))
+    else:
+        session.screen.note("no types yet: ray-agents start --app MODULE:NAME registers some")
+
+
+@commands.command(rich_help_panel=RUNTIME)
+def version(context: typer.Context, *, as_json: typed.AsJson = False) -> None:
+    """Print the versions of ray-agents and its foundations.
+
+    $ ray-agents version
+    """
+    versions = {name: version_of(name) for name in STANDS_ON}
+    _describe(session_of(context), versions, as_json=as_json)
+
+
+def _describe(session: Session, description: Description, *, as_json: bool) -> None:
+    if as_json:
+        session.screen.json(dict(description))
+    else:
+        session.screen.show(tables.description(description))

@@ -1,0 +1,90 @@
+"""The two streams of a command: answers on standard output, everything else on standard error.
+
+Colour, breaking of lines and spinners belong to terminals; a pipe gets plain whole lines.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import tzinfo
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from ray_agents.errors import RayAgentsError
+from ray_agents.events import JSON
+from ray_agents.terminal import failures
+from ray_agents.terminal.flow import visible
+from ray_agents.terminal.transcript import Stroke, Transcript
+
+PIPE_WIDTH = 100_000  # wide enough that no table is ever cut
+
+
+def _stream(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    return console
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screen:
+    """Where a command writes; ``zone`` is that of clock times, None for the machine's own."""
+
+    out: Console = field(default_factory=lambda: _stream(stderr=False))
+    err: Console = field(default_factory=lambda: _stream(stderr=True))
+    zone: tzinfo | None = None
+
+    def show(self, answer: RenderableType) -> None:
+        """Print an answer; lines of text are left to the terminal to break, so they copy whole."""
+        self.out.print(answer, soft_wrap=isinstance(answer, str | Text))
+
+    def json(self, document: JSON) -> None:
+        """Print one JSON document, for programs."""
+        self._raw(json.dumps(document, indent=2, ensure_ascii=False))
+
+    def json_line(self, document: JSON) -> None:
+        """Print one JSON document on one line, at once."""
+        self._raw(json.dumps(document, ensure_ascii=False))
+
+    def _raw(self, text: str) -> None:
+        self.out.file.write(text + "\n")
+        self.out.file.flush()
+
+    def transcript(self, address: str) -> Transcript:
+        """A new transcript, set to this screen's width."""
+        width = self.out.width if self.out.is_terminal else None
+        return Transcript(address=address, zone=self.zone, width=width)
+
+    def write(self, strokes: Iterable[Stroke]) -> None:
+        """Write pieces of a transcript, at once."""
+        for stroke in strokes:
+            self.out.print(Text(stroke.text, style=stroke.style), end="", soft_wrap=True)
+        self.out.file.flush()
+
+    def note(self, text: str) -> None:
+        """Say something beside the answer."""
+        self.err.print(Text(visible(text), style="dim"), soft_wrap=True)
+
+    def error(self, message: str, *, hint: str | None = None) -> None:
+        """Say what is wrong, and what to do."""
+        self.err.print(Text("error: ", style="bold red") + Text(visible(message)), soft_wrap=True)
+        if hint:
+            self.err.print(Text("hint: ", style="bold") + Text(visible(hint)), soft_wrap=True)
+
+    def failure(self, error: RayAgentsError) -> failures.ExitCode:
+        """Explain an error; the exit code that goes with it."""
+        self.error(error.message, hint=failures.hint(error))
+        return failures.exit_code(error)
+
+    @contextmanager
+    def busy(self, doing: str) -> Generator[None]:
+        """Show on a terminal that something takes its time."""
+        if self.err.is_terminal:
+            with self.err.status(Text(doing, style="dim")):
+                yield
+        else:
+            yield

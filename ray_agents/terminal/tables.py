@@ -1,0 +1,157 @@
+"""Entities, types and descriptions as tables: aligned, one line each, addresses whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ray_agents.events import JSON, encode
+from ray_agents.terminal.flow import visible
+from ray_agents.terminal.spans import ago
+from ray_agents.terminal.wording import attempts
+from ray_agents.views import EntityView, ParkedWake, Status, TypeView
+
+STATUS_STYLE: Mapping[Status, str] = {
+    Status.SLEEPING: "dim",
+    Status.WAITING: "yellow",
+    Status.IDLE: "cyan",
+    Status.RUNNING: "green",
+    Status.RETRYING: "yellow",
+    Status.STOPPED: "red",
+}
+NOTHING = "-"
+GAP = 3
+
+
+def entities(items: Iterable[EntityView], *, now: int) -> RenderableType:
+    """``ps``: one line an entity; ``now`` is microseconds since the epoch."""
+    headers = ("ADDRESS", "STATUS", "CREATED", "LAST ACTIVE", "BACKLOG", "HOST")
+    rows = [
+        (
+            Text(entity.address),
+            status(entity),
+            Text(ago(entity.created, now=now)),
+            Text(ago(entity.last_event, now=now)),
+            Text(str(entity.backlog)),
+            host(entity),
+        )
+        for entity in items
+    ]
+    return _table(headers, rows)
+
+
+def types(items: Iterable[TypeView]) -> RenderableType:
+    """``types``: one line a type, then what its definition says."""
+    headers = ("TYPE", "VERSION", "PLACEMENT", "SOURCE", "DESCRIPTION")
+    cells = [
+        (item.type, str(item.version), item.placement, item.source or NOTHING, item.description)
+        for item in items
+    ]
+    return _table(headers, [tuple(Text(visible(cell)) for cell in row) for row in cells])
+
+
+def entity(view: EntityView, *, now: int) -> RenderableType:
+    """``inspect``: everything there is to say of one entity, what is empty left out."""
+    rows: list[tuple[str, Text | str]] = [
+        ("address", Text(view.address, style="bold")),
+        ("status", status(view)),
+        ("created", ago(view.created, now=now)),
+        ("last active", ago(view.last_event, now=now)),
+        ("backlog", str(view.backlog)),
+        ("host", host(view)),
+        ("log", f"{view.events:,} events, life {view.life}, epoch {view.epoch}"),
+        ("durability", view.durability.value),
+    ]
+    if view.definition_version is not None:
+        rows.append(("definition", f"version {view.definition_version}"))
+    if view.parent:
+        rows.append(("parent", Text(view.parent)))
+    if view.args:
+        rows.append(("arguments", Text(encode(view.args))))
+    if view.tags:
+        rows.append(("tags", Text(", ".join(f"{k}={v}" for k, v in sorted(view.tags.items())))))
+    shown = _pairs(rows)
+    return Group(shown, Text(), _parked(view.parked)) if view.parked else shown
+
+
+def summary(view: EntityView) -> RenderableType:
+    """One line under a conversation: what the entity is doing now."""
+    backlog = f", {view.backlog} in the inbox" if view.backlog else ""
+    where = Text(" on ").append(host(view)) if view.host else Text()
+    return Text(f"{view.address} is ").append(status(view)).append(where).append(backlog)
+
+
+def description(facts: Mapping[str, JSON]) -> RenderableType:
+    """What ``start``, ``stop`` and ``status`` report: names and values; a list fills lines."""
+    rows: list[tuple[str, Text | str]] = []
+    for name, value in facts.items():
+        lines = cast("Sequence[JSON]", value) if isinstance(value, list | tuple) else [value]
+        for number, line in enumerate(lines):
+            text = line if isinstance(line, str) else encode(line)
+            rows.append((name.replace("_", " ") if number == 0 else "", Text(visible(text))))
+    return _pairs(rows)
+
+
+def status(entity: EntityView) -> Text:
+    """An entity's status in its colour, with what it waits for and what is parked."""
+    text = Text(entity.status.value, style=STATUS_STYLE[entity.status])
+    if entity.waiting_for:
+        text.append(f" for {entity.waiting_for}")
+    if entity.parked:
+        text.append(f", {len(entity.parked)} parked", style="red")
+    return text
+
+
+def host(entity: EntityView) -> Text:
+    """The host in which an entity is awake, with its process id; a dash if there is none."""
+    if entity.host is None:
+        return Text(NOTHING, style="dim")
+    return Text(entity.host if entity.pid is None else f"{entity.host} (pid {entity.pid})")
+
+
+def _parked(wakes: Iterable[ParkedWake]) -> RenderableType:
+    rows = [
+        (
+            Text(wake.wake),
+            Text(str(wake.messages)),
+            Text(attempts(wake.attempts)),
+            Text(visible(wake.error), style="red"),
+        )
+        for wake in wakes
+    ]
+    return _table(("PARKED WAKE", "MESSAGES", "AFTER", "ERROR"), rows)
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> Text:
+    """Aligned columns, numbers to the right. Nothing is cut: a line too long runs on.
+
+    Not a rich Table, which drops columns on a narrow terminal; an address must stay copyable.
+    """
+    lines = [[Text(header, style="bold") for header in headers], *rows]
+    for number in range(len(headers)):
+        column = [line[number] for line in lines]
+        width = max(cell.cell_len for cell in column)
+        is_last = number == len(headers) - 1
+        for cell in column:
+            if _are_numbers(column[1:]):
+                cell.pad_left(width - cell.cell_len)
+            if not is_last:
+                cell.pad_right(width - cell.cell_len + GAP)
+    return Text("\n").join(Text().join(line) for line in lines)
+
+
+def _are_numbers(column: Sequence[Text]) -> bool:
+    return bool(column) and all(cell.plain.strip().isdigit() for cell in column)
+
+
+def _pairs(rows: Iterable[tuple[str, Text | str]]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, GAP, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table

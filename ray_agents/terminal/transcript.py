@@ -1,0 +1,204 @@
+"""Events told as a conversation: messages, thoughts, streamed text, tool calls, wakes, errors.
+
+:class:`Transcript` is a fold with output: it takes one event after the other and answers with
+strokes, pieces of styled text to write one after the other. It writes nothing itself. Text and
+thoughts come in deltas, so a line may stay open over many events; any other event closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
+from typing import cast
+
+from ray_agents.events import (
+    JSON,
+    EffectStaged,
+    EntityCreated,
+    EntityStopped,
+    ErrorRecorded,
+    Event,
+    MessageReceived,
+    Operation,
+    WakeRecorded,
+    WakeStatus,
+)
+from ray_agents.terminal import wording
+from ray_agents.terminal.flow import Flow, set_text
+from ray_agents.terminal.spans import MICROSECONDS, lasting
+
+CLOCK = "%H:%M:%S"
+INDENT = 11  # a clock time, a space, a sign, a space
+TEXT_WIDTH_MAX = 110
+
+# Rows that repeat what others tell, or that only steer the runtime.
+SILENT = frozenset({"text", "reasoning", "manifest", "replay_watermark", "child_status"})
+
+
+@dataclass(frozen=True, slots=True)
+class Stroke:
+    """A piece of text in one style (a rich style; empty for the terminal's own)."""
+
+    text: str
+    style: str = ""
+
+
+Strokes = Iterator[Stroke]
+
+
+@dataclass(slots=True, kw_only=True)
+class Transcript:
+    """Tells one entity's events. ``width`` is the terminal's in columns, None to break no line."""
+
+    address: str
+    zone: tzinfo | None = None
+    width: int | None = None
+    _open: str = ""  # what the open line streams: the key of a text or of a thought
+    _style: str = ""
+    _flow: Flow | None = None
+    _told_runs: set[str] = field(default_factory=set[str])
+    _told_calls: set[str] = field(default_factory=set[str])
+    _woken: dict[str, int] = field(default_factory=dict[str, int])
+    _tellers: Mapping[str, Callable[[Event], Strokes]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tellers = {
+            "text_delta": self._text_delta,
+            "reasoning_delta": self._reasoning_delta,
+            "run": self._run,
+            "step": self._step,
+            "tool_call": self._tool_call,
+            MessageReceived.TYPE: self._inbox,
+            WakeRecorded.TYPE: self._wake,
+            ErrorRecorded.TYPE: self._error,
+            EntityCreated.TYPE: self._created,
+            EntityStopped.TYPE: self._stopped,
+            EffectStaged.TYPE: self._outbox,
+        }
+
+    def tell(self, event: Event) -> Strokes:
+        """What to write now that ``event`` has happened."""
+        if event.type in SILENT:
+            return
+        teller = self._tellers.get(event.type)
+        if teller is None:
+            yield from self._line(event, "=", wording.row(event), style="blue")
+        elif event.operation is not Operation.DELETE:
+            yield from teller(event)
+
+    def close(self) -> Strokes:
+        """End an open line."""
+        if self._flow is not None:
+            yield Stroke(self._flow.close(), self._style)
+            yield Stroke("\n")
+        self._flow, self._open = None, ""
+
+    # -- lines ---------------------------------------------------------------------------------
+
+    def _line(self, event: Event, sign: str, text: str, *, style: str, note: str = "") -> Strokes:
+        yield from self._begin(event, sign, style)
+        yield Stroke(set_text(text, indent=INDENT, width=self._text_width), style)
+        yield Stroke(f"  {note}\n" if note else "\n", "dim")
+
+    def _begin(self, event: Event, sign: str, style: str) -> Strokes:
+        yield from self.close()
+        clock = datetime.fromtimestamp(event.time / MICROSECONDS, tz=self.zone)
+        yield Stroke(clock.strftime(CLOCK) + " ", "dim")
+        yield Stroke(sign + " ", style or "bold green")
+
+    @property
+    def _text_width(self) -> int | None:
+        return None if self.width is None else max(min(self.width, TEXT_WIDTH_MAX), INDENT + 20)
+
+    def _stream(self, event: Event, source: str, *, sign: str, style: str) -> Strokes:
+        if self._open != source or self._flow is None:
+            yield from self._begin(event, sign, style)
+            self._flow = Flow(indent=INDENT, width=self._text_width)
+            self._open, self._style = source, style
+        if ready := self._flow.feed(_fields(event).get("delta") or ""):
+            yield Stroke(ready, style)
+
+    # -- one method for each type of row ---------------------------------------------------------
+
+    def _text_delta(self, event: Event) -> Strokes:
+        row = _fields(event)
+        self._told_runs.add(str(row.get("run_id")))
+        yield from self._stream(event, f"text {row.get('text_id')}", sign="●", style="")
+
+    def _reasoning_delta(self, event: Event) -> Strokes:
+        row = _fields(event)
+        source = f"reasoning {row.get('reasoning_id')}"
+        yield from self._stream(event, source, sign="~", style="dim italic")
+
+    def _run(self, event: Event) -> Strokes:
+        row = _fields(event)
+        if row.get("status") == "failed":
+            reason = row.get("finish_reason") or "no reason recorded"
+            yield from self._line(event, "✗", f"run failed: {reason}", style="red")
+        elif row.get("text") and event.key not in self._told_runs:
+            yield from self._line(event, "●", row["text"], style="")
+
+    def _step(self, event: Event) -> Strokes:
+        row = _fields(event)
+        if row.get("status") == "completed":
+            yield from self._line(event, "·", wording.step(row), style="dim")
+
+    def _tool_call(self, event: Event) -> Strokes:
+        row = _fields(event)
+        name, status = str(row.get("tool_name")), row.get("status")
+        ended = status in ("completed", "failed")
+        if status != "started" and event.key not in self._told_calls:
+            self._told_calls.add(event.key)
+            called = wording.call(name, row.get("args"))
+            yield from self._line(event, "→", called, style="yellow")
+        if ended:
+            sign, style = ("✗", "red") if status == "failed" else ("←", "green")
+            yield from self._line(event, sign, wording.outcome(name, row), style=style)
+
+    def _inbox(self, event: Event) -> Strokes:
+        text, note = wording.message(MessageReceived.of(event))
+        yield from self._line(event, "❯", text, style="bold cyan", note=note)
+
+    def _wake(self, event: Event) -> Strokes:
+        wake = WakeRecorded.of(event)
+        match wake.status:
+            case WakeStatus.STARTED:
+                self._woken[wake.key] = event.time
+                yield from self._line(event, "·", wording.woken(wake), style="dim")
+            case WakeStatus.HANDLED:
+                begun = self._woken.pop(wake.key, None)
+                took = f" in {lasting((event.time - begun) / 1000)}" if begun else ""
+                yield from self._line(event, "·", f"handled{took}, may sleep", style="dim")
+            case WakeStatus.FAILED:
+                wait = lasting(max(wake.retry_at - event.time, 0) / 1000)
+                told = f"attempt {wake.attempt} failed: {wake.error}; again in {wait}"
+                yield from self._line(event, "!", told, style="yellow")
+            case WakeStatus.PARKED:
+                told = f"parked after {wording.attempts(wake.attempt)}: {wake.error}\n"
+                verbs = f"ray-agents retry {self.address}, or skip {self.address}"
+                yield from self._line(event, "✗", told + verbs, style="red")
+            case WakeStatus.SKIPPED:
+                yield from self._line(event, "·", "skipped", style="dim")
+
+    def _error(self, event: Event) -> Strokes:
+        error = ErrorRecorded(**_fields(event))
+        yield from self._line(event, "✗", f"{error.error_code}: {error.message}", style="red")
+        if error.traceback:
+            trace = set_text(error.traceback, indent=INDENT, width=None)
+            yield Stroke(" " * INDENT + trace + "\n", "dim red")
+
+    def _created(self, event: Event) -> Strokes:
+        yield from self._line(event, "+", wording.created(EntityCreated.of(event)), style="bold")
+
+    def _stopped(self, event: Event) -> Strokes:
+        told = wording.stopped(EntityStopped.of(event))
+        yield from self._line(event, "■", told, style="bold red")
+
+    def _outbox(self, event: Event) -> Strokes:
+        yield from self._line(event, "↗", wording.leaving(EffectStaged.of(event)), style="magenta")
+
+
+def _fields(event: Event) -> Mapping[str, JSON]:
+    value = event.value
+    return cast("dict[str, JSON]", value) if isinstance(value, dict) else {}

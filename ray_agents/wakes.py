@@ -1,0 +1,177 @@
+"""When a handler is invoked, and what becomes of it: pure decisions over the state.
+
+A wake takes every message that is waiting: those that arrive while it runs coalesce into the
+next one. Its key is made of the offset it reaches to, so it never repeats. An attempt that fails
+is repeated after a growing delay, a bounded number of times; then the wake is *parked* for people
+to ``retry`` or ``skip``, and later messages go on. An attempt whose host died counts as a death;
+after two of them the wake is tried alone, on a host of its own, for it may be the culprit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from ray_agents.definition import Limits
+from ray_agents.events import JSON, Event, MessageReceived, WakeRecorded, WakeStatus
+from ray_agents.projection import State
+
+DEATHS_BEFORE_ALONE = 2
+MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wake:
+    """Why the handler is invoked now, as handlers see it (upstream's ``WakeEvent``).
+
+    ``from_offset`` is inclusive, ``to_offset`` exclusive. For an inbox wake ``payload`` and
+    ``message_type`` are those of the newest message; ``ctx.events`` has them all.
+    """
+
+    type: str
+    source: str
+    from_offset: int
+    to_offset: int
+    event_count: int
+    payload: JSON = None
+    message_type: str | None = None
+    key: str = ""
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """Who tries, with which definition, and when (microseconds since the epoch)."""
+
+    host: str
+    definition_version: int
+    now: int
+
+
+def due(state: State) -> bool:
+    """Whether messages wait that no wake has taken."""
+    return state.alive and state.current is None and bool(state.pending)
+
+
+def begin(state: State, attempt: Attempt) -> WakeRecorded:
+    """The wake that takes all waiting messages. Only call it when :func:`due`."""
+    first, last = state.pending[0], state.pending[-1]
+    return WakeRecorded(
+        key=f"wake-{last.offset + 1}",
+        status=WakeStatus.STARTED,
+        source="inbox",
+        from_offset=first.offset,
+        to_offset=last.offset + 1,
+        event_count=len(state.pending),
+        attempt=1,
+        deaths=0,
+        host=attempt.host,
+        definition_version=attempt.definition_version,
+        timestamp=attempt.now,
+    )
+
+
+def again(wake: WakeRecorded, attempt: Attempt, limits: Limits) -> WakeRecorded:
+    """The next attempt at a wake that was begun before, or its parking.
+
+    A wake found ``started`` by a new owner has lost its host: that attempt failed by a death. The
+    version recorded at its first start is kept.
+    """
+    if wake.status is WakeStatus.STARTED:
+        lost = f"its host {wake.host!r} died while the handler ran"
+        wake = replace(wake, deaths=wake.deaths + 1, error=lost)
+        if wake.attempt >= limits.attempts_max:
+            return replace(wake, status=WakeStatus.PARKED, timestamp=attempt.now)
+    return replace(
+        wake,
+        status=WakeStatus.STARTED,
+        attempt=wake.attempt + 1,
+        host=attempt.host,
+        timestamp=attempt.now,
+        retry_at=0,
+    )
+
+
+def must_be_alone(wake: WakeRecorded) -> bool:
+    """Whether the next attempt must not share a host with others."""
+    deaths = wake.deaths + (wake.status is WakeStatus.STARTED)
+    return deaths >= DEATHS_BEFORE_ALONE
+
+
+def failed(wake: WakeRecorded, error: str, *, now: int, limits: Limits) -> WakeRecorded:
+    """A handler raised: try again after a delay that doubles, or park."""
+    if wake.attempt >= limits.attempts_max:
+        return replace(wake, status=WakeStatus.PARKED, error=error, timestamp=now)
+    delay = min(limits.retry_delay * 2 ** (wake.attempt - 1), limits.retry_delay_max)
+    retry_at = now + int(delay.total_seconds() * MICROSECONDS)
+    return replace(wake, status=WakeStatus.FAILED, error=error, timestamp=now, retry_at=retry_at)
+
+
+def parked(wake: WakeRecorded, error: str, *, now: int) -> WakeRecorded:
+    """A failure that repeating cannot mend."""
+    return replace(wake, status=WakeStatus.PARKED, error=error, timestamp=now)
+
+
+def interrupted(wake: WakeRecorded, *, now: int) -> WakeRecorded:
+    """The host leaves in good order in mid-handler: the attempt does not count."""
+    return replace(
+        wake,
+        status=WakeStatus.FAILED,
+        attempt=wake.attempt - 1,
+        error="interrupted: the host was stopped",
+        timestamp=now,
+        retry_at=now,
+    )
+
+
+def handled(wake: WakeRecorded, *, now: int, reply: JSON, text: str | None) -> WakeRecorded:
+    """The handler returned."""
+    return replace(
+        wake,
+        status=WakeStatus.HANDLED,
+        timestamp=now,
+        reply=reply,
+        text=text,
+        error=None,
+        retry_at=0,
+    )
+
+
+def retried(wake: WakeRecorded, *, now: int, version: int) -> WakeRecorded:
+    """A parked wake is to run again, with fresh attempts and the newest definition."""
+    return replace(
+        wake,
+        status=WakeStatus.FAILED,
+        attempt=0,
+        deaths=0,
+        definition_version=version,
+        timestamp=now,
+        retry_at=now,
+    )
+
+
+def skipped(wake: WakeRecorded, *, now: int) -> WakeRecorded:
+    """A parked wake is given up."""
+    return replace(wake, status=WakeStatus.SKIPPED, timestamp=now, retry_at=0)
+
+
+def until(instant: int, *, now: int) -> timedelta:
+    """How long until ``instant``; both in microseconds since the epoch; never negative."""
+    return timedelta(microseconds=max(0, instant - now))
+
+
+def as_seen(wake: WakeRecorded, events: Sequence[Event]) -> Wake:
+    """The wake as its handler sees it; ``events`` are the messages of its range."""
+    newest = MessageReceived.of(events[-1]) if events else None
+    return Wake(
+        type=wake.source,
+        source=(newest.sender if newest else None) or "",
+        from_offset=wake.from_offset,
+        to_offset=wake.to_offset,
+        event_count=wake.event_count,
+        payload=newest.payload if newest else None,
+        message_type=newest.message_type if newest else None,
+        key=wake.key,
+        attempt=wake.attempt,
+    )

@@ -1,0 +1,1 @@
+"""The control API: FastAPI on Ray Serve, in front of any Runtime."""

@@ -1,0 +1,52 @@
+"""The control API as an ASGI application over any Runtime, without Ray: what tests drive."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from ray_agents.cluster.tokens import token_of
+from ray_agents.ports import Runtime
+from ray_agents.settings import Settings
+from serve import problem, routes
+from serve.guards import BearerToken, BodyLimit
+
+RuntimeFactory = Callable[[Settings], Runtime]
+
+DESCRIPTION = """Entities with an append-only log each: spawn, send, ask, observe.
+
+Every failure is `application/problem+json`; its `type` names the error.
+"""
+
+
+def create_app(runtime_factory: RuntimeFactory, settings: Settings) -> FastAPI:
+    """Build the API; its lifespan enters the runtime that ``runtime_factory`` makes.
+
+    Raises:
+        InvalidSetting: the token file cannot be read.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with runtime_factory(settings) as runtime:
+            app.state.runtime = runtime
+            yield
+
+    app = FastAPI(
+        title="ray-agents control API",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    for router in (routes.health, routes.types, routes.entities):
+        app.include_router(router)
+    problem.install(app)
+    # The last one added is the outermost: a request without the token has no body read.
+    app.add_middleware(BodyLimit, bytes_max=settings.body_bytes_max)
+    app.add_middleware(BearerToken, token=token_of(settings))
+    app.add_middleware(problem.Unexpected)
+    return app

@@ -1,0 +1,41 @@
+"""The control API on Ray Serve: ``serve.app:app``, as ``serve run`` and config.yaml name it.
+
+Each replica reads its settings from its environment and joins the cluster it runs in.
+"""
+
+from __future__ import annotations
+
+import os
+
+from fastapi import FastAPI
+from ray import serve
+
+from ray_agents.cluster.loopback import narrow_replica
+from ray_agents.settings import from_env
+from serve.api import create_app
+
+STREAMS_MAX = 1_000  # every live stream holds one of the replica's places; Serve's default is 5
+
+
+def build() -> FastAPI:
+    """The API over the cluster this process runs in; Serve calls it in the replica."""
+    from ray_agents.client import connect_runtime
+
+    narrow_replica()
+    return create_app(connect_runtime, from_env(os.environ))
+
+
+@serve.deployment(
+    name="ControlApi",
+    max_ongoing_requests=STREAMS_MAX,
+    ray_actor_options={"num_cpus": 0},
+    graceful_shutdown_wait_loop_s=0.1,
+    graceful_shutdown_timeout_s=5,
+    logging_config={"enable_access_log": False},
+)
+@serve.ingress(build)
+class ControlApi:
+    """Nothing of its own: the routes are ``serve.routes``."""
+
+
+app = ControlApi.bind()

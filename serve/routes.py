@@ -1,0 +1,253 @@
+"""The verbs over HTTP: each route is one call of the Runtime and no decision of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import importlib
+from contextlib import aclosing
+from datetime import timedelta
+from secrets import token_hex
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.status import HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
+
+from ray_agents.address import Address
+from ray_agents.definition import Registry
+from ray_agents.errors import InvalidDefinition, RuntimeUnavailable
+from ray_agents.events import JSON, wire_offset
+from ray_agents.ports import Runtime
+from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
+from ray_agents.settings import Settings
+from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
+from serve.schemas import (
+    NOW,
+    Count,
+    Health,
+    Limit,
+    Offset,
+    RegisterRequest,
+    Seconds,
+    parse_offset,
+)
+from serve.streams import MEDIA_TYPE as EVENT_STREAM
+from serve.streams import EventStream
+
+READY_WITHIN = timedelta(seconds=5)
+NEXT_OFFSET = "stream-next-offset"
+UP_TO_DATE = "stream-up-to-date"
+
+health = APIRouter(tags=["health"])
+types = APIRouter(prefix="/v1/types", tags=["types"])
+entities = APIRouter(prefix="/v1/entities", tags=["entities"])
+
+
+def runtime_of(request: Request) -> Runtime:
+    """The runtime that the app's lifespan has entered."""
+    return cast("Runtime", request.app.state.runtime)
+
+
+def settings_of(request: Request) -> Settings:
+    """The settings the app was made with."""
+    return cast("Settings", request.app.state.settings)
+
+
+def address_of(type: str, id: str) -> Address:  # noqa: A002 - the path's own words
+    """The address in the path.
+
+    Raises:
+        InvalidAddress: it is none.
+    """
+    return Address.of(type, id)
+
+
+AnyRuntime = Annotated[Runtime, Depends(runtime_of)]
+AnySettings = Annotated[Settings, Depends(settings_of)]
+At = Annotated[Address, Depends(address_of)]
+Wake = Annotated[str | None, Query(max_length=256, description="one wake; all if absent")]
+
+
+@health.get("/healthz")
+async def healthz() -> Health:
+    """The process is up. Needs no token."""
+    return Health()
+
+
+@health.get("/readyz")
+async def readyz(runtime: AnyRuntime) -> Health:
+    """The runtime answers."""
+    try:
+        async with asyncio.timeout(READY_WITHIN.total_seconds()):
+            await runtime.types()
+    except TimeoutError as error:
+        raise RuntimeUnavailable("the runtime does not answer; try again") from error
+    return Health()
+
+
+@types.get("")
+async def list_types(runtime: AnyRuntime) -> list[TypeView]:
+    """The newest version of every definition."""
+    return await runtime.types()
+
+
+@types.post("", status_code=HTTP_201_CREATED)
+async def register(
+    request: RegisterRequest, runtime: AnyRuntime, settings: AnySettings
+) -> list[TypeView]:
+    """Make definitions known, by import path."""
+    if request.source is not None:
+        registry = await asyncio.to_thread(import_registry, request.source)
+    else:
+        registry = await asyncio.to_thread(_unpickled, request.value, settings)
+    return await runtime.register(registry, source=request.source)
+
+
+def import_registry(source: str) -> Registry:
+    """The registry at ``module:attribute``.
+
+    Raises:
+        InvalidDefinition: it cannot be imported, or is no Registry; the message says which.
+    """
+    module, _, attribute = source.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for name in attribute.split("."):
+            found = getattr(found, name)
+    except Exception as error:  # importing runs the author's code, which may raise anything
+        message = f"cannot import {source!r} on the server: {type(error).__name__}: {error}"
+        raise InvalidDefinition(message, source=source) from error
+    if not isinstance(found, Registry):
+        raise InvalidDefinition(f"{source!r} is not a Registry but {found!r}", source=source)
+    return found
+
+
+def _unpickled(value: str | None, settings: Settings) -> Registry:
+    guarded = settings.token is not None or settings.token_file is not None
+    if value is None or not settings.register_by_value or not guarded:
+        raise InvalidDefinition(
+            "definitions are registered by import path: give `source` as module:attribute "
+            "(by value, which lets any token holder run code on the server, it takes "
+            "RAY_AGENTS_REGISTER_BY_VALUE=1 and a token)"
+        )
+    import cloudpickle
+
+    try:
+        found = cloudpickle.loads(base64.b64decode(value, validate=True))
+    except binascii.Error as error:
+        raise InvalidDefinition(f"'value' is not base64: {error}") from error
+    except Exception as error:  # unpickling runs the author's code, which may raise anything
+        raise InvalidDefinition(f"'value' cannot be unpickled here: {error}") from error
+    if not isinstance(found, Registry):
+        raise InvalidDefinition(f"'value' is not a Registry but {found!r}")
+    return found
+
+
+@entities.get("")
+async def list_entities(runtime: AnyRuntime, query: Annotated[ListQuery, Query()]) -> Page:
+    """Some entities; ask again with ``cursor`` while it is not null."""
+    return await runtime.list(query)
+
+
+@entities.post("/{type}", status_code=HTTP_201_CREATED)
+async def spawn_anywhere(
+    type: str,  # noqa: A002 - the path's own word
+    runtime: AnyRuntime,
+    request: Request,
+    response: Response,
+    body: SpawnRequest | None = None,
+) -> EntityView:
+    """Create an entity under a fresh id, which the answer and its Location tell."""
+    address = Address.of(type, token_hex(10))
+    response.headers["location"] = f"{request.url.path}/{address.id}"
+    return await runtime.spawn(address, body or SpawnRequest())
+
+
+@entities.put("/{type}/{id}", status_code=HTTP_201_CREATED)
+async def spawn(at: At, runtime: AnyRuntime, body: SpawnRequest | None = None) -> EntityView:
+    """Create the entity at this address."""
+    return await runtime.spawn(at, body or SpawnRequest())
+
+
+@entities.get("/{type}/{id}")
+async def inspect(at: At, runtime: AnyRuntime) -> EntityView:
+    """The entity as it is now."""
+    return await runtime.inspect(at)
+
+
+@entities.delete("/{type}/{id}", status_code=HTTP_204_NO_CONTENT)
+async def kill(
+    at: At, runtime: AnyRuntime, reason: Annotated[str | None, Query(max_length=1_000)] = None
+) -> None:
+    """End the entity's life; its log remains readable."""
+    await runtime.kill(at, reason=reason)
+
+
+@entities.post("/{type}/{id}/messages", status_code=HTTP_202_ACCEPTED)
+async def send(at: At, runtime: AnyRuntime, body: SendRequest) -> Receipt:
+    """Put a message into the inbox; the answer says it is durable, and at which offset."""
+    return await runtime.send(at, body)
+
+
+@entities.post("/{type}/{id}/ask")
+async def ask(at: At, runtime: AnyRuntime, body: SendRequest, within: Seconds = 60.0) -> Reply:
+    """Send, and wait for the reply to that message."""
+    return await runtime.ask(at, body, within=timedelta(seconds=within))
+
+
+@entities.post("/{type}/{id}/retry")
+async def retry(at: At, runtime: AnyRuntime, wake: Wake = None) -> Count:
+    """Run parked wakes again."""
+    return Count(wakes=await runtime.retry(at, wake=wake))
+
+
+@entities.post("/{type}/{id}/skip")
+async def skip(at: At, runtime: AnyRuntime, wake: Wake = None) -> Count:
+    """Give parked wakes up."""
+    return Count(wakes=await runtime.skip(at, wake=wake))
+
+
+@entities.get("/{type}/{id}/events", response_model=list[dict[str, Any]])
+async def events(
+    at: At,
+    runtime: AnyRuntime,
+    settings: AnySettings,
+    offset: Offset,
+    limit: Limit = 100,
+    live: Annotated[str | None, Query(pattern="^sse$")] = None,
+    accept: Annotated[str, Header()] = "",
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Events from ``offset`` on: as JSON up to ``limit``, or live as server-sent events.
+
+    The JSON answer's header ``stream-next-offset`` says where to go on.
+    """
+    if live is None and EVENT_STREAM not in accept:
+        return await _page_of_events(runtime, at, offset=offset, limit=limit)
+    # Asked before the stream begins: an unknown entity is a 404, not a broken stream.
+    view = await runtime.inspect(at)
+    if last_event_id:
+        offset = parse_offset(last_event_id) + 1
+    start = view.events if offset == NOW else offset
+    return EventStream(runtime, at, offset=start, heartbeat=settings.heartbeat)
+
+
+async def _page_of_events(
+    runtime: Runtime, at: Address, *, offset: int, limit: int
+) -> JSONResponse:
+    rows: list[dict[str, JSON]] = []
+    coming = offset
+    if offset == NOW:
+        coming = (await runtime.inspect(at)).events
+    else:
+        reading = runtime.observe(at, offset=offset, live=False)
+        async with aclosing(cast("Any", reading)):
+            async for event in reading:
+                rows.append(event.as_json())
+                coming = event.offset + 1
+                if len(rows) == limit:
+                    break
+    headers = {NEXT_OFFSET: wire_offset(coming), UP_TO_DATE: str(len(rows) < limit).lower()}
+    return JSONResponse(rows, headers=headers)

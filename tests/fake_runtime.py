@@ -1,0 +1,166 @@
+"""A Runtime in memory that keeps what it is told and answers at once: the doors' tests use it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Self
+
+from ray_agents.address import Address
+from ray_agents.definition import Registry
+from ray_agents.errors import (
+    AskTimedOut,
+    EntityExists,
+    RayAgentsError,
+    UnknownEntity,
+    UnknownOffset,
+    UnknownType,
+)
+from ray_agents.events import Draft, Event
+from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
+from ray_agents.views import EntityView, Page, Receipt, Reply, Status, TypeView
+
+
+class FakeRuntime:
+    """Logs are lists; ``fails_with`` makes every verb raise; ``observers`` counts open streams."""
+
+    def __init__(self) -> None:
+        self.logs: dict[Address, list[Event]] = {}
+        self.spawned: dict[Address, SpawnRequest] = {}
+        self.sent: list[tuple[Address, SendRequest]] = []
+        self.killed: dict[Address, str | None] = {}
+        self.queries: list[ListQuery] = []
+        self.registered: list[tuple[Registry, str | None]] = []
+        self.parked: list[tuple[str, Address, str | None]] = []
+        self.fails_with: BaseException | None = None
+        self.breaks_after: int | None = None
+        self.observers = 0
+        self.changed = asyncio.Condition()
+        self.entered = False
+
+    async def __aenter__(self) -> Self:
+        self.entered = True
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.entered = False
+
+    async def append(self, address: Address, *texts: str) -> None:
+        """Put data rows into an entity's log."""
+        log = self.logs[address]
+        async with self.changed:
+            for text in texts:
+                draft = Draft.of("text", f"k{len(log)}", value=text)
+                log.append(Event.at(len(log), 1_000_000 + len(log), draft))
+            self.changed.notify_all()
+
+    def _log(self, address: Address) -> list[Event]:
+        if self.fails_with is not None:
+            raise self.fails_with
+        if address not in self.logs:
+            raise UnknownEntity(f"no entity lives at {str(address)!r}", address=str(address))
+        return self.logs[address]
+
+    async def register(self, registry: Registry, *, source: str | None = None) -> list[TypeView]:
+        self.registered.append((registry, source))
+        return [TypeView(type=each.type, version=1, source=source or "") for each in registry]
+
+    async def types(self) -> list[TypeView]:
+        if self.fails_with is not None:
+            raise self.fails_with
+        return [TypeView(type="assistant", version=1)]
+
+    async def spawn(self, address: Address, request: SpawnRequest) -> EntityView:
+        if address.type == "nobody":
+            raise UnknownType(f"no definition of type {address.type!r}", type=address.type)
+        if address in self.spawned and self.spawned[address].spawn_id != request.spawn_id:
+            raise EntityExists(f"{str(address)!r} exists already", address=str(address))
+        self.spawned[address] = request
+        self.logs.setdefault(address, [])
+        return await self.inspect(address)
+
+    async def send(self, address: Address, request: SendRequest) -> Receipt:
+        log = self._log(address)
+        self.sent.append((address, request))
+        await self.append(address, str(request.payload))
+        name = request.id or "made-up"
+        return Receipt(address=str(address), id=name, offset=len(log) - 1)
+
+    async def ask(self, address: Address, request: SendRequest, *, within: timedelta) -> Reply:
+        receipt = await self.send(address, request)
+        if request.payload == "silence":
+            raise AskTimedOut(f"no reply within {within}", address=str(address), id=receipt.id)
+        return Reply(
+            address=receipt.address,
+            id=receipt.id,
+            wake="w0",
+            offset=receipt.offset,
+            text=f"{within.total_seconds():g} s for {request.payload}",
+        )
+
+    async def observe(
+        self, address: Address, *, offset: int = 0, live: bool = True
+    ) -> AsyncIterator[Event]:
+        log = self._log(address)
+        if offset > len(log):
+            raise UnknownOffset(f"{offset!r} lies beyond the end {len(log)!r}", offset=offset)
+        position = len(log) if offset < 0 else offset
+        self.observers += 1
+        try:
+            while live or position < len(log):
+                if position < len(log):
+                    yield log[position]
+                    position += 1
+                    self._maybe_break()
+                    continue
+                async with self.changed:
+                    await self.changed.wait_for(lambda: len(log) > position)
+        finally:
+            self.observers -= 1
+
+    def _maybe_break(self) -> None:
+        if self.breaks_after is None:
+            return
+        self.breaks_after -= 1
+        if self.breaks_after < 0:
+            self.breaks_after = None
+            raise ConnectionResetError("a stream that breaks")
+
+    async def inspect(self, address: Address) -> EntityView:
+        log = self._log(address)
+        return EntityView(
+            address=str(address),
+            type=address.type,
+            id=address.id,
+            status=Status.SLEEPING,
+            created=1,
+            events=len(log),
+            tags=self.spawned[address].tags,
+        )
+
+    async def list(self, query: ListQuery) -> Page:
+        self.queries.append(query)
+        views = [await self.inspect(address) for address in list(self.logs)[: query.limit]]
+        return Page(items=tuple(views), cursor="more")
+
+    async def kill(self, address: Address, *, reason: str | None = None) -> None:
+        self._log(address)
+        self.killed[address] = reason
+
+    async def retry(self, address: Address, *, wake: str | None = None) -> int:
+        self._log(address)
+        self.parked.append(("retry", address, wake))
+        return 2
+
+    async def skip(self, address: Address, *, wake: str | None = None) -> int:
+        self._log(address)
+        self.parked.append(("skip", address, wake))
+        return 1
+
+
+def failing(error: RayAgentsError | Exception) -> FakeRuntime:
+    """A runtime on which every verb raises ``error``."""
+    runtime = FakeRuntime()
+    runtime.fails_with = error
+    return runtime

@@ -1,0 +1,158 @@
+"""Each verb over HTTP, against a runtime in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from ray_agents.address import Address
+from ray_agents.definition import Registry
+from ray_agents.settings import Settings
+from serve.api import create_app
+from tests.fake_runtime import FakeRuntime, failing
+
+AMY = Address.of("assistant", "amy")
+AT = "/v1/entities/assistant/amy"
+registry = Registry()
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    return FakeRuntime()
+
+
+@pytest.fixture
+async def api(runtime: FakeRuntime) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(lambda _: runtime, Settings())
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://control") as client,
+    ):
+        yield client
+
+
+async def test_the_lifespan_enters_and_leaves_the_runtime(runtime: FakeRuntime) -> None:
+    app = create_app(lambda _: runtime, Settings())
+    async with app.router.lifespan_context(app):
+        assert runtime.entered
+    assert not runtime.entered
+
+
+async def test_put_spawns_at_the_address(api: httpx.AsyncClient, runtime: FakeRuntime) -> None:
+    answer = await api.put(AT, json={"args": {"a": 1}, "tags": {"team": "x"}})
+    assert answer.status_code == 201
+    assert answer.json()["address"] == "/assistant/amy"
+    assert runtime.spawned[AMY].args == {"a": 1}
+
+
+async def test_put_needs_no_body(api: httpx.AsyncClient) -> None:
+    assert (await api.put(AT)).status_code == 201
+
+
+async def test_post_spawns_under_a_fresh_id_and_tells_where(api: httpx.AsyncClient) -> None:
+    answer = await api.post("/v1/entities/assistant", json={})
+    assert answer.status_code == 201
+    again = await api.get(answer.headers["location"])
+    assert again.json()["address"] == answer.json()["address"]
+
+
+async def test_get_shows_the_entity(api: httpx.AsyncClient) -> None:
+    await api.put(AT)
+    assert (await api.get(AT)).json()["status"] == "sleeping"
+
+
+async def test_list_passes_filters_and_paging_on(
+    api: httpx.AsyncClient, runtime: FakeRuntime
+) -> None:
+    await api.put(AT)
+    query = {"type": "assistant", "status": "idle", "tag": "team=x", "limit": 5, "cursor": "c"}
+    answer = await api.get("/v1/entities", params=query)
+    assert answer.json()["cursor"] == "more"
+    assert runtime.queries[0].model_dump(mode="json", exclude_none=True) == query
+
+
+async def test_send_answers_202_with_the_receipt(
+    api: httpx.AsyncClient, runtime: FakeRuntime
+) -> None:
+    await api.put(AT)
+    answer = await api.post(
+        f"{AT}/messages", json={"payload": "hi", "from": "/user/eve", "id": "m"}
+    )
+    assert answer.status_code == 202
+    assert answer.json()["offset"] == 0
+    assert runtime.sent[0][1].from_ == "/user/eve"
+
+
+async def test_send_takes_a_delay_in_seconds(api: httpx.AsyncClient, runtime: FakeRuntime) -> None:
+    await api.put(AT)
+    await api.post(f"{AT}/messages", json={"payload": 1, "after": 1.5})
+    after = runtime.sent[0][1].after
+    assert after is not None
+    assert after.total_seconds() == 1.5
+
+
+async def test_ask_waits_for_the_reply(api: httpx.AsyncClient) -> None:
+    await api.put(AT)
+    answer = await api.post(f"{AT}/ask?within=2.5", json={"payload": "hi"})
+    assert answer.json()["text"] == "2.5 s for hi"
+
+
+async def test_delete_kills_and_keeps_the_reason(
+    api: httpx.AsyncClient, runtime: FakeRuntime
+) -> None:
+    await api.put(AT)
+    answer = await api.delete(AT, params={"reason": "done"})
+    assert answer.status_code == 204
+    assert runtime.killed == {AMY: "done"}
+
+
+@pytest.mark.parametrize(("verb", "wakes"), [("retry", 2), ("skip", 1)])
+async def test_parked_wakes_are_retried_or_skipped(
+    api: httpx.AsyncClient, runtime: FakeRuntime, verb: str, wakes: int
+) -> None:
+    await api.put(AT)
+    answer = await api.post(f"{AT}/{verb}", params={"wake": "w1"})
+    assert answer.json() == {"wakes": wakes}
+    assert runtime.parked == [(verb, AMY, "w1")]
+
+
+async def test_types_are_listed(api: httpx.AsyncClient) -> None:
+    assert [each["type"] for each in (await api.get("/v1/types")).json()] == ["assistant"]
+
+
+async def test_definitions_register_by_import_path(
+    api: httpx.AsyncClient, runtime: FakeRuntime
+) -> None:
+    answer = await api.post("/v1/types", json={"source": "tests.serve.test_routes:registry"})
+    assert answer.status_code == 201
+    assert runtime.registered[0][1] == "tests.serve.test_routes:registry"
+
+
+@pytest.mark.parametrize("source", ["nowhere:registry", "json:nothing", "json:loads"])
+async def test_what_cannot_be_imported_is_named(api: httpx.AsyncClient, source: str) -> None:
+    answer = await api.post("/v1/types", json={"source": source})
+    assert answer.status_code == 422
+    assert answer.json()["type"] == "InvalidDefinition"
+    assert repr(source) in answer.json()["detail"]
+
+
+async def test_registering_by_value_is_off(api: httpx.AsyncClient) -> None:
+    answer = await api.post("/v1/types", json={"value": "gAR9lC4="})
+    assert answer.status_code == 422
+    assert "RAY_AGENTS_REGISTER_BY_VALUE" in answer.json()["detail"]
+
+
+async def test_health_and_readiness(api: httpx.AsyncClient, runtime: FakeRuntime) -> None:
+    assert (await api.get("/healthz")).json() == {"status": "ok"}
+    assert (await api.get("/readyz")).status_code == 200
+    runtime.fails_with = failing(TimeoutError()).fails_with
+    assert (await api.get("/healthz")).status_code == 200
+    assert (await api.get("/readyz")).json()["type"] == "RuntimeUnavailable"
+
+
+async def test_the_api_describes_itself(api: httpx.AsyncClient) -> None:
+    paths = (await api.get("/openapi.json")).json()["paths"]
+    assert "/v1/entities/{type}/{id}/ask" in paths
+    assert (await api.get("/docs")).status_code == 200

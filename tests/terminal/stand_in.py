@@ -1,0 +1,218 @@
+"""A stand-in for everything outside the terminal: one entity, its log, and what was asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from ray_agents.errors import RayAgentsError
+from ray_agents.events import (
+    Draft,
+    EntityCreated,
+    EntityStopped,
+    ErrorRecorded,
+    Event,
+    MessageReceived,
+    WakeRecorded,
+    WakeStatus,
+)
+from ray_agents.terminal.installation import Description, Target
+from ray_agents.terminal.screen import Screen
+from ray_agents.views import EntityView, Page, ParkedWake, Receipt, Reply, Status, TypeView
+
+ADA = "/assistant/ada"
+TEN_O_CLOCK = 1_767_348_000_000_000  # 2026-01-02 10:00:00 UTC
+SECOND = 1_000_000
+NOW = TEN_O_CLOCK + 60 * SECOND
+
+
+def log_of(*drafts: Draft) -> list[Event]:
+    """Drafts as the rows of a log, one each second from ten o'clock."""
+    return [Event.at(n, TEN_O_CLOCK + n * SECOND, draft) for n, draft in enumerate(drafts)]
+
+
+def row(type_name: str, key: str, /, **value: Any) -> Draft:
+    return Draft.of(type_name, key, value=value)
+
+
+def created(**changes: Any) -> Draft:
+    facts: dict[str, Any] = {"entity_type": "assistant", "args": {}, "tags": {}, "parent": None}
+    facts |= {"life": 0, "spawn_id": "s", "timestamp": TEN_O_CLOCK}
+    return EntityCreated(**(facts | changes)).draft()
+
+
+def message(payload: Any, *, sender: str | None = None, kind: str = "message") -> Draft:
+    received = MessageReceived(
+        key="m1", payload=payload, message_type=kind, sender=sender, timestamp=TEN_O_CLOCK
+    )
+    return received.draft()
+
+
+def wake(status: WakeStatus, **changes: Any) -> Draft:
+    facts: dict[str, Any] = {"source": "inbox", "from_offset": 1, "to_offset": 2, "event_count": 1}
+    facts |= {"attempt": 1, "deaths": 0, "host": "h1", "definition_version": 1}
+    return WakeRecorded(key="w1", status=status, timestamp=0, **(facts | changes)).draft()
+
+
+def text(delta: str) -> Draft:
+    return row("text_delta", "d", text_id="t1", run_id="r1", delta=delta)
+
+
+def thought(delta: str) -> Draft:
+    return row("reasoning_delta", "d", reasoning_id="t1", run_id="r1", delta=delta)
+
+
+def tool(status: str, **fields: Any) -> Draft:
+    return row("tool_call", "c1", tool_name="multiply", status=status, **fields)
+
+
+def error(traceback: str | None = None) -> Draft:
+    facts = {"error_code": "handler_failed", "message": "ValueError: no"}
+    return ErrorRecorded(key="e1", traceback=traceback, **facts).draft()
+
+
+def stopped(reason: str | None) -> Draft:
+    return EntityStopped(reason=reason, life=0, timestamp=0).draft()
+
+
+CONVERSATION = log_of(
+    created(args={"language": "en"}),
+    message({"text": "What is 17 times 23?"}),
+    wake(WakeStatus.STARTED),
+    thought("They want a product; "),
+    thought("I have a tool."),
+    tool("started"),
+    tool("executing", args={"a": 17, "b": 23}),
+    tool("completed", args={"a": 17, "b": 23}, result=391, duration_ms=12),
+    row("step", "s1", status="completed", step_number=1, input_tokens=1312, output_tokens=41),
+    text("17 times 23 "),
+    text("is 391.\nAnything"),
+    text(" else?"),
+    row("run", "r1", status="completed", finish_reason="stop", text="17 times 23 is 391."),
+    wake(WakeStatus.HANDLED),
+)
+
+
+def entity(**changes: Any) -> EntityView:
+    facts: dict[str, Any] = {"address": ADA, "type": "assistant", "id": "ada", "created": NOW}
+    facts |= {"status": Status.SLEEPING, "created": TEN_O_CLOCK, "last_event": NOW - 3 * SECOND}
+    return EntityView(**(facts | changes))
+
+
+REPLY = Reply(address=ADA, id="m", wake="w", offset=4, text="391")
+PARKED = ParkedWake(wake="w7", attempts=3, error="ValueError: no", messages=2)
+
+
+@dataclass
+class FakeClient:
+    """Answers everything, and remembers what it was asked; ``failure`` is raised instead."""
+
+    failure: BaseException | None = None
+    asked: list[tuple[str, dict[str, Any]]] = field(
+        default_factory=list[tuple[str, dict[str, Any]]]
+    )
+    entities: tuple[EntityView, ...] = (entity(),)
+    reply: Reply = REPLY
+
+    def _note(self, verb: str, **what: Any) -> None:
+        self.asked.append((verb, what))
+        if self.failure is not None:
+            raise self.failure
+
+    def spawn(
+        self,
+        address: str,
+        *,
+        args: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        message: Any = None,
+    ) -> EntityView:
+        self._note("spawn", address=address, args=args, tags=tags, message=message)
+        return entity()
+
+    def send(
+        self,
+        address: str,
+        payload: Any,
+        *,
+        type: str = "message",
+        from_: str | None = None,
+        id: str | None = None,
+    ) -> Receipt:
+        self._note("send", address=address, payload=payload, type=type, from_=from_, id=id)
+        return Receipt(address=address, id=id or "m1", offset=7)
+
+    def ask(self, address: str, payload: Any, *, within: timedelta) -> Reply:
+        self._note("ask", address=address, payload=payload, within=within)
+        return self.reply
+
+    def observe(self, address: str, *, offset: int = 0, live: bool = True) -> Iterator[Event]:
+        self.asked.append(("observe", {"address": address, "offset": offset, "live": live}))
+        yield from CONVERSATION[max(offset, 0) :]
+        if self.failure is not None:
+            raise self.failure
+
+    def inspect(self, address: str) -> EntityView:
+        self._note("inspect", address=address)
+        return self.entities[0]
+
+    def list(self, **query: Any) -> Page:
+        self._note("list", **query)
+        return Page(items=self.entities, cursor="next")
+
+    def types(self) -> list[TypeView]:
+        self._note("types")
+        return [TypeView(type="assistant", version=2, description="Answers", source="my:registry")]
+
+    def kill(self, address: str, *, reason: str | None = None) -> None:
+        self._note("kill", address=address, reason=reason)
+
+    def retry(self, address: str, *, wake: str | None = None) -> int:
+        self._note("retry", address=address, wake=wake)
+        return 2
+
+    def skip(self, address: str, *, wake: str | None = None) -> int:
+        self._note("skip", address=address, wake=wake)
+        return 1
+
+
+@dataclass
+class FakeInstallation:
+    """Everything the commands need; ``missing`` is raised where nothing runs."""
+
+    client: FakeClient = field(default_factory=FakeClient)
+    missing: RayAgentsError | None = None
+    asked: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+
+    def connect(self, target: Target) -> AbstractContextManager[FakeClient]:
+        self.asked.append(("connect", target))
+        if self.missing is not None:
+            raise self.missing
+        return nullcontext(self.client)
+
+    def start(self, target: Target, *, app: str | None, http_port: int | None) -> Description:
+        self.asked.append(("start", (app, http_port)))
+        return {
+            "control_api": "http://127.0.0.1:4437",
+            "store": "./.ray-agents",
+            "hosts": ["a", "b"],
+        }
+
+    def stop(self, target: Target, *, within: timedelta | None) -> Description:
+        self.asked.append(("stop", within))
+        return {"sealed": 3}
+
+    def status(self, target: Target) -> Description:
+        if self.missing is not None:
+            raise self.missing
+        return {"entities": 4}
+
+    def demo(self, target: Target, *, screen: Screen) -> None:
+        self.asked.append(("demo", target))
+        screen.show("the demo")
+
+    def now(self) -> int:
+        return NOW

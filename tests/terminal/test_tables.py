@@ -1,0 +1,75 @@
+"""Tables: aligned, whole in a pipe, and saying what matters of an entity."""
+
+from __future__ import annotations
+
+import io
+from textwrap import dedent
+
+from rich.console import Console, RenderableType
+
+from ray_agents.terminal import tables
+from ray_agents.terminal.screen import Screen
+from ray_agents.views import Status, TypeView
+from tests.terminal.stand_in import NOW, PARKED, entity
+
+
+def printed(answer: RenderableType, *, width: int = 120) -> str:
+    paper = io.StringIO()
+    Screen(out=Console(file=paper, width=width)).show(answer)
+    return "".join(line.rstrip() + "\n" for line in paper.getvalue().splitlines())
+
+
+def test_ps_shows_a_line_for_each_entity() -> None:
+    awake = entity(address="/a/b", status=Status.RUNNING, backlog=12, host="host-4f2a", pid=4242)
+    assert printed(tables.entities([entity(), awake], now=NOW)) == dedent("""\
+        ADDRESS          STATUS     CREATED   LAST ACTIVE   BACKLOG   HOST
+        /assistant/ada   sleeping   1m ago    3s ago              0   -
+        /a/b             running    1m ago    3s ago             12   host-4f2a (pid 4242)
+        """)
+
+
+def test_a_status_says_what_it_waits_for_and_what_is_parked() -> None:
+    waiting = entity(status=Status.WAITING, waiting_for="num_gpus=1", parked=(PARKED,))
+    assert tables.status(waiting).plain == "waiting for num_gpus=1, 1 parked"
+
+
+def test_an_address_is_never_cut() -> None:
+    address = "/assistant/" + "x" * 90
+    assert address in printed(tables.entities([entity(address=address)], now=NOW), width=60)
+
+
+def test_types_show_where_they_come_from() -> None:
+    item = TypeView(type="assistant", version=2, source="my:registry", description="Answers")
+    assert printed(tables.types([item])) == dedent("""\
+        TYPE        VERSION   PLACEMENT   SOURCE        DESCRIPTION
+        assistant         2   dedicated   my:registry   Answers
+        """)
+
+
+def test_inspect_shows_everything_that_is_not_empty() -> None:
+    view = entity(args={"n": 1}, tags={"b": "2", "a": "1"}, parked=(PARKED,), events=1_200, epoch=3)
+    assert printed(tables.entity(view, now=NOW)) == dedent("""\
+        address       /assistant/ada
+        status        sleeping, 1 parked
+        created       1m ago
+        last active   3s ago
+        backlog       0
+        host          -
+        log           1,200 events, life 0, epoch 3
+        durability    sync
+        arguments     {"n":1}
+        tags          a=1, b=2
+
+        PARKED WAKE   MESSAGES   AFTER        ERROR
+        w7                   2   3 attempts   ValueError: no
+        """)
+
+
+def test_a_description_puts_each_item_of_a_list_on_its_line() -> None:
+    assert printed(
+        tables.description({"control_api": "http://x", "hosts": ["a", "b"], "n": 3})
+    ) == ("control api   http://x\nhosts         a\n              b\nn             3\n")
+
+
+def test_square_brackets_are_text_and_not_markup() -> None:
+    assert "[red]x[/red]" in printed(tables.description({"a": "[red]x[/red]"}))

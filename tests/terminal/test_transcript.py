@@ -1,0 +1,142 @@
+"""A log told as a conversation, compared with what should stand on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC
+from textwrap import dedent
+
+import pytest
+
+from ray_agents.events import Draft, EffectStaged, Event, Operation, OutboxKind, WakeStatus
+from ray_agents.terminal.transcript import Stroke, Transcript
+from tests.terminal.stand_in import (
+    ADA,
+    CONVERSATION,
+    created,
+    error,
+    log_of,
+    message,
+    row,
+    stopped,
+    text,
+    thought,
+    tool,
+    wake,
+)
+
+
+def strokes_of(events: Sequence[Event], *, width: int | None = None) -> list[Stroke]:
+    transcript = Transcript(address=ADA, zone=UTC, width=width)
+    told = [stroke for event in events for stroke in transcript.tell(event)]
+    return [*told, *transcript.close()]
+
+
+def told(*drafts: Draft, width: int | None = None) -> str:
+    return "".join(stroke.text for stroke in strokes_of(log_of(*drafts), width=width))
+
+
+def test_a_conversation_reads_from_top_to_bottom() -> None:
+    assert "".join(stroke.text for stroke in strokes_of(CONVERSATION)) == dedent("""\
+        10:00:00 + assistant created with {"language":"en"}
+        10:00:01 ❯ What is 17 times 23?
+        10:00:02 · awake for 1 message
+        10:00:03 ~ They want a product; I have a tool.
+        10:00:06 → multiply(a=17, b=23)
+        10:00:07 ← multiply: 391 (12 ms)
+        10:00:08 · step 1 · 1,312 tokens in, 41 out
+        10:00:09 ● 17 times 23 is 391.
+                   Anything else?
+        10:00:13 · handled in 11.0 s, may sleep
+        """)
+
+
+def test_text_appears_as_it_arrives() -> None:
+    transcript = Transcript(address=ADA, zone=UTC)
+    first, second = log_of(text("17 times"), text(" 23"))
+    assert [stroke.text for stroke in transcript.tell(first)][-1] == "17 times"
+    assert [stroke.text for stroke in transcript.tell(second)] == [" 23"]
+
+
+def test_thoughts_look_other_than_text() -> None:
+    styles = [stroke.style for stroke in strokes_of(log_of(thought("hm"), text("yes")))]
+    assert "dim italic" in styles
+    assert "" in styles
+
+
+def test_long_text_is_broken_at_the_screen_s_edge() -> None:
+    assert told(text("one two three four five six seven"), width=40) == (
+        "10:00:00 ● one two three four five six\n           seven\n"
+    )
+
+
+def test_a_run_whose_text_was_not_streamed_is_told_whole() -> None:
+    assert told(row("run", "r9", status="completed", text="All of it")).endswith("● All of it\n")
+
+
+@pytest.mark.parametrize(
+    ("draft", "line"),
+    [
+        (message("bare"), "❯ bare"),
+        (message([1, 2], sender="/a/b", kind="sum"), "❯ [1,2]  as sum, from /a/b"),
+        (message({"text": "a", "lang": "de"}), '❯ {"text":"a","lang":"de"}'),
+        (wake(WakeStatus.STARTED, attempt=2), "· awake for 1 message, attempt 2"),
+        (wake(WakeStatus.STARTED, event_count=3, source="cron"), "· awake for 3 cron events"),
+        (wake(WakeStatus.HANDLED), "· handled, may sleep"),
+        (wake(WakeStatus.SKIPPED), "· skipped"),
+        (tool("failed", error="no city", duration_ms=2_000), "✗ multiply: no city (2.0 s)"),
+        (tool("executing", args=None), "→ multiply()"),
+        (row("run", "r", status="failed", finish_reason="refused"), "✗ run failed: refused"),
+        (created(parent="/boss/1"), "+ assistant created by /boss/1"),
+        (stopped("too old"), "■ killed: too old"),
+        (stopped(None), "■ killed"),
+        (row("state:notes", "n1", key="n1", text="hi"), '= notes n1 = {"key":"n1","text":"hi"}'),
+        (Draft.of("state:notes", "n1", operation=Operation.DELETE), "= notes n1 deleted"),
+        (row("from_the_future", "k", a=1), '= from_the_future k = {"a":1}'),
+    ],
+)  # fmt: skip
+def test_a_row_is_told_in_a_line(draft: Draft, line: str) -> None:
+    assert told(draft).splitlines()[-1] == f"10:00:00 {line}"
+
+
+def test_a_failed_attempt_says_when_the_next_one_comes() -> None:
+    at = log_of(message("x"))[0].time
+    failed = wake(WakeStatus.FAILED, error="ValueError: no", retry_at=at + 200_000)
+    assert told(failed) == "10:00:00 ! attempt 1 failed: ValueError: no; again in 0.20 s\n"
+
+
+def test_a_parked_wake_says_what_can_be_done() -> None:
+    assert told(wake(WakeStatus.PARKED, attempt=3, error="ValueError: no")) == (
+        "10:00:00 ✗ parked after 3 attempts: ValueError: no\n"
+        "           ray-agents retry /assistant/ada, or skip /assistant/ada\n"
+    )
+
+
+def test_an_error_shows_its_traceback() -> None:
+    assert told(error("Traceback:\n  line 1\nValueError: no\n")) == (
+        "10:00:00 ✗ handler_failed: ValueError: no\n"
+        "           Traceback:\n             line 1\n           ValueError: no\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [(OutboxKind.SEND, "↗ sends to /a/b: hi"), (OutboxKind.SPAWN, "↗ spawns /a/b")],
+)
+def test_what_leaves_is_told_once(kind: OutboxKind, line: str) -> None:
+    body = {"payload": {"text": "hi"}}
+    staged = EffectStaged(key="o1", kind=kind, target="/a/b", body=body)
+    assert told(staged.draft({}), staged.delivered()) == f"10:00:00 {line}\n"
+
+
+def test_rows_that_repeat_others_are_silent() -> None:
+    assert told(row("text", "t", status="completed"), row("manifest", "child:/a/b")) == ""
+
+
+def test_a_long_result_is_cut_and_says_so() -> None:
+    line = told(tool("completed", args={}, result="x" * 2_000))
+    assert line.endswith("x… (2,000 characters)\n")
+
+
+def test_escape_sequences_in_a_log_are_spelled_out() -> None:
+    assert "\x1b" not in told(text("\x1b[2J"), error("\x1b]0;x\x07"), message("\x1b[31m"))
