@@ -88,6 +88,12 @@ def test_a_wake_without_words_is_told_by_its_source() -> None:
     ]
 
 
+def test_a_wake_that_is_run_again_gives_the_same_transcript() -> None:
+    rows = [wake(0, "cron"), begun(), answered(text("ok"))]
+    once = Timeline(log(*rows, begun("r2"))).messages()
+    assert Timeline(log(*rows, wake(0, "cron"), begun("r2"))).messages() == once
+
+
 def test_a_call_without_result_is_answered_as_interrupted() -> None:
     events = log(begun(text="go"), answered(call("a"), call("b")), ended("b"))
     assert words_of(Timeline(events).messages())[-1] == ("user", [INTERRUPTED, "seen"])
