@@ -75,7 +75,7 @@ def start_ray(settings: Settings) -> RunningRay:
 def stop_ray(settings: Settings) -> Stopped:
     """End exactly the processes of this store's local runtime, within the stop deadline.
 
-    Workers are asked first (SIGTERM), while Ray still runs, so that hosts can seal their logs;
+    Hosts are asked first (SIGTERM), while Ray still runs, so that they can seal their logs;
     then Ray's daemons; what is left at the end of the deadline is killed.
 
     Raises:
