@@ -183,11 +183,8 @@ def end_directory(directory: Path, *, within: timedelta) -> None:
 
 def _again(running: RunningRay, trees: list[psutil.Process]) -> list[ProcessMark]:
     """The first look's processes, and what has been started in the directory since."""
-    marks: list[ProcessMark] = list(marks_in(Path(running.directory)))
-    for process in trees:
-        if process.is_running():
-            marks.append(ProcessMark.of(process))
-    return marks
+    marks = marks_in(Path(running.directory))
+    return marks + [ProcessMark.of(process) for process in trees if process.is_running()]
 
 
 def _is_raylet(process: psutil.Process, running: RunningRay) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 
@@ -38,7 +38,7 @@ Wait = Callable[..., Awaitable[object]]
 
 
 @asynccontextmanager
-async def served(runtime: FakeRuntime, settings: Settings) -> AsyncIterator[str]:
+async def served(runtime: FakeRuntime, settings: Settings) -> AsyncGenerator[str]:
     app = create_app(lambda _: runtime, settings)
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
@@ -183,7 +183,7 @@ async def test_a_log_is_read_to_its_end(http: HttpRuntime, runtime: FakeRuntime)
 async def test_observe_follows(http: HttpRuntime, runtime: FakeRuntime, wait_until: Wait) -> None:
     await http.spawn(AMY, SpawnRequest())
     await runtime.append(AMY, "before")
-    async with aclosing(http.observe(AMY, offset=-1)) as events:  # pyright: ignore[reportArgumentType]
+    async with aclosing(http.observe(AMY, offset=-1)) as events:
         coming = asyncio.ensure_future(anext(events))
         await wait_until(lambda: runtime.observers == 1)
         await runtime.append(AMY, "after")
@@ -219,7 +219,7 @@ async def test_another_failure_in_mid_stream_is_raised(
 
 async def take(http: HttpRuntime, count: int) -> list[Event]:
     found: list[Event] = []
-    async with aclosing(http.observe(AMY)) as events:  # pyright: ignore[reportArgumentType]
+    async with aclosing(http.observe(AMY)) as events:
         async for event in events:
             found.append(event)
             if len(found) == count:
