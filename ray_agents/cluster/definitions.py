@@ -209,8 +209,10 @@ def shipped_by_value(definition: Definition) -> dict[str, Any]:
 def _installed(module: Any) -> bool:
     """Whether hosts can import the module: it lies among the installed packages."""
     path = getattr(module, "__file__", None) or ""
-    return "site-packages" in path or path.startswith((sys.base_prefix, sys.prefix)) or (
-        module.__name__.split(".")[0] == __name__.split(".")[0]
+    return (
+        "site-packages" in path
+        or path.startswith((sys.base_prefix, sys.prefix))
+        or (module.__name__.split(".")[0] == __name__.split(".")[0])
     )
 
 
@@ -306,5 +308,3 @@ def import_registry(source: str, folders: Iterable[str] = ()) -> Registry:
         message = f"{source!r} is not a Registry; write it as module:attribute"
         raise InvalidDefinition(message, source=source)
     return registry
-
-

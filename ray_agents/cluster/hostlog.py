@@ -25,9 +25,7 @@ class HostLog:
 
     async def awake(self, address: Address, *, epoch: int) -> None:
         """Record durably that the entity is about to be owned here."""
-        draft = Draft.of(
-            AWAKE, str(address), value={"epoch": epoch}, operation=Operation.UPSERT
-        )
+        draft = Draft.of(AWAKE, str(address), value={"epoch": epoch}, operation=Operation.UPSERT)
         await self._owner.append([draft])
 
     def asleep(self, address: Address) -> None:

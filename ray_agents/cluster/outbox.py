@@ -104,5 +104,3 @@ class Outbox:
             error_code=error.slug,
             message=f"{effect.kind.value} to {effect.target!r} was refused: {error}",
         )
-
-

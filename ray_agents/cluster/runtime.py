@@ -31,7 +31,13 @@ from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.portrait import Ownership, describe
 from ray_agents.cluster.wakewatch import WakeWatch
 from ray_agents.definition import Registry
-from ray_agents.errors import AskTimedOut, HandlerFailed, RuntimeUnavailable, UnknownEntity, UnknownOffset
+from ray_agents.errors import (
+    AskTimedOut,
+    HandlerFailed,
+    RuntimeUnavailable,
+    UnknownEntity,
+    UnknownOffset,
+)
 from ray_agents.events import Event, WakeRecorded, WakeStatus
 from ray_agents.log.owner import LogIO, read_head
 from ray_agents.log.reader import LogReader

@@ -174,5 +174,3 @@ def check_message(definition: Definition, message_type: str, payload: object) ->
     schema = schemas.get(message_type) or schemas.get("*")
     if schema is not None:
         validated(schema, payload, what=f"a {message_type!r} message to {definition.type!r}")
-
-

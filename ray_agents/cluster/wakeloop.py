@@ -79,7 +79,11 @@ class WakeLoop:
         await asyncio.wait([self._task])
         entity = self._entity
         current = entity.state.current
-        if current is None or current.status is not WakeStatus.STARTED or entity.owner.lost.is_set():
+        if (
+            current is None
+            or current.status is not WakeStatus.STARTED
+            or entity.owner.lost.is_set()
+        ):
             return
         stopped = wakes.interrupted(current, now=entity.services.clock.now())
         await entity.write([stopped.draft()]).durable()
