@@ -20,7 +20,7 @@ import pytest
 
 from ray_agents.errors import Fenced, InvalidPayload, StoreUnavailable
 from ray_agents.events import Draft, Event, Operation
-from ray_agents.log.owner import Claim, ClaimLost, LogIO, LogOwner, read_head
+from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs
 from ray_agents.views import Durability
@@ -69,7 +69,7 @@ class Log:
         head = await read_head(self.blobs, self.folder, io=self.io)
         return await self.claim_after(head, **options)
 
-    async def claim_after(self, head: Any, **options: Any) -> LogOwner:
+    async def claim_after(self, head: Head | None, **options: Any) -> LogOwner:
         """A new owner of the epoch after ``head``."""
         token = options.pop("token", f"token-{next(self._tokens)}")
         return await LogOwner.claim(
@@ -249,8 +249,8 @@ class LogSuite:
         await owners[0].seal()
 
     async def test_a_claim_repeated_with_the_same_token_succeeds(self, log: Log) -> None:
-        first = await log.claim_after(None, token="mine")  # noqa: S106  not a password
-        again = await log.claim_after(None, token="mine")  # noqa: S106
+        first = await log.claim_after(None, token="mine")
+        again = await log.claim_after(None, token="mine")
         assert first.epoch == again.epoch == 1
         await first.abandon()
         await again.seal()
@@ -270,10 +270,10 @@ class LogSuite:
     async def test_a_claim_on_an_outdated_head_is_lost_even_if_that_epoch_was_deleted(
         self, log: Log
     ) -> None:
-        heads = [None]
+        heads: list[Head | None] = [None]
         for number in range(40):
             await log.wake(f"m{number}")
-            heads.append(await read_head(log.blobs, log.folder, io=log.io))  # type: ignore[arg-type]
+            heads.append(await read_head(log.blobs, log.folder, io=log.io))
         for head in heads[:-1]:
             with pytest.raises(ClaimLost) as lost:
                 await log.claim_after(head)

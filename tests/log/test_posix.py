@@ -50,7 +50,11 @@ def test_an_error_of_the_system_names_the_path(
 
 def test_a_short_write_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blobs, write = DirectoryBlobs(tmp_path), os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, bytes(data)[:3]))
+
+    def write_three(descriptor: int, data: bytes) -> int:
+        return write(descriptor, bytes(data)[:3])
+
+    monkeypatch.setattr(os, "write", write_three)
     blobs.create("f/1", b"0123456789")
     assert blobs.read("f/1") == b"0123456789"
 
@@ -61,7 +65,9 @@ def test_a_folder_known_to_be_durable_is_not_synced_again(
     blobs, synced, fsync = DirectoryBlobs(tmp_path), list[str](), os.fsync
 
     def note(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(str(tmp_path)))
+        synced.append(
+            str(Path(f"/proc/self/fd/{descriptor}").readlink()).removeprefix(str(tmp_path))
+        )
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note)
