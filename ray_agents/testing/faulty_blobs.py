@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from ray_agents.ports import Appender, Blobs
 
@@ -11,17 +12,23 @@ class FaultyBlobs:
     """A wrapper around real blobs.
 
     ``refuse[operation] = error`` makes the next calls of that operation (a method's name, of
-    blobs or of an open file) raise. ``calls`` counts all calls.
+    blobs or of an open file) raise. ``calls`` counts all calls. ``meanwhile[operation]`` is called
+    once, before the next call of that operation: what somebody else does in that instant.
     """
 
     def __init__(self, inner: Blobs) -> None:
         self.inner = inner
         self.refuse: dict[str, Exception] = {}
         self.calls: Counter[str] = Counter()
+        self.deleted: list[str] = []
+        self.meanwhile: dict[str, Callable[[], object]] = {}
 
     def check(self, operation: str) -> None:
         """Count a call, and refuse it if so told."""
         self.calls[operation] += 1
+        meanwhile = self.meanwhile.pop(operation, None)
+        if meanwhile is not None:
+            meanwhile()
         if operation in self.refuse:
             raise self.refuse[operation]
 
@@ -58,6 +65,7 @@ class FaultyBlobs:
     def delete(self, name: str) -> None:
         """See :class:`ray_agents.ports.Blobs`."""
         self.check("delete")
+        self.deleted.append(name)
         self.inner.delete(name)
 
 

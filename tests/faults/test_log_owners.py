@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 
 from ray_agents.errors import CorruptLog, Fenced
+from ray_agents.events import Event
 from ray_agents.log.adoption import adopt
 from ray_agents.log.claiming import take
+from ray_agents.log.codec import encode_frame
 from ray_agents.log.files import LogFiles, manifest_of
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.log.reader import LogReader
-from ray_agents.log.segment import segment_name
+from ray_agents.log.segment import epoch_of, segment_name
 from ray_agents.log.threads import Kept
 from ray_agents.ports import Blobs
+from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import FOLDER, Log, keys_of, message
 
 
@@ -193,3 +196,32 @@ async def test_damage_in_the_newest_segment_prevents_the_next_claim(log: Log, bl
     with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="after offset"):
         await afresh.claim()
     assert blobs.names(FOLDER) == ["0000000001.arrows"]
+
+
+async def test_a_reader_serves_no_row_written_while_somebody_else_took_over(log: Log) -> None:
+    blobs = FaultyBlobs(log.blobs)
+    old = await log.claim()
+    await old.append([message("a")])
+    head = await read_head(log.blobs, FOLDER, io=log.io)
+    late = encode_frame([Event.at(old.tip, old.tip, message("zombie"))]).data
+
+    def take_over() -> None:
+        take(files(log), head=head, claim=Claim(host="h", token="new"))
+        adopt(files(log), epoch=2, head=head)
+        file = log.blobs.append(segment_name(FOLDER, 1))
+        file.write(late)
+        file.close()
+
+    blobs.meanwhile["read"] = take_over
+    with closing(LogIO(threads_max=1)) as io:
+        assert "zombie" not in keys_of((await LogReader(blobs, FOLDER, io).read(0)).events)
+    await old.abandon()
+
+
+async def test_segments_are_deleted_in_ascending_order_and_the_newest_stays(log: Log) -> None:
+    log.blobs = blobs = FaultyBlobs(log.blobs)
+    for number in range(60):
+        await log.wake(f"m{number}")
+    epochs = [epoch for name in blobs.deleted if (epoch := epoch_of(name.rpartition("/")[2]))]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert 40 < len(epochs) < 60
