@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -28,13 +30,13 @@ def events_of(rows: list[tuple[str, str, Operation]]) -> list[Event]:
 def history_of(events: list[Event], cuts: list[int]) -> History:
     """Some of the events adopted in parts, the rest our own."""
     bounds = sorted({0, *(min(cut, len(events)) for cut in cuts)})
-    parts = [events[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+    parts = [events[low:high] for low, high in pairwise(bounds)]
     history = History([Rows([to_batch(part)]) for part in parts])
     history.extend(events[bounds[-1] :])
     return history
 
 
-def latest_of(events: list[Event], types: set[str]) -> list[Event]:
+def latest_of(events: list[Event], types: AbstractSet[str]) -> list[Event]:
     last = {(event.type, event.key): event for event in events if event.type in types}
     alive = [event for event in last.values() if event.operation is not Operation.DELETE]
     return sorted(alive, key=lambda event: event.offset)
