@@ -220,6 +220,16 @@ class LogSuite:
         assert offsets[0] == 0
         assert sorted(set(offsets)) == offsets
 
+    async def test_an_offset_is_never_given_out_twice(self, log: Log) -> None:
+        tip = 0
+        for keys in ("ab", "", "c", "", ""):
+            owner = await log.claim()
+            assert owner.tip > tip
+            for key in keys:
+                await owner.append([message(key)])
+            await owner.seal()
+            tip = owner.tip
+
     async def test_time_never_goes_back(self, log: Log) -> None:
         for _ in range(3):
             owner = await log.claim()

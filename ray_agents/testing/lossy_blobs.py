@@ -1,9 +1,10 @@
-"""Blobs whose power fails: everything that was not synced is lost, wholly or in part.
+"""Blobs whose power fails, or whose users die: what was not synced is lost, wholly or in part.
 
 It is the harshest file system that POSIX allows, but for corruption. After :meth:`cut_power` every
 call raises; :meth:`after_power_loss` gives the tree as the next boot finds it: of each file its
 synced bytes and some prefix of the rest, and each name that was created or deleted since its
-folder was last synced is there or not, as chance will have it.
+folder was last synced is there or not, as chance will have it. :meth:`after_process_death` gives
+it as other processes go on to see it: nothing is lost yet, but what was not synced still may be.
 """
 
 from __future__ import annotations
@@ -53,6 +54,13 @@ class LossyBlobs:
             }
             files = {name: _survivor(file, chance) for name, file in kept.items()}
             found._folders[path] = _Folder(current=files, durable=dict(files))
+        return found
+
+    def after_process_death(self) -> LossyBlobs:
+        """The tree as it is; everybody who had it open is dead."""
+        self.cut_power()
+        found = LossyBlobs()
+        found._folders = self._folders
         return found
 
     def step(self) -> None:

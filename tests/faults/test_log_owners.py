@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.log.reader import LogReader
-from ray_agents.log.segment import epoch_of, segment_name
+from ray_agents.log.segment import epoch_of, new_segment, segment_name
 from ray_agents.log.threads import Kept
 from ray_agents.ports import Blobs
 from ray_agents.testing.faulty_blobs import FaultyBlobs
@@ -45,6 +45,14 @@ async def zombie_writes(owner: LogOwner, key: str) -> None:
     """An append that must fail, though its bytes reach the file."""
     with pytest.raises(Fenced):
         await owner.append([message(key)])
+
+
+def rewrite(blobs: Blobs, name: str, change: Callable[[bytes], bytes]) -> None:
+    """What a bad disk does."""
+    data = blobs.read(name)
+    assert data is not None
+    blobs.delete(name)
+    blobs.create(name, change(data))
 
 
 async def read_afresh(log: Log) -> list[str]:
@@ -165,11 +173,7 @@ async def test_nothing_is_deleted_by_an_owner_that_acknowledged_nothing(log: Log
 async def test_a_damaged_listed_file_is_reported_and_never_served(log: Log, blobs: Blobs) -> None:
     await log.wake("a")
     await log.wake("b")
-    name = segment_name(FOLDER, 1)
-    data = bytearray(blobs.read(name) or b"")
-    data[1000] ^= 4
-    blobs.delete(name)
-    blobs.create(name, bytes(data))
+    rewrite(blobs, segment_name(FOLDER, 1), lambda data: data[:1000] + b"?" + data[1001:])
     with pytest.raises(CorruptLog, match="0000000001"):
         await read_afresh(log)
     with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="0000000001"):
@@ -188,11 +192,7 @@ async def test_a_listed_file_that_is_gone_is_reported(log: Log, blobs: Blobs) ->
 
 async def test_damage_in_the_newest_segment_prevents_the_next_claim(log: Log, blobs: Blobs) -> None:
     await log.wake("a", "b")
-    name = segment_name(FOLDER, 1)
-    data = bytearray(blobs.read(name) or b"")
-    data[-300] ^= 4
-    blobs.delete(name)
-    blobs.create(name, bytes(data))
+    rewrite(blobs, segment_name(FOLDER, 1), lambda data: data[:-300] + b"?" + data[-299:])
     with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="after offset"):
         await afresh.claim()
     assert blobs.names(FOLDER) == ["0000000001.arrows"]
@@ -225,3 +225,24 @@ async def test_segments_are_deleted_in_ascending_order_and_the_newest_stays(log:
     epochs = [epoch for name in blobs.deleted if (epoch := epoch_of(name.rpartition("/")[2]))]
     assert epochs == list(range(1, len(epochs) + 1))
     assert 40 < len(epochs) < 60
+
+
+async def test_damage_below_a_segment_that_never_began_is_reported(log: Log, blobs: Blobs) -> None:
+    await log.wake("a")
+    await (await log.claim()).abandon()
+    rewrite(blobs, segment_name(FOLDER, 1), lambda data: data[:-300] + b"?" + data[-299:])
+    with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="after offset"):
+        await afresh.claim()
+
+
+async def test_intact_frames_that_are_not_the_listed_ones_are_reported(
+    log: Log, blobs: Blobs
+) -> None:
+    await log.wake("a")
+    await log.wake("b")
+    owner = Claim(host="host-1", token="token-1")
+    rows = [Event.at(offset, 1, message(f"forged-{offset}")) for offset in range(2)]
+    forged = new_segment(1, owner) + encode_frame(rows).data
+    rewrite(blobs, segment_name(FOLDER, 1), lambda _: forged)
+    with pytest.raises(CorruptLog, match="manifest lists"):
+        await read_afresh(log)

@@ -1,4 +1,4 @@
-"""Power fails at any call: no acknowledged row is lost, no served row is taken back."""
+"""Power fails, or a process dies, at any call: nothing acknowledged or served is taken back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ray_agents.log.reader import LogReader
 from ray_agents.testing.log_suite import FOLDER, Log, keys_of, message
 from ray_agents.testing.lossy_blobs import LossyBlobs
 
-BOOTS = 6
+BOOTS = 10
 
 
 @dataclass(slots=True)
@@ -80,9 +80,10 @@ async def one_boot(world: World, blobs: LossyBlobs) -> None:
 async def run(seed: int) -> World:
     world, blobs = World(chance=Random(seed)), LossyBlobs()
     for _ in range(BOOTS):
-        blobs.calls_left = world.chance.randint(1, 400)
+        blobs.calls_left = world.chance.randint(1, 200)
         await one_boot(world, blobs)
-        blobs = blobs.after_power_loss(world.chance)
+        lossy = world.chance.random() < 0.5
+        blobs = blobs.after_power_loss(world.chance) if lossy else blobs.after_process_death()
     with closing(Log(blobs)) as log:
         owner = await log.claim()
         world.check(owner.history.read(0))
