@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ray_agents.errors import InvalidSetting
 from ray_agents.settings import Settings
 from serve.api import create_app
 from tests.fake_runtime import FakeRuntime
@@ -96,3 +97,10 @@ async def test_a_size_that_is_none_is_refused(size: str) -> None:
     async with api_of(Settings()) as api:
         answer = await api.post(f"{AT}/messages", headers={"content-length": size})
     assert answer.json()["type"] == "InvalidPayload"
+
+
+@pytest.mark.parametrize("host", ["::", "10.0.0.1"])
+def test_other_machines_are_not_answered_without_a_token(host: str) -> None:
+    with pytest.raises(InvalidSetting, match="RAY_AGENTS_TOKEN"):
+        create_app(lambda _: FakeRuntime(), Settings(http_host=host))
+    create_app(lambda _: FakeRuntime(), Settings(http_host=host, token=TOKEN))
