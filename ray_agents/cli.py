@@ -83,11 +83,11 @@ class Installed:
         return time.time_ns() // 1000
 
     def _settings(self, target: Target) -> Settings:
-        from ray_agents.settings import Settings
+        from ray_agents.settings import from_env
 
         typed = {"RAY_AGENTS_TOKEN": target.token, "RAY_AGENTS_STORE": target.store}
         given = {name: value for name, value in typed.items() if value is not None}
-        return Settings.from_env({**os.environ, **given})
+        return from_env({**os.environ, **given})
 
 
 def main(arguments: Sequence[str] | None = None, installation: Installation | None = None) -> int:

@@ -105,6 +105,7 @@ class Entity:
         return bool(
             self._requests
             or self.waiting_for
+            or wakes.due(self.state)
             or self.wakeloop.running
             or self.outbox.running
             or self.owner.tip != self.owner.durable_tip

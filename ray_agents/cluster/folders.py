@@ -14,7 +14,7 @@ SHARDS = 256
 
 def entity_folder(address: Address) -> str:
     """The folder of an entity's log, spread over shards so that none grows too wide."""
-    shard = xxh3_64_intdigest(address.id) % SHARDS
+    shard = xxh3_64_intdigest(address.id.encode()) % SHARDS
     return f"{ENTITIES}/{address.type}/{shard:02x}/{address.id}"
 
 

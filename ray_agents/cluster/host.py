@@ -39,7 +39,7 @@ from ray_agents.cluster.entity import Entity, Services
 from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.session import check_args
-from ray_agents.errors import Fenced, RuntimeUnavailable, UnknownEntity
+from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
 from ray_agents.events import EffectStaged, OutboxKind
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
 from ray_agents.model import Model
@@ -48,6 +48,8 @@ from ray_agents.projection import fold, state_types
 from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
+RESUME_TRIES_MAX = 8
+RESUME_DELAY_FIRST = timedelta(milliseconds=100)
 LOGGER = logging.getLogger("ray_agents.host")
 
 
@@ -77,7 +79,11 @@ class Peers(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Equipment:
-    """What a host is made with. ``admit`` may keep a wake from running here, saying why."""
+    """What a host is made with.
+
+    ``admit`` may keep a wake from running here, saying why; ``place`` may name the host to which
+    a sleeping entity is to go instead; ``emptied`` is called when the last entity has gone.
+    """
 
     host: str
     pid: int
@@ -89,6 +95,7 @@ class Equipment:
     model_for: Callable[[AgentConfig], Model]
     admit: Callable[[Entity], str | None]
     emptied: Callable[[], None]
+    place: Callable[[Address], str | None]
 
 
 class Host:
@@ -99,7 +106,7 @@ class Host:
         self._entities: dict[Address, Entity] = {}
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
-        self._handed_over: dict[Address, str] = {}
+        self._resuming: set[asyncio.Task[None]] = set()
         self._log: HostLog | None = None
         self._stopping = False
         self._services = Services(
@@ -123,9 +130,24 @@ class Host:
         self._log = HostLog(owner)
 
     @property
+    def opening(self) -> bool:
+        """Whether an entity is about to be awake here."""
+        return bool(self._opening)
+
+    @property
     def awake(self) -> list[Entity]:
         """The entities awake here."""
         return list(self._entities.values())
+
+    def vanish(self) -> None:
+        """End as a killed process does: every task stops where it is, nothing is written."""
+        self._stopping = True
+        for task in [*self._lives.values(), *self._opening.values(), *self._resuming]:
+            task.cancel()
+        for entity in self.awake:
+            entity.sealing = True
+            entity.wakeloop.cancel()
+            entity.owner.give_up(RuntimeUnavailable("the host vanished"))
 
     def owns(self, address: Address) -> bool:
         """Whether the entity is awake here, or about to be."""
@@ -230,6 +252,9 @@ class Host:
             return elsewhere
         if isinstance(call, Activate) and call.release_from:
             head = await read_head(e.blobs, folder, io=e.io)
+        better = e.place(address)
+        if better is not None:
+            return Moved(host=better)
         return await self._claim(address, head)
 
     async def _owner_elsewhere(
@@ -303,10 +328,31 @@ class Host:
         if entity.owner.lost.is_set():
             LOGGER.warning("%s is lost: %s", entity.name, entity.owner.cause)
             await entity.drop()
+            if entity.unfinished and not self._stopping:
+                self._resume_later(entity.address)
             return
         await entity.seal()
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
+
+    def _resume_later(self, address: Address) -> None:
+        """See to it that somebody goes on with an entity that was lost in mid-work."""
+        name = f"resume:{address}"
+        task = asyncio.get_running_loop().create_task(self._resume(address), name=name)
+        self._resuming.add(task)
+        task.add_done_callback(self._resuming.discard)
+
+    async def _resume(self, address: Address) -> None:
+        delay = RESUME_DELAY_FIRST
+        for _ in range(RESUME_TRIES_MAX):
+            await self._equipment.clock.sleep(delay)
+            try:
+                await self._equipment.peers.call(address, Activate())
+            except RayAgentsError as error:
+                LOGGER.warning("%s cannot be resumed yet: %s", address, error)
+                delay *= 2
+            else:
+                return
 
     async def _sleep(self, entity: Entity) -> None:
         """Let an entity go now."""
@@ -321,6 +367,8 @@ class Host:
     async def stop(self, deadline: timedelta) -> None:
         """Seal everything, in good order, within ``deadline``; unfinished work stays recorded."""
         self._stopping = True
+        for task in self._resuming:
+            task.cancel()
         if self._opening:
             await asyncio.wait(self._opening.values(), timeout=deadline.total_seconds())
         async with asyncio.timeout(deadline.total_seconds()):

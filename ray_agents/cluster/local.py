@@ -22,7 +22,8 @@ from ray_agents.cluster.recovery import Recovery
 from ray_agents.cluster.runtime import HostRuntime
 from ray_agents.log.owner import LogIO
 from ray_agents.log.store import open_blobs
-from ray_agents.model import Model
+from ray_agents.model import Model, ModelSettings
+from ray_agents.models.choice import chooser
 from ray_agents.ports import Blobs, Clock
 
 STOP_DEADLINE = timedelta(seconds=10)
@@ -54,6 +55,7 @@ class LocalHosts:
                 model_for=model_for,
                 admit=lambda _: None,
                 emptied=lambda: None,
+                place=lambda _: None,
             )
         )
 
@@ -99,13 +101,6 @@ class LocalHosts:
         self.host.vanish()
 
 
-def default_model(config: AgentConfig) -> Model:
-    """The model of a configuration, scripted if it carries test responses."""
-    from ray_agents.models.choice import model_for
-
-    return model_for(config)
-
-
 class LocalRuntime(HostRuntime):
     """The whole runtime in this process: ``async with LocalRuntime("memory:") as runtime``.
 
@@ -118,12 +113,15 @@ class LocalRuntime(HostRuntime):
         store: str | Blobs = "memory:",
         *,
         clock: Clock | None = None,
-        model_for: Callable[[AgentConfig], Model] = default_model,
+        model_for: Callable[[AgentConfig], Model] | None = None,
     ) -> None:
         self.blobs = open_blobs(store) if isinstance(store, str) else store
         self._own_io = LogIO()
         self.hosts = LocalHosts(
-            self.blobs, io=self._own_io, clock=clock or SystemClock(), model_for=model_for
+            self.blobs,
+            io=self._own_io,
+            clock=clock or SystemClock(),
+            model_for=model_for or chooser(ModelSettings()),
         )
         super().__init__(
             self.blobs, hosts=self.hosts, io=self._own_io, clock=clock or SystemClock()

@@ -46,22 +46,32 @@ class EntitySession:
         )
         self.run_text: str | None = None
 
+    @property
+    def wake_offset(self) -> int:
+        """Where this wake's events begin; its runs cannot have rows before."""
+        return self._wake.from_offset
+
+    def owner_read(self, start: int, *, types: frozenset[str]) -> Sequence[Event]:
+        """The log's rows of these types from ``start`` on."""
+        return self._entity.owner.history.read(start, types=types)
+
     async def commit(self) -> None:
         """Make everything staged durable, then let the outbox leave."""
         await self.append([])
 
     async def append(self, drafts: Sequence[Draft]) -> Sequence[Event]:
         """Append ``drafts`` and what is staged, as one frame; return when durable."""
-        appending = self._entity.enqueue([*self.effects.take(), *drafts])
-        if appending is None:
+        rows = [*self.effects.take(), *drafts]
+        if not rows:
             return []
-        await appending.durable()
-        self._entity.deliver_outbox()
-        return appending.events
+        events = await self._entity.enqueue(rows).durable()
+        self._entity.outbox.advance()
+        return events
 
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append without waiting."""
-        self._entity.enqueue(drafts)
+        if drafts:
+            self._entity.enqueue(drafts)
 
     def read(self, types: frozenset[str]) -> Sequence[Event]:
         """The log's rows of these types, oldest first."""
@@ -94,12 +104,14 @@ class RunJournal:
     def __init__(self, session: EntitySession, run_key: str) -> None:
         self._session = session
         self._run_key = run_key
-        own, before = [], []
-        for event in session.read(RUN_TYPES | HISTORY_TYPES):
-            mine = event.key == run_key or event.key.startswith(f"{run_key}-")
-            (own if mine else before).append(event)
+        read = session.owner_read
+        recent = read(session.wake_offset, types=RUN_TYPES)
+        own = [e for e in recent if e.key == run_key or e.key.startswith(f"{run_key}:")]
+        mine = {e.offset for e in own}
         self._recorded: list[Event] = own
-        self._history: list[Event] = [e for e in before if e.type in HISTORY_TYPES]
+        self._history: list[Event] = [
+            e for e in read(0, types=HISTORY_TYPES) if e.offset not in mine
+        ]
         for call in {e.key for e in own if e.type == "tool_call"}:
             session.effects.adopt(call)
 

@@ -89,9 +89,17 @@ class WakeLoop:
         await entity.write([stopped.draft()]).durable()
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        """A loop that ends by an error of ours gives the entity up: its next owner resumes."""
-        if not task.cancelled() and (error := task.exception()) is not None:
+        """Look again: a message may have come between the last look and the end of the loop.
+
+        A loop that ends by an error of ours gives the entity up: its next owner resumes.
+        """
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
             self._entity.owner.give_up(error)
+        elif not self._entity.owner.lost.is_set():
+            self.advance()
 
     async def _run(self, begun: Begun | None) -> None:
         while begun is not None:

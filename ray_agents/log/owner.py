@@ -144,6 +144,20 @@ class LogOwner:
         (live, adopted), _ = await asyncio.gather(taking, asyncio.gather(*beside))
         return cls(live, adopted, folder=folder, clock=clock, io=io, durability=durability)
 
+    @property
+    def durability(self) -> Durability:
+        """What an acknowledgement of this owner means."""
+        return self._durability
+
+    @property
+    def last_time(self) -> int:
+        """The time of the newest row, in microseconds since the epoch."""
+        return self._last_time
+
+    def give_up(self, cause: BaseException) -> None:
+        """End the ownership for a reason that lies outside the log; the next owner resumes."""
+        self._lose(cause)
+
     def enqueue(self, drafts: Sequence[Draft]) -> Appending:
         """Give ``drafts`` (at least one) their offsets and time, and queue them as a whole.
 
