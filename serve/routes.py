@@ -1,7 +1,5 @@
 """The verbs over HTTP: each route is one call of the Runtime and no decision of its own."""
 
-# ruff: noqa: FAST003 - `type` and `id` reach every route through `At`, which ruff does not resolve
-
 from __future__ import annotations
 
 import asyncio
