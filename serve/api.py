@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from ray_agents.cluster.tokens import token_of
 from ray_agents.errors import InvalidSetting
 from ray_agents.ports import Runtime
 from ray_agents.settings import Settings
@@ -26,11 +25,9 @@ def create_app(runtime_factory: RuntimeFactory, settings: Settings) -> FastAPI:
     """Build the API; its lifespan enters the runtime that ``runtime_factory`` makes.
 
     Raises:
-        InvalidSetting: the token file cannot be read, or there is no token though other machines
-            are to be answered.
+        InvalidSetting: other machines are to be answered, and there is no token.
     """
-    token = token_of(settings)
-    if token is None and not settings.on_loopback:
+    if settings.token is None and not settings.on_loopback:
         raise InvalidSetting(
             f"RAY_AGENTS_HTTP_HOST={settings.http_host!r} answers other machines, which takes a "
             "token: set RAY_AGENTS_TOKEN or RAY_AGENTS_TOKEN_FILE",
@@ -56,6 +53,6 @@ def create_app(runtime_factory: RuntimeFactory, settings: Settings) -> FastAPI:
     problem.install(app)
     # The last one added is the outermost: a request without the token has no body read.
     app.add_middleware(BodyLimit, bytes_max=settings.body_bytes_max)
-    app.add_middleware(BearerToken, token=token)
+    app.add_middleware(BearerToken, token=settings.token)
     app.add_middleware(problem.Unexpected)
     return app

@@ -12,8 +12,6 @@ import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ray_agents.cluster.head import PACKAGE_ROOT
-from ray_agents.cluster.launch import join_ray, leave_ray, start_ray, stop_ray
-from ray_agents.cluster.running import RunningRay, find_running, write_running
 from ray_agents.cluster.sockets import LOOPBACK, require_free
 from ray_agents.cluster.untyped import import_serve, ray_errors
 from ray_agents.errors import RuntimeUnavailable
@@ -22,33 +20,6 @@ from ray_agents.settings import Settings
 APPLICATION = "ray-agents"
 IMPORT_PATH = "serve.app:app"
 _POLL = timedelta(milliseconds=50)
-
-
-def start_runtime(settings: Settings, *, import_path: str = IMPORT_PATH) -> RunningRay:
-    """Bring a local runtime up that outlives this process: Ray, then the control API on it.
-
-    If the store's runtime is up already, nothing is started. This process does not stay joined.
-
-    Raises:
-        PortTaken: another process listens on the HTTP port.
-        RuntimeUnavailable: Ray or Serve did not start; what had started has been ended again.
-        StoreUnavailable: the store's directory cannot be written.
-    """
-    if find_running(settings) is None:
-        require_free(settings.http_host, settings.http_port)  # before a minute's work, not after
-    running = start_ray(settings)
-    if running.url is not None:
-        return running
-    try:
-        join_ray(running)
-        running = running.with_url(deploy_serve(settings, import_path=import_path))
-        write_running(settings, running)
-    except BaseException:  # Ctrl-C too: nobody would know of what is left running
-        leave_ray(settings, running)
-        stop_ray(settings)
-        raise
-    leave_ray(settings, running)
-    return running
 
 
 def deploy_serve(settings: Settings, *, import_path: str = IMPORT_PATH) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -15,10 +14,10 @@ import grpc
 import httpx
 import pytest
 
-from ray_agents.cluster.deploy import start_runtime
-from ray_agents.cluster.launch import start_ray, stop_ray
+from ray_agents.cluster.deploy import deploy_serve
+from ray_agents.cluster.launch import join_ray, leave_ray, start_ray, stop_ray
 from ray_agents.cluster.processes import marks_in, terminate, trees_of
-from ray_agents.cluster.running import RunningRay, find_running, recorded
+from ray_agents.cluster.running import RunningRay, find_running, recorded, write_running
 from ray_agents.cluster.sockets import free_ports, listeners_of
 from ray_agents.errors import PortTaken, RuntimeUnavailable
 from ray_agents.settings import Settings
@@ -35,6 +34,21 @@ def settings_in(folder: Path) -> Settings:
     return Settings(store=str(folder / "store"), http_port=free_ports(1)[0], num_cpus=2)
 
 
+def start(settings: Settings) -> RunningRay:
+    """A runtime with the control API over a runtime in memory."""
+    running = start_ray(settings)
+    join_ray(running)
+    try:
+        running = running.with_url(deploy_serve(settings, import_path=FAKE_API))
+        write_running(settings, running)
+    except BaseException:
+        stop_ray(settings)
+        raise
+    finally:
+        leave_ray(settings, running)
+    return running
+
+
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return settings_in(tmp_path_factory.mktemp("launch"))
@@ -42,7 +56,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def running(settings: Settings) -> Iterator[RunningRay]:
-    yield start_runtime(settings, import_path=FAKE_API)
+    yield start(settings)
     stop_ray(settings)
 
 
@@ -95,7 +109,7 @@ def test_the_token_is_in_no_environment_and_no_command_line(running: RunningRay)
 
 def test_it_is_found_again_and_not_started_twice(running: RunningRay, settings: Settings) -> None:
     assert find_running(settings) == running
-    assert start_runtime(settings, import_path=FAKE_API) == running
+    assert start_ray(settings) == running
 
 
 def test_another_process_joins_by_the_record_alone(settings: Settings, running: RunningRay) -> None:
@@ -118,7 +132,7 @@ def test_a_second_runtime_lives_beside_the_first_and_ends_alone(
     running: RunningRay, tmp_path: Path
 ) -> None:
     other = settings_in(tmp_path)
-    second = start_runtime(other, import_path=FAKE_API)
+    second = start(other)
     first_pids = {mark.pid for mark in running.processes}
     try:
         assert first_pids.isdisjoint(mark.pid for mark in second.processes)
@@ -133,16 +147,10 @@ def test_a_second_runtime_lives_beside_the_first_and_ends_alone(
     assert httpx.get(f"{running.url}/healthz").status_code == 200
 
 
-def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        settings = Settings(store=str(tmp_path), http_port=port)
-        with pytest.raises(PortTaken, match=str(port)) as caught:
-            start_runtime(settings, import_path=FAKE_API)
-    assert caught.value.facts["pid"] == os.getpid()
-    assert recorded(settings) is None
+def test_a_taken_port_is_named(running: RunningRay, settings: Settings) -> None:
+    assert running.url is not None
+    with pytest.raises(PortTaken, match=f"{settings.http_port}.*haproxy"):
+        deploy_serve(settings, import_path=FAKE_API)
 
 
 def test_after_kill_9_of_everything_the_record_is_stale_and_a_start_is_fresh(

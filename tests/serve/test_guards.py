@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx
 import pytest
@@ -51,14 +50,6 @@ async def test_with_the_token_all_is_open(header: str) -> None:
 async def test_health_needs_no_token() -> None:
     async with api_of(Settings(token=TOKEN)) as api:
         assert (await api.get("/healthz")).status_code == 200
-
-
-async def test_the_token_may_lie_in_a_file(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text(f"{TOKEN}\n")
-    async with api_of(Settings(token_file=str(tmp_path / "token"))) as api:
-        assert (await api.get("/v1/types")).status_code == 401
-        headers = {"authorization": f"Bearer {TOKEN}"}
-        assert (await api.get("/v1/types", headers=headers)).status_code == 200
 
 
 async def test_a_body_over_the_limit_is_refused_by_its_announced_size() -> None:
