@@ -25,9 +25,7 @@ class HostLog:
 
     async def awake(self, address: Address, *, epoch: int) -> None:
         """Record durably that the entity is about to be owned here."""
-        draft = Draft.of(
-            AWAKE, str(address), value={"epoch": epoch}, operation=Operation.UPSERT
-        )
+        draft = Draft.of(AWAKE, str(address), value={"epoch": epoch}, operation=Operation.UPSERT)
         await self._owner.append([draft])
 
     def asleep(self, address: Address) -> None:
@@ -43,6 +41,10 @@ class HostLog:
     async def seal(self) -> None:
         """End the log; a clean end lets nobody look for this host."""
         await self._owner.seal()
+
+    async def abandon(self) -> None:
+        """Close the log as a crash would leave it."""
+        await self._owner.abandon()
 
 
 def still_awake(rows: Sequence[str]) -> list[Address]:
