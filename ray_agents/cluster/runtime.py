@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 
 class Hosts(Protocol):
-    """Brings calls to entities, wherever they are: a cluster's hosts, or the one in this process."""
+    """Brings calls to entities, wherever they are: a cluster's hosts, or that of this process."""
 
     async def call(self, address: Address, call: Call) -> Answer:
         """The owner's answer; ``Asleep`` if the call does not wake and nobody owns it."""
