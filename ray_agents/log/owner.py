@@ -28,6 +28,7 @@ from ray_agents.views import Durability
 
 __all__ = ["Appending", "Claim", "ClaimLost", "Head", "History", "LogIO", "LogOwner", "read_head"]
 
+ROW_BYTES = 64  # what a row takes besides its text, about
 GROUP_BYTES_MAX = 8 * 1024 * 1024
 APPEND_BYTES_MAX = 64 * 1024 * 1024
 BATCH_SYNC_WITHIN = 0.05  # seconds between an acknowledgement and its sync with Durability.BATCH
@@ -56,6 +57,10 @@ class _Group:
     def settle(self, error: Exception | None) -> None:
         self.error = error
         self.settled.set()
+
+
+_SETTLED = _Group()
+_SETTLED.settle(None)
 
 
 class Appending:
@@ -143,7 +148,12 @@ class LogOwner:
         """
         files = LogFiles(blobs, folder, kept=io.kept)
         taking = io.run(_take_and_adopt, files, io, claim=claim, head=head, durability=durability)
-        (live, adopted), _ = await asyncio.gather(taking, asyncio.gather(*beside))
+        taken, other = await asyncio.gather(taking, asyncio.gather(*beside), return_exceptions=True)
+        if isinstance(taken, BaseException):
+            raise taken
+        if isinstance(other, BaseException):
+            raise other
+        live, adopted = taken
         return cls(live, adopted, folder=folder, clock=clock, io=io, durability=durability)
 
     @property
@@ -161,7 +171,7 @@ class LogOwner:
         self._lose(cause)
 
     def enqueue(self, drafts: Sequence[Draft]) -> Appending:
-        """Give ``drafts`` (at least one) their offsets and time, and queue them as a whole.
+        """Give ``drafts`` their offsets and time, and queue them as a whole.
 
         Raises:
             Fenced: the ownership has ended.
@@ -171,6 +181,8 @@ class LogOwner:
         if self._closing or self.cause is not None:
             raise copy.copy(self.cause) if self.cause else self._ownership_ended()
         size = _size_of(drafts)
+        if not drafts:
+            return Appending((), _SETTLED)
         group = self._groups[-1] if self._groups else None
         if group is None or group.bytes + size > GROUP_BYTES_MAX:
             group = _Group()
@@ -295,11 +307,12 @@ class LogOwner:
     async def _stop(self) -> None:
         """Take no more appends, and wait for what is under way."""
         self._closing = True
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
         if self._later is not None:
             self._later.cancel()
-        for task in (self._writing, self._syncing):
-            if task is not None:
-                await asyncio.wait([task])
+        if self._syncing is not None:
+            await asyncio.wait([self._syncing])
         self._wake_followers()
 
 
@@ -332,8 +345,10 @@ def _size_of(drafts: Sequence[Draft]) -> int:
     size = 0
     for draft in drafts:
         try:
-            texts = f"{draft.type}{draft.key}{draft.text}{''.join(draft.headers.values())}"
-            size += len(texts.encode())
+            texts = f"{draft.type}{draft.key}{draft.text}"
+            for name, value in draft.headers.items():
+                texts += name + value
+            size += ROW_BYTES + len(texts.encode())
         except (UnicodeEncodeError, TypeError) as error:
             message = f"{draft.type!r} {draft.key!r} is not text that can be written: {error}"
             raise InvalidPayload(message, field=draft.type) from error

@@ -358,8 +358,10 @@ class LogSuite:
     async def test_a_draft_that_cannot_be_written_harms_nobody_else(self, log: Log) -> None:
         owner = await log.claim()
         good = owner.enqueue([message("good")])
-        with pytest.raises(InvalidPayload):
-            owner.enqueue([Draft(type="inbox", key="\ud800", text="1")])
+        for bad in (message("\ud800"), Draft.of("inbox", "k", headers={"\ud800": "x"})):
+            with pytest.raises(InvalidPayload):
+                owner.enqueue([bad])
+        assert await owner.append([]) == ()
         await good.durable()
         await owner.append([message("also good")])
         assert keys_of(owner.history.read(0)) == ["good", "also good"]
@@ -416,6 +418,20 @@ class LogSuite:
             done.set()
 
         owner = await log.claim(beside=[beside()])
+        assert done.is_set()
+        await owner.seal()
+
+    async def test_what_is_beside_a_claim_that_is_lost_is_awaited_all_the_same(
+        self, log: Log
+    ) -> None:
+        owner, done = await log.claim(), asyncio.Event()
+
+        async def beside() -> None:
+            await owner.append([message("a")])
+            done.set()
+
+        with pytest.raises(ClaimLost):
+            await log.claim_after(None, beside=[beside()])
         assert done.is_set()
         await owner.seal()
 
