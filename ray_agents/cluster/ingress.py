@@ -66,6 +66,10 @@ def ingress_environment(directory: Path) -> dict[str, str]:
         # interfaces, from which it sends every request's line to whoever listens on port 514.
         "RAY_SERVE_HAPROXY_LOG_TARGET": str(folder / "log"),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        # Three failed checks before a dead HAProxy is replaced: 30 s by default, so 6.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+        # The controller looks at everything ten times a second otherwise, also when idle.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
         # A replica that is replaced drains for 30 s by default; local stops should not wait.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
