@@ -46,31 +46,39 @@ class Installed:
     def connect(self, target: Target) -> AbstractContextManager[Client]:
         """A client of a running runtime."""
         from ray_agents.client import connect
+        from ray_agents.cluster.running import find_running
+        from ray_agents.errors import RuntimeUnavailable
 
-        return connect(target.url, settings=self._settings(target))
+        settings = self._settings(target)
+        running = find_running(settings)
+        url = target.url or settings.url or (running.url if running else None)
+        if url is None:
+            message = f"no runtime of the store {settings.store!r} answers here; `ray-agents start`"
+            raise RuntimeUnavailable(message, store=settings.store)
+        return connect(url, settings=settings)
 
     def start(self, target: Target, *, app: str | None, http_port: int | None) -> Description:
         """Start a runtime here."""
-        from ray_agents.cluster import launch
+        from ray_agents.cluster import upkeep
 
         settings = self._settings(target)
         chosen = replace(
             settings, app=app or settings.app, http_port=http_port or settings.http_port
         )
-        return launch.start(chosen)
+        return upkeep.start(chosen)
 
     def stop(self, target: Target, *, within: timedelta | None) -> Description:
         """Seal everything and stop."""
-        from ray_agents.cluster import launch
+        from ray_agents.cluster import upkeep
 
         settings = self._settings(target)
-        return launch.stop(replace(settings, stop_deadline=within or settings.stop_deadline))
+        return upkeep.stop(replace(settings, stop_deadline=within or settings.stop_deadline))
 
     def status(self, target: Target) -> Description:
         """What runs, and where."""
-        from ray_agents.cluster import launch
+        from ray_agents.cluster import upkeep
 
-        return launch.status(self._settings(target))
+        return upkeep.status(self._settings(target))
 
     def demo(self, target: Target, *, screen: Screen) -> None:
         """Show the main job from end to end."""

@@ -83,7 +83,7 @@ def _bounded(number: Any) -> float:
 
 
 @registry.entity("assistant", description="A helpful assistant that remembers and calculates")
-async def assistant(ctx: Any, wake: Any) -> None:
+async def assistant(ctx: Any, wake: Any) -> None:  # noqa: ARG001 -- every handler takes both
     """Answer what was said since the last wake."""
     ctx.use_agent(system_prompt=SYSTEM_PROMPT, model=DEFAULT_MODEL, tools=[calculator])
     await ctx.agent.run()

@@ -340,3 +340,9 @@ class ErrorRecorded:
     def draft(self) -> Draft:
         """The row to append."""
         return Draft.of(self.TYPE, self.key, value=asdict(self))
+
+    @classmethod
+    def of(cls, event: Event) -> ErrorRecorded:
+        """Read the row back; agent runs write more fields (upstream's), which are left out."""
+        row = cast("dict[str, Any]", event.value)
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__ if name in row})

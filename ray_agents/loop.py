@@ -231,7 +231,10 @@ class _Loop:
             except UPWARDS:
                 raise
             except Exception as error:  # noqa: BLE001 -- whatever a tool raises, the model reads
-                ended = {"status": "failed", "error": _told(error, call.tool, limit.expired())}
+                ended = {
+                    "status": "failed",
+                    "error": _told(error, call.tool, expired=limit.expired()),
+                }
             return ended | {"duration_ms": (self._journal.now() - started) // 1000}
 
 
@@ -244,7 +247,7 @@ async def _invoke(tool: Tool, args: BaseModel) -> object:
     return await tool.call(args)
 
 
-def _told(error: Exception, tool: Tool, expired: bool) -> str:
+def _told(error: Exception, tool: Tool, *, expired: bool) -> str:
     """What the model reads of a tool's failure."""
     if expired:
         seconds = f"{tool.timeout.total_seconds():g} s"

@@ -35,6 +35,7 @@ class Timeline:
         self._waiting: list[tuple[int, str]] = []  # messages no wake has covered yet
         self._covered: int | None = None
         self._source: str | None = None
+        self._wakes: set[str] = set()
         self._runs: set[str] = set()
         self._open: list[Block] = []  # tool calls of the last step
         self._results: dict[str, Block] = {}
@@ -50,7 +51,9 @@ class Timeline:
             self._waiting.append((event.offset, said_in(row["payload"])))
         elif event.type == "wake":
             self._covered = max(self._covered or 0, row["to_offset"])
-            self._source = row.get("source")
+            if event.key not in self._wakes:  # a later row of the same wake is no other reason
+                self._wakes.add(event.key)
+                self._source = row.get("source")
         else:
             self.take(event.type, event.key, row)
 
@@ -108,7 +111,7 @@ class Timeline:
         return [self._results.get(block["id"]) or _interrupted(block) for block in self._open]
 
     def _drop_unfinished_server_tools(self) -> None:
-        """A paused turn that is not continued: its unanswered server tool calls would be invalid."""
+        """A paused turn is not continued: its unanswered server tool calls would be invalid."""
         if not self._messages or self._messages[-1]["role"] == "user":
             return
         content = cast("list[Block]", self._messages.pop()["content"])

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from types import FunctionType
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -96,7 +97,7 @@ class Tool:
             InvalidDefinition: the name or a bound is not allowed.
         """
         return cls(
-            name=name or getattr(call, "__name__", arguments.__name__),
+            name=getattr(call, "__name__", arguments.__name__) if name is None else name,
             description=description or inspect.getdoc(call) or inspect.getdoc(arguments) or "",
             arguments=arguments,
             input_schema=_schema_of(arguments),
@@ -211,7 +212,8 @@ def _arguments_of(function: Callable[..., Any]) -> tuple[type[BaseModel], dict[s
     docs = argument_docs(inspect.getdoc(function) or "")
     hints = _hints_of(function)
     # By value, a function travels with its annotations but not with the names they are spelt in.
-    function.__annotations__ = hints
+    if isinstance(function, FunctionType):
+        function.__annotations__ = hints
     fields: dict[str, Any] = {}
     names: dict[str, str] = {}
     for index, parameter in enumerate(inspect.signature(function).parameters.values()):

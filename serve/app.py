@@ -6,15 +6,17 @@ Each replica reads its settings from its environment and joins the cluster it ru
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from fastapi import FastAPI
-from ray import serve
+from ray import serve as ray_serve
 
 from ray_agents.cluster.loopback import narrow_replica
 from ray_agents.settings import from_env
 from serve.api import create_app
 
 STREAMS_MAX = 1_000  # every live stream holds one of the replica's places; Serve's default is 5
+untyped_serve: Any = ray_serve  # its decorators are typed in part only
 
 
 def build() -> FastAPI:
@@ -25,17 +27,12 @@ def build() -> FastAPI:
     return create_app(connect_runtime, from_env(os.environ))
 
 
-@serve.deployment(
+app: Any = untyped_serve.deployment(
+    untyped_serve.ingress(build)(),
     name="ControlApi",
     max_ongoing_requests=STREAMS_MAX,
     ray_actor_options={"num_cpus": 0},
     graceful_shutdown_wait_loop_s=0.1,
     graceful_shutdown_timeout_s=5,
     logging_config={"enable_access_log": False},
-)
-@serve.ingress(build)
-class ControlApi:
-    """Nothing of its own: the routes are ``serve.routes``."""
-
-
-app = ControlApi.bind()
+).bind()

@@ -25,6 +25,7 @@ class BearerToken:
         self._expected = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or let it pass (ASGI)."""
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._allows(scope):
             await self._app(scope, receive, send)
             return
@@ -51,6 +52,7 @@ class BodyLimit:
         self._bytes_max = bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or let it pass (ASGI)."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

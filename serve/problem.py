@@ -11,7 +11,7 @@ import logging
 import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -69,19 +69,17 @@ def install(app: FastAPI) -> None:
 
 
 async def _on_ours(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RayAgentsError)
-    return answer(error)
+    return answer(cast("RayAgentsError", error))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+    error = cast("HTTPException", error)
     detail = f"{request.method} {request.url.path!r}: {error.detail}; see /openapi.json"
     return response_of(_blank(error.status_code, detail), error.headers)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
+    first = cast("RequestValidationError", error).errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     told = first["msg"]
     if first["type"] == "json_invalid":
@@ -107,6 +105,7 @@ class Unexpected:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
         started = False
 
         async def watch(message: Message) -> None:

@@ -1,5 +1,7 @@
 """The verbs over HTTP: each route is one call of the Runtime and no decision of its own."""
 
+# ruff: noqa: FAST003 - `type` and `id` reach every route through `At`, which ruff does not resolve
+
 from __future__ import annotations
 
 import asyncio
@@ -55,7 +57,7 @@ def settings_of(request: Request) -> Settings:
     return cast("Settings", request.app.state.settings)
 
 
-def address_of(type: str, id: str) -> Address:  # noqa: A002 - the path's own words
+def address_of(type: str, id: str) -> Address:
     """The address in the path.
 
     Raises:
@@ -132,10 +134,9 @@ def _unpickled(value: str | None, settings: Settings) -> Registry:
             "(by value, which lets any token holder run code on the server, it takes "
             "RAY_AGENTS_REGISTER_BY_VALUE=1 and a token)"
         )
-    import cloudpickle
-
+    cloudpickle: Any = importlib.import_module("cloudpickle")  # it ships no types
     try:
-        found = cloudpickle.loads(base64.b64decode(value, validate=True))
+        found: Any = cloudpickle.loads(base64.b64decode(value, validate=True))
     except binascii.Error as error:
         raise InvalidDefinition(f"'value' is not base64: {error}") from error
     except Exception as error:  # unpickling runs the author's code, which may raise anything
@@ -153,7 +154,8 @@ async def list_entities(runtime: AnyRuntime, query: Annotated[ListQuery, Query()
 
 @entities.post("/{type}", status_code=HTTP_201_CREATED)
 async def spawn_anywhere(
-    type: str,  # noqa: A002 - the path's own word
+    *,
+    type: str,
     runtime: AnyRuntime,
     request: Request,
     response: Response,
@@ -211,6 +213,7 @@ async def skip(at: At, runtime: AnyRuntime, wake: Wake = None) -> Count:
 
 @entities.get("/{type}/{id}/events", response_model=list[dict[str, Any]])
 async def events(
+    *,
     at: At,
     runtime: AnyRuntime,
     settings: AnySettings,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import Self
 
@@ -101,7 +101,7 @@ class FakeRuntime:
 
     async def observe(
         self, address: Address, *, offset: int = 0, live: bool = True
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         log = self._log(address)
         if offset > len(log):
             raise UnknownOffset(f"{offset!r} lies beyond the end {len(log)!r}", offset=offset)
@@ -114,10 +114,13 @@ class FakeRuntime:
                     position += 1
                     self._maybe_break()
                     continue
-                async with self.changed:
-                    await self.changed.wait_for(lambda: len(log) > position)
+                await self._longer_than(log, position)
         finally:
             self.observers -= 1
+
+    async def _longer_than(self, log: list[Event], length: int) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(log) > length)
 
     def _maybe_break(self) -> None:
         if self.breaks_after is None:

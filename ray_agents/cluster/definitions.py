@@ -28,7 +28,14 @@ from pydantic_core import from_json, to_json
 from xxhash import xxh3_64_hexdigest
 
 from ray_agents.cluster.folders import TYPES, type_folder
-from ray_agents.definition import Dedicated, Definition, Packed, Registry
+from ray_agents.definition import (
+    Dedicated,
+    Definition,
+    Packed,
+    Placement,
+    Registry,
+    Resources,
+)
 from ray_agents.errors import InvalidDefinition, UnknownType
 from ray_agents.ports import Blobs
 from ray_agents.views import TypeView
@@ -51,6 +58,7 @@ class Definitions:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._loaded: dict[tuple[str, int], Versioned] = {}
+        self._placements: dict[tuple[str, int], Placement] = {}
 
     def register(self, definition: Definition, *, source: str | None = None) -> TypeView:
         """Record a definition; the same one again is no new version.
@@ -67,6 +75,7 @@ class Definitions:
             version = newest + 1
             record = {
                 "digest": digest,
+                "placement": _placement_record(definition.placement),
                 "view": view_of(definition, version, source or "by value").model_dump(mode="json"),
                 **body,
             }
@@ -114,6 +123,19 @@ class Definitions:
             known = Versioned(version=wanted, definition=_materialise(type_name, record))
             self._loaded[type_name, wanted] = known
         return known
+
+    def placement(self, type_name: str) -> Placement:
+        """Where entities of the type's newest version live, without loading its code.
+
+        Raises:
+            UnknownType: none is registered.
+        """
+        version = self.newest_version(type_name)
+        placement = self._placements.get((type_name, version))
+        if placement is None:
+            placement = _placement_read(self._record(type_name, version)["placement"])
+            self._placements[type_name, version] = placement
+        return placement
 
     def view(self, type_name: str) -> TypeView:
         """The newest version of a type as doors show it.
@@ -187,8 +209,10 @@ def shipped_by_value(definition: Definition) -> dict[str, Any]:
 def _installed(module: Any) -> bool:
     """Whether hosts can import the module: it lies among the installed packages."""
     path = getattr(module, "__file__", None) or ""
-    return "site-packages" in path or path.startswith((sys.base_prefix, sys.prefix)) or (
-        module.__name__.split(".")[0] == __name__.split(".")[0]
+    return (
+        "site-packages" in path
+        or path.startswith((sys.base_prefix, sys.prefix))
+        or (module.__name__.split(".")[0] == __name__.split(".")[0])
     )
 
 
@@ -205,6 +229,24 @@ def view_of(definition: Definition, version: int, source: str) -> TypeView:
         inbox_schemas={k: m.model_json_schema() for k, m in definition.inbox_schemas.items()},
         collections=tuple(definition.state),
     )
+
+
+def _placement_record(placement: Placement) -> dict[str, Any]:
+    match placement:
+        case Packed(hosts=hosts):
+            return {"packed": hosts}
+        case Dedicated(resources=wants):
+            custom = dict(wants.custom)
+            return {"cpus": wants.num_cpus, "gpus": wants.num_gpus, "custom": custom}
+
+
+def _placement_read(record: dict[str, Any]) -> Placement:
+    if "packed" in record:
+        return Packed(hosts=record["packed"])
+    resources = Resources(
+        num_cpus=record["cpus"], num_gpus=record["gpus"], custom=record["custom"]
+    )
+    return Dedicated(resources=resources)
 
 
 def _placement_words(definition: Definition) -> str:
@@ -266,5 +308,3 @@ def import_registry(source: str, folders: Iterable[str] = ()) -> Registry:
         message = f"{source!r} is not a Registry; write it as module:attribute"
         raise InvalidDefinition(message, source=source)
     return registry
-
-

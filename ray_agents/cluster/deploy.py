@@ -1,4 +1,4 @@
-"""The control API put on a running Ray: Serve started on our port, ``serve/`` found and deployed."""
+"""The control API put on a running Ray: Serve started on our port, ``serve/`` deployed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from ray_agents.cluster.head import PACKAGE_ROOT
 from ray_agents.cluster.sockets import require_free
+from ray_agents.cluster.untyped import import_serve, ray_errors
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.settings import Settings
 
@@ -30,9 +31,7 @@ def deploy_serve(settings: Settings, *, import_path: str = IMPORT_PATH) -> str:
     """
     require_free(settings.http_host, settings.http_port)
     application = _application(import_path)
-    from ray import serve
-    from ray.exceptions import RayError
-
+    serve = import_serve()
     try:
         serve.start(
             proxy_location="HeadOnly",
@@ -40,16 +39,14 @@ def deploy_serve(settings: Settings, *, import_path: str = IMPORT_PATH) -> str:
             logging_config={"enable_access_log": False, "log_level": "WARNING"},
         )
         serve.run(application, name=APPLICATION, route_prefix="/")
-    except (RayError, RuntimeError, TimeoutError) as error:
+    except ray_errors() as error:
         raise RuntimeUnavailable(f"Ray Serve did not start the control API: {error}") from error
     return f"http://{settings.http_host}:{settings.http_port}"
 
 
 def withdraw_serve() -> None:
     """Shut Serve down on the Ray this process has joined."""
-    from ray import serve
-
-    serve.shutdown()
+    import_serve().shutdown()
 
 
 def serve_root() -> Path:
@@ -62,9 +59,9 @@ def serve_root() -> Path:
         if (root / "serve" / "app.py").is_file() and (root / "serve" / "routes.py").is_file():
             return root
     raise RuntimeUnavailable(
-        f"the control API's package `serve` is not in {str(PACKAGE_ROOT)!r} or {str(Path.cwd())!r}; "
-        "it is not part of the wheel: clone the repository and `pip install -e .`, or start in the "
-        "clone's directory"
+        f"the control API's package `serve` is neither in {str(PACKAGE_ROOT)!r} nor in "
+        f"{str(Path.cwd())!r}; it is not part of "
+        "the wheel: clone the repository and `pip install -e .`, or start in the clone's directory"
     )
 
 

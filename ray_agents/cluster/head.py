@@ -158,13 +158,13 @@ def settings_environment(settings: Settings, token_file: Path) -> dict[str, str]
 
 
 def end(running: RunningRay, *, within: timedelta) -> Stopped:
-    """End the runtime's processes: workers first, then daemons, then whatever is left by force.
+    """End the runtime's processes: hosts first, then daemons, then whatever is left by force.
 
-    Workers get most of the time while Ray still runs, because a host that seals its log may need
-    to speak to others; a worker whose raylet is gone ends at once, sealed or not.
+    Hosts get most of the time while Ray still runs, because one that seals its log may need to
+    speak to others; a worker whose raylet is gone ends at once, sealed or not.
     """
     trees = trees_of(running.processes)
-    terminate([each for each in trees if _is_worker(each)], within=within * 0.6)
+    terminate([each for each in trees if _is_host(each)], within=within * 0.6)
     # The raylet before the rest: asked together, it waits for a GCS that is no longer there.
     terminate([each for each in trees if _is_raylet(each, running)], within=within * 0.2)
     rest = trees_of(_again(running, trees))
@@ -183,28 +183,34 @@ def end_directory(directory: Path, *, within: timedelta) -> None:
 
 def _again(running: RunningRay, trees: list[psutil.Process]) -> list[ProcessMark]:
     """The first look's processes, and what has been started in the directory since."""
-    marks: list[ProcessMark] = list(marks_in(Path(running.directory)))
-    for process in trees:
-        if process.is_running():
-            marks.append(ProcessMark.of(process))
-    return marks
+    marks = marks_in(Path(running.directory))
+    return marks + [ProcessMark.of(process) for process in trees if process.is_running()]
 
 
 def _is_raylet(process: psutil.Process, running: RunningRay) -> bool:
     return any(mark.pid == process.pid and mark.name == "raylet" for mark in running.processes)
 
 
-def _is_worker(process: psutil.Process) -> bool:
-    """Whether it is an actor's or task's process; Ray names these ``ray::<class or function>``.
+def _is_host(process: psutil.Process) -> bool:
+    """Whether it runs an actor of ours; Ray names a worker's process ``ray::<class>``.
 
-    The two agents are named so too, and the raylet ends with them: they are daemons.
+    The agents and Serve's actors are named so too. They have nothing to save and take many
+    seconds to heed a SIGTERM (or are restarted by each other): the raylet takes them along.
     """
     try:
         words = process.cmdline()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return False
     name = words[0] if words else ""
-    return name.startswith("ray::") and not name.startswith(_AGENTS)
+    return name.startswith("ray::") and not name.startswith(_NOTHING_TO_SAVE)
 
 
-_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+_NOTHING_TO_SAVE = (
+    "ray::DashboardAgent",
+    "ray::RuntimeEnvAgent",
+    "ray::ServeController",
+    "ray::ServeReplica",
+    "ray::SERVE_REPLICA",
+    "ray::ProxyActor",
+    "ray::HAProxyManager",
+)

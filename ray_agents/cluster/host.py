@@ -82,7 +82,11 @@ class Peers(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Equipment:
-    """What a host is made with. ``admit`` may keep a wake from running here, saying why."""
+    """What a host is made with.
+
+    ``admit`` may keep a wake from running here, saying why; ``place`` may name the host to which
+    a sleeping entity is to go instead; ``emptied`` is called when the last entity has gone.
+    """
 
     host: str
     pid: int
@@ -94,6 +98,7 @@ class Equipment:
     model_for: Callable[[AgentConfig], Model]
     admit: Callable[[Awake], str | None]
     emptied: Callable[[], None]
+    place: Callable[[Address], str | None]
 
 
 class Host:
@@ -127,6 +132,11 @@ class Host:
             e.blobs, folder, head=None, claim=claim, clock=e.clock, io=e.io
         )
         self._log = HostLog(owner)
+
+    @property
+    def opening(self) -> bool:
+        """Whether an entity is about to be awake here."""
+        return bool(self._opening)
 
     @property
     def awake(self) -> list[Entity]:
@@ -189,7 +199,7 @@ class Host:
         if isinstance(call, Follow):
             return await self._follow(entity, call)
         if isinstance(call, Describe):
-            return entity.view()
+            return entity.view()  # to be looked at keeps nobody awake
         with entity.serving():
             match call:
                 case Spawn(request=request):
@@ -269,6 +279,9 @@ class Host:
             return elsewhere
         if isinstance(call, Activate) and call.release_from:
             head = await read_head(e.blobs, folder, io=e.io)
+        better = e.place(address)
+        if better is not None:
+            return Moved(host=better)
         return await self._claim(address, head)
 
     async def _owner_elsewhere(

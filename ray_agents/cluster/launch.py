@@ -8,8 +8,9 @@ side. Beside the store lies what is needed to find them again (``running``).
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,7 @@ from ray_agents.cluster.running import (
 )
 from ray_agents.cluster.sockets import LOOPBACK
 from ray_agents.cluster.tokens import ensure_token, private_file
+from ray_agents.cluster.untyped import import_ray, ray_errors
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.settings import Settings
 
@@ -75,7 +77,7 @@ def start_ray(settings: Settings) -> RunningRay:
 def stop_ray(settings: Settings) -> Stopped:
     """End exactly the processes of this store's local runtime, within the stop deadline.
 
-    Workers are asked first (SIGTERM), while Ray still runs, so that hosts can seal their logs;
+    Hosts are asked first (SIGTERM), while Ray still runs, so that they can seal their logs;
     then Ray's daemons; what is left at the end of the deadline is killed.
 
     Raises:
@@ -105,17 +107,16 @@ def join_ray(running: RunningRay) -> None:
         RuntimeUnavailable: it does not answer, or this process has joined another cluster.
     """
     apply_to_this_process(driver_environment(Path(running.token_file)))
-    import ray
-
+    ray = import_ray()
     try:
         ray.init(
             address=running.address,
             namespace=running.namespace,
             log_to_driver=False,
-            logging_level="warning",
+            logging_level=logging.WARNING,
             ignore_reinit_error=True,
         )
-    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+    except ray_errors() as error:
         raise RuntimeUnavailable(
             f"Ray at {running.address!r} does not answer ({error}); `ray-agents stop` and "
             "`ray-agents start` bring a fresh one up, nothing acknowledged is lost",
@@ -135,8 +136,7 @@ def embed_ray(settings: Settings) -> RunningRay:
     directory = fresh_directory()
     environment = head_environment(token_file) | settings_environment(settings, token_file)
     apply_to_this_process(environment)
-    import ray
-
+    ray = import_ray()
     try:
         context = ray.init(
             address="local",
@@ -145,11 +145,11 @@ def embed_ray(settings: Settings) -> RunningRay:
             object_store_memory=settings.object_store_bytes,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="warning",
+            logging_level=logging.WARNING,
             _node_ip_address=LOOPBACK,
             _temp_dir=str(directory),
         )
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except ray_errors() as error:
         raise RuntimeUnavailable(f"Ray does not start in this process: {error}") from error
     running = replace(
         describe(settings, directory, str(token_file)),
@@ -163,9 +163,7 @@ def embed_ray(settings: Settings) -> RunningRay:
 
 def leave_ray(settings: Settings, running: RunningRay) -> None:
     """Disconnect this process; an embedded runtime ends with that, and its record goes."""
-    import ray
-
-    ray.shutdown()
+    import_ray().shutdown()
     if running.embedded:
         end_directory(Path(running.directory), within=KILL_GRACE)
         forget_running(settings)
@@ -188,7 +186,7 @@ def _end_leftovers(settings: Settings) -> None:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def _only_one(folder: Path) -> Generator[None]:
     """Hold the store's start lock, which the kernel frees if we die."""
     handle = os.open(folder / "start.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def head_environment(token_file: Path) -> dict[str, str]:
     }
 
 
-def quiet_head(params: Any, head: bool) -> None:
+def quiet_head(params: Any, head: bool) -> None:  # noqa: FBT001 - as Ray calls it
     """Ray's ``RAY_START_HOOK``: no Ray client server, which has no option to switch it off."""
     if head:
         params.ray_client_server_port = None
@@ -68,12 +69,11 @@ def narrow_replica() -> None:
     """
     if os.environ.get(ONLY_LOOPBACK) != "0":
         return
-    from ray.serve._private import replica
-
-    add_port = replica.add_port_to_grpc_server
+    replica: Any = import_module("ray.serve._private.replica")
+    add_port: Any = replica.add_port_to_grpc_server
 
     def add_loopback_port(server: Any, address: str) -> int:
-        return add_port(server, address.replace("[::]", LOOPBACK))
+        return int(add_port(server, address.replace("[::]", LOOPBACK)))
 
     replica.add_port_to_grpc_server = add_loopback_port
 
@@ -87,9 +87,8 @@ def apply_to_this_process(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
     if "ray" not in sys.modules:
         return
-    from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config
-
-    ray_constants.ENABLE_RAY_CLUSTER = environment.get(ONLY_LOOPBACK) != "0"
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    constants: Any = import_module("ray._private.ray_constants")
+    raylet: Any = import_module("ray._raylet")
+    constants.ENABLE_RAY_CLUSTER = environment.get(ONLY_LOOPBACK) != "0"
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()

@@ -17,6 +17,7 @@ from typing import Any
 from ray_agents.cluster.processes import ProcessMark
 from ray_agents.cluster.tokens import PRIVATE_FOLDER, private_file
 from ray_agents.errors import StoreUnavailable
+from ray_agents.cluster.tokens import token_of
 from ray_agents.settings import Settings
 
 RECORD_NAME = "runtime.json"
@@ -115,6 +116,21 @@ def find_running(settings: Settings) -> RunningRay | None:
     """The live local runtime of this store; None if there is none, or only a stale record."""
     found = recorded(settings)
     return found if found is not None and found.is_alive else None
+
+
+def token_for(settings: Settings, url: str) -> str | None:
+    """The bearer token for ``url``: as set, else the one that ``start`` made for this store.
+
+    Raises:
+        InvalidSetting: a token file is named and cannot be read.
+    """
+    given = token_of(settings)
+    if given is not None:
+        return given
+    running = recorded(settings)
+    if running is None or running.url is None or running.url.rstrip("/") != url.rstrip("/"):
+        return None
+    return token_of(replace(settings, token_file=running.token_file))
 
 
 def forget_running(settings: Settings) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
 import psutil
 
@@ -77,7 +78,7 @@ def holder_of(port: int) -> Listener | None:
     except psutil.AccessDenied:
         return None  # on macOS only root sees the sockets of other processes
     for each in connections:
-        if each.status == psutil.CONN_LISTEN and each.laddr.port == port and each.pid:
+        if each.status == psutil.CONN_LISTEN and each.laddr[1:] == (port,) and each.pid:
             return _listener(each.pid, _name(each.pid), each.laddr)
     return None
 
@@ -100,7 +101,7 @@ def listeners_of(processes: Iterable[psutil.Process]) -> list[Listener]:
     return sorted(found, key=lambda listener: listener.port)
 
 
-def _listener(pid: int, process: str, address: tuple[str, int]) -> Listener:
+def _listener(pid: int, process: str, address: Any) -> Listener:
     return Listener(pid=pid, process=process, host=address[0], port=address[1])
 
 

@@ -34,7 +34,7 @@ def error_of(response: httpx.Response) -> RayAgentsError:
     """The error that a failed ``response``, already read, stands for."""
     if response.headers.get("content-type", "").startswith(PROBLEM):
         return problem_error(response.json())
-    if response.status_code == httpx.codes.UNAUTHORIZED:
+    if response.status_code == Unauthorized.status:
         return Unauthorized(f"{response.request.url.host!r} refuses our token")
     return _stranger(response)
 
@@ -50,8 +50,8 @@ def _stranger(response: httpx.Response) -> RuntimeUnavailable:
     """HAProxy answers ``500 Internal Server Error`` in plain text while no replica is up."""
     url = f"{response.request.url.scheme}://{response.request.url.netloc.decode()}"
     return RuntimeUnavailable(
-        f"{url!r} answered {response.status_code} {response.text[:_SHOWN]!r}, which is no answer of "
-        "our control API; it may be starting or stopping, or another program has that port "
+        f"{url!r} answered {response.status_code} {response.text[:_SHOWN]!r}, which is no answer "
+        "of our control API; it may be starting or stopping, or another program has that port "
         "(`ray-agents status` tells)",
         url=url,
         status=response.status_code,
@@ -64,7 +64,8 @@ def unreachable(client: httpx.AsyncClient, error: httpx.HTTPError) -> RuntimeUna
     if isinstance(error, httpx.ConnectError):
         told = f"nothing answers at {url!r} ({error}); `ray-agents start` starts the runtime"
     elif isinstance(error, httpx.TimeoutException):
-        told = f"{url!r} did not answer in time ({type(error).__name__}); `ray-agents status` tells more"
+        kind = type(error).__name__
+        told = f"{url!r} did not answer in time ({kind}); `ray-agents status` tells more"
     else:
         told = f"the connection to {url!r} broke: {error!r}"
     return RuntimeUnavailable(told, url=url)

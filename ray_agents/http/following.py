@@ -41,7 +41,7 @@ class Patience:
         return min(self.pause * 2 ** (failures - 1), self.pause_max).total_seconds()
 
 
-class _EndOfStream(BaseException):  # noqa: N818 - control flow, seen by nobody outside
+class _EndOfStream(BaseException):
     """The server says that no more events will come."""
 
 

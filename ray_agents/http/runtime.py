@@ -7,9 +7,10 @@ last event it saw; it gives up after a bounded number of attempts without any ne
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, Self
 from uuid import uuid4
 
@@ -114,7 +115,7 @@ class HttpRuntime:
 
     async def observe(
         self, address: Address, *, offset: int = 0, live: bool = True
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         """The events from ``offset`` on; ``-1`` means from now. Live, it outlives broken streams.
 
         Raises:
@@ -133,7 +134,7 @@ class HttpRuntime:
             async for event in rows:
                 yield event
 
-    async def _pages(self, address: Address, offset: int) -> AsyncGenerator[Event, None]:
+    async def _pages(self, address: Address, offset: int) -> AsyncGenerator[Event]:
         up_to_date = offset == NOW
         while not up_to_date:
             params = {"offset": offset, "limit": PAGE_EVENTS}
@@ -218,8 +219,7 @@ def _given(**params: str | None) -> dict[str, str]:
 
 
 def _pickled(registry: Registry) -> str:
-    import cloudpickle
-
+    cloudpickle: Any = import_module("cloudpickle")  # only here, and it ships no types
     return base64.b64encode(cloudpickle.dumps(registry)).decode()
 
 

@@ -75,7 +75,6 @@ class AnthropicModel:
                 async with aclosing(self._answer(client, request)) as events:
                     async for event in events:
                         yield event
-                return
             except TornAnswer as error:
                 if attempt == self._settings.retries_max:
                     message = (
@@ -83,6 +82,8 @@ class AnthropicModel:
                     )
                     raise self._unavailable(message, request, kind="broken_stream") from error
                 yield AnswerBroken(reason=str(error))
+            else:
+                return
             pause = min(RETRY_DELAY * 2**attempt, RETRY_DELAY_MAX)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 -- spreads retries
 

@@ -10,8 +10,8 @@ from ray_agents.errors import ModelUnavailable
 _forbidden = False
 
 
-def forbid_real_model_calls(forbidden: bool = True) -> None:
-    """Refuse every call of a real model in this process from now on; ``False`` allows them again.
+def forbid_real_model_calls(*, forbidden: bool = True) -> None:
+    """Refuse every call of a real model in this process from now on, or allow them again.
 
     A server on this machine (the stand-in) is not a real model.
     """

@@ -33,7 +33,7 @@ INDENT = 11  # a clock time, a space, a sign, a space
 TEXT_WIDTH_MAX = 110
 
 # Rows that repeat what others tell, or that only steer the runtime.
-SILENT = frozenset({"text", "reasoning", "manifest", "replay_watermark", "child_status"})
+SILENT = frozenset({"text", "reasoning", "manifest", "log_manifest", "log_sealed", "replay_watermark", "child_status"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ class Transcript:
                 yield from self._line(event, "·", "skipped", style="dim")
 
     def _error(self, event: Event) -> Strokes:
-        error = ErrorRecorded(**_fields(event))
+        error = ErrorRecorded.of(event)
         yield from self._line(event, "✗", f"{error.error_code}: {error.message}", style="red")
         if error.traceback:
             trace = set_text(error.traceback, indent=INDENT, width=None)

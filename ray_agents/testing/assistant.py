@@ -16,10 +16,10 @@ _NUMBER = r"-?\d+(?:\.\d+)?"
 _THAT = r"(?:that|it|this|the (?:last |previous )?(?:result|answer|sum|product|number))"
 _SPOKEN = (
     (r"(?<=\d),(?=\d{3})", ""),
-    (r"\bmultiplied by\b|\btimes\b|×|(?<=\d) ?x ?(?=\d)", " * "),
-    (r"\bdivided by\b|÷", " / "),
+    (r"\bmultiplied by\b|\btimes\b|\u00d7|(?<=[\d)]) ?x ?(?=[\d(])", " * "),
+    (r"\bdivided by\b|\u00f7", " / "),
     (r"\bplus\b", " + "),
-    (r"\bminus\b|−", " - "),
+    (r"\bminus\b|\u2212", " - "),
     (r"\bto the power of\b|\^", " ** "),
     (r"\bsquared\b", " ** 2"),
 )
@@ -89,11 +89,11 @@ def _plain(content: Any) -> str:
 
 
 def _report(talk: _Talk) -> str:
-    told = [_sentence(call, text, failed) for call, text, failed in talk.results]
+    told = [_sentence(call, text, failed=failed) for call, text, failed in talk.results]
     return " ".join([*told, _remember(talk)]).strip()
 
 
-def _sentence(call: Mapping[str, Any], text: str, failed: bool) -> str:
+def _sentence(call: Mapping[str, Any], text: str, *, failed: bool) -> str:
     asked = ", ".join(str(value) for value in call.get("input", {}).values())
     if failed:
         return f"I tried {asked}, but {call.get('name', 'the tool')} failed: {text}"

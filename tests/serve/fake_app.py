@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from fastapi import FastAPI
-from ray import serve
+from ray import serve as ray_serve
 
 from ray_agents.cluster.loopback import narrow_replica
 from ray_agents.settings import from_env
 from serve.api import create_app
 from tests.fake_runtime import FakeRuntime
+
+untyped_serve: Any = ray_serve
 
 
 def build() -> FastAPI:
@@ -19,10 +22,9 @@ def build() -> FastAPI:
     return create_app(lambda _: FakeRuntime(), from_env(os.environ))
 
 
-@serve.deployment(name="ControlApi", max_ongoing_requests=1_000, ray_actor_options={"num_cpus": 0})
-@serve.ingress(build)
-class FakeControlApi:
-    """Nothing of its own."""
-
-
-app = FakeControlApi.bind()
+app: Any = untyped_serve.deployment(
+    untyped_serve.ingress(build)(),
+    name="ControlApi",
+    max_ongoing_requests=1_000,
+    ray_actor_options={"num_cpus": 0},
+).bind()

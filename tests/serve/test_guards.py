@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ AT = "/v1/entities/assistant/amy"
 
 
 @asynccontextmanager
-async def api_of(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+async def api_of(settings: Settings) -> AsyncGenerator[httpx.AsyncClient]:
     app = create_app(lambda _: FakeRuntime(), settings)
     transport = httpx.ASGITransport(app)
     async with (
@@ -34,7 +34,7 @@ async def api_of(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 )
 async def test_without_the_token_nothing_is_told(path: str, header: str | None) -> None:
     async with api_of(Settings(token=TOKEN)) as api:
-        headers = {} if header is None else {"authorization": header.encode()}
+        headers = [] if header is None else [(b"authorization", header.encode())]
         answer = await api.get(path, headers=headers)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Bearer")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import httpx
@@ -21,7 +21,7 @@ AT = "/v1/entities/assistant/amy"
 @asynccontextmanager
 async def api_of(
     runtime: FakeRuntime | None = None, settings: Settings | None = None
-) -> AsyncIterator[httpx.AsyncClient]:
+) -> AsyncGenerator[httpx.AsyncClient]:
     app = create_app(lambda _: runtime or FakeRuntime(), settings or Settings())
     transport = httpx.ASGITransport(app)
     async with (

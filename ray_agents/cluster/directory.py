@@ -1,0 +1,225 @@
+"""Finds the host in which an entity lives, and brings calls to it, over Ray.
+
+A call that wakes goes to the entity's entry host, which serves it or says where the entity is. A
+call that only reads goes to the owner that the log names, if it lives. Hosts are remembered by
+entity and forgotten when they are dead or say they are not the owner; no caller sees either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
+
+from ray_agents.address import Address
+from ray_agents.cluster.calls import WAKING, Activate, Answer, Asleep, Call, Moved, Release
+from ray_agents.cluster.definitions import Definitions
+from ray_agents.cluster.folders import entity_folder
+from ray_agents.cluster.host import Verdict
+from ray_agents.cluster.placement import FRONT, KEEPER, actor_name, entry_name
+from ray_agents.definition import Packed, Resources
+from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable
+from ray_agents.log.owner import LogIO, read_head
+from ray_agents.ports import Blobs
+from ray_agents.settings import Settings
+
+CALL_BOUND = timedelta(seconds=60)
+CHECK_BOUND = timedelta(seconds=10)
+RETRY_DELAY = 0.05
+REMEMBERED_MAX = 100_000
+HOST_CONCURRENCY_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """An error of ours as an answer, so that it crosses processes as itself."""
+
+    error: RayAgentsError
+
+
+def host_actor(name: str, settings: Settings, resources: Resources | None = None) -> Any:
+    """The detached actor of that name, made if there is none."""
+    from ray_agents.cluster.actor import EntityHost
+
+    wanted = resources or Resources()
+    return EntityHost.options(
+        name=name,
+        namespace=settings.namespace,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=wanted.num_cpus,
+        num_gpus=wanted.num_gpus,
+        resources=dict(wanted.custom),
+        max_concurrency=HOST_CONCURRENCY_MAX,
+    ).remote(name, settings)
+
+
+class Directory:
+    """The way to every entity of one store; see ``runtime.Hosts`` and ``host.Peers``."""
+
+    def __init__(
+        self, settings: Settings, *, blobs: Blobs, io: LogIO, definitions: Definitions
+    ) -> None:
+        self._settings = settings
+        self._blobs = blobs
+        self._io = io
+        self._definitions = definitions
+        self._known: OrderedDict[Address, str] = OrderedDict()
+        self._actors: dict[str, Any] = {}
+
+    # -- calls --------------------------------------------------------------------------------
+
+    async def call(self, address: Address, call: Call) -> Answer:
+        """The owner's answer; ``Asleep`` if the call does not wake and nobody owns it.
+
+        Raises:
+            RayAgentsError: what the entity answers.
+            RuntimeUnavailable: no host answered within a minute.
+        """
+        last: Exception | None = None
+        end = time.monotonic() + CALL_BOUND.total_seconds()
+        for tries in itertools.count():
+            name = self._known.get(address) or await self._entry(address, call)
+            if name is None:
+                return Asleep()
+            try:
+                answer = await self._ask(name, address, call)
+            except (RayActorError, RuntimeUnavailable, Fenced) as error:
+                last = error
+                self._forget(address, name)
+            else:
+                if isinstance(answer, Moved):
+                    self._remember(address, actor_name(answer.host))
+                    last = None
+                elif isinstance(answer, Asleep):
+                    self._forget(address, None)
+                    return answer
+                else:
+                    self._remember(address, name)
+                    return answer
+            if time.monotonic() > end:
+                break
+            if tries:
+                await asyncio.sleep(min(RETRY_DELAY * tries, 1))
+        message = f"no host answers for {str(address)!r} within {CALL_BOUND}: {last}"
+        raise RuntimeUnavailable(message, address=str(address)) from last
+
+    async def _ask(self, name: str, address: Address, call: Call) -> Answer:
+        answer = await self._actor(name).call.remote(address, call)
+        if isinstance(answer, Refused):
+            raise answer.error
+        return answer
+
+    async def _entry(self, address: Address, call: Call) -> str | None:
+        if isinstance(call, WAKING):
+            placement = await self._io.run(self._definitions.placement, address.type)
+            if isinstance(placement, Packed):
+                hosts = min(placement.hosts, self._settings.packed_hosts)
+                placement = Packed(hosts=hosts)
+            return entry_name(address, placement)
+        head = await read_head(self._blobs, entity_folder(address), io=self._io)
+        if head is None or head.sealed:
+            return None
+        if await self.check(head.host, address) is not Verdict.OWNS:
+            return None
+        return actor_name(head.host)
+
+    def _remember(self, address: Address, name: str) -> None:
+        self._known[address] = name
+        self._known.move_to_end(address)
+        if len(self._known) > REMEMBERED_MAX:
+            self._known.popitem(last=False)
+
+    def _forget(self, address: Address, name: str | None) -> None:
+        self._known.pop(address, None)
+        if name is not None:
+            self._actors.pop(name, None)
+
+    # -- hosts --------------------------------------------------------------------------------
+
+    def _actor(self, name: str) -> Any:
+        actor = self._actors.get(name)
+        if actor is None:
+            actor = self._existing(name) or self._make(name)
+            self._actors[name] = actor
+        return actor
+
+    def _make(self, name: str) -> Any:
+        if name.startswith("solo"):
+            message = f"host {name!r} has gone"
+            raise RuntimeUnavailable(message, host=name)
+        try:
+            return host_actor(name, self._settings)
+        except (RayError, ValueError) as error:
+            raise RuntimeUnavailable(f"host {name!r} cannot be made now: {error}") from error
+
+    def _existing(self, name: str) -> Any:
+        try:
+            return ray.get_actor(name, namespace=self._settings.namespace)
+        except ValueError:
+            return None
+
+    async def check(self, host: str, address: Address) -> Verdict:
+        """Whether ``host`` lives and owns ``address``; silence for 10 s counts as death."""
+        name = actor_name(host)
+        actor = self._actors.get(name) or self._existing(name)
+        if actor is None:
+            return Verdict.DEAD
+        try:
+            async with asyncio.timeout(CHECK_BOUND.total_seconds()):
+                host_there, owns = await actor.check.remote(address)
+        except (ActorDiedError, TimeoutError):
+            self._actors.pop(name, None)
+            return Verdict.DEAD
+        except ActorUnavailableError as error:
+            raise RuntimeUnavailable(f"host {host!r} does not answer now: {error}") from error
+        if host_there != host:
+            return Verdict.DEAD
+        return Verdict.OWNS if owns else Verdict.NOT_MINE
+
+    async def release(self, host: str, address: Address) -> None:
+        """Ask ``host`` to seal ``address`` and let go; a dead host has let go already."""
+        actor = self._existing(actor_name(host))
+        if actor is not None:
+            try:
+                await actor.call.remote(address, Release())
+            except RayActorError:
+                return
+
+    async def used(self, name: str) -> bool:
+        """Whether a solo host has been used, or has gone."""
+        actor = self._existing(name)
+        if actor is None:
+            return True
+        try:
+            return (await actor.status.remote())["used"]
+        except RayActorError:
+            return True
+
+    async def activate(self, name: str, address: Address, *, release_from: str) -> Answer:
+        """Have the host ``name`` take ``address`` over from the host that accepted for it."""
+        return await self._ask(name, address, Activate(release_from=release_from))
+
+    def keeper(self) -> Any:
+        """The keeper, made if there is none."""
+        from ray_agents.cluster.keeper import keeper_actor
+
+        if KEEPER not in self._actors:
+            self._actors[KEEPER] = keeper_actor(self._settings)
+        return self._actors[KEEPER]
+
+    def front(self) -> Any:
+        """The front, made if there is none."""
+        return self._actor(FRONT)
+
+    async def close(self) -> None:
+        """Forget every host; they go on."""
+        self._known.clear()
+        self._actors.clear()

@@ -1,0 +1,227 @@
+"""HttpRuntime against the control API itself, over a real loopback port."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from datetime import timedelta
+
+import pytest
+import uvicorn
+
+from ray_agents.address import Address
+from ray_agents.definition import Registry
+from ray_agents.errors import (
+    AskTimedOut,
+    EntityExists,
+    InvalidDefinition,
+    RuntimeUnavailable,
+    Unauthorized,
+    UnknownEntity,
+    UnknownOffset,
+)
+from ray_agents.events import Event
+from ray_agents.http.following import Patience
+from ray_agents.http.runtime import HttpRuntime
+from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
+from ray_agents.settings import Settings
+from ray_agents.views import Status
+from serve.api import create_app
+from tests.fake_runtime import FakeRuntime
+
+AMY = Address.of("assistant", "amy")
+TOKEN = "open-sesame"
+HASTY = Patience(pause=timedelta(milliseconds=1), pause_max=timedelta(seconds=5), attempts=2)
+Wait = Callable[..., Awaitable[object]]
+
+
+@asynccontextmanager
+async def served(runtime: FakeRuntime, settings: Settings) -> AsyncGenerator[str]:
+    app = create_app(lambda _: runtime, settings)
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve(sockets=[door]))
+        try:
+            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    return FakeRuntime()
+
+
+@pytest.fixture
+async def http(runtime: FakeRuntime) -> AsyncIterator[HttpRuntime]:
+    async with (
+        served(runtime, Settings(token=TOKEN)) as url,
+        HttpRuntime(url, TOKEN, patience=HASTY) as http,
+    ):
+        yield http
+
+
+async def test_spawn_send_ask_and_inspect(http: HttpRuntime) -> None:
+    view = await http.spawn(AMY, SpawnRequest(tags={"team": "x"}))
+    receipt = await http.send(
+        AMY, SendRequest(payload={"a": [1, None]}, after=timedelta(seconds=1))
+    )
+    reply = await http.ask(AMY, SendRequest(payload="hi"), within=timedelta(seconds=3))
+    assert (view.status, receipt.offset) == (Status.SLEEPING, 0)
+    assert reply.text == "3 s for hi"
+    assert (await http.inspect(AMY)).events == 2
+
+
+async def test_a_message_gets_an_id_so_that_it_may_be_sent_twice(
+    http: HttpRuntime, runtime: FakeRuntime
+) -> None:
+    await http.spawn(AMY, SpawnRequest())
+    await http.send(AMY, SendRequest(payload=1))
+    assert runtime.sent[0][1].id
+    assert runtime.spawned[AMY].spawn_id
+
+
+async def test_list_kill_retry_and_skip(http: HttpRuntime, runtime: FakeRuntime) -> None:
+    await http.spawn(AMY, SpawnRequest())
+    page = await http.list(ListQuery(type="assistant", status=Status.IDLE, limit=3))
+    assert ([item.id for item in page.items], page.cursor) == (["amy"], "more")
+    assert runtime.queries == [ListQuery(type="assistant", status=Status.IDLE, limit=3)]
+    assert (await http.retry(AMY), await http.skip(AMY, wake="w")) == (2, 1)
+    await http.kill(AMY, reason="done")
+    assert runtime.killed == {AMY: "done"}
+
+
+async def test_types_and_registering(http: HttpRuntime, runtime: FakeRuntime) -> None:
+    assert [each.type for each in await http.types()] == ["assistant"]
+    source = "tests.serve.test_routes:registry"
+    assert await http.register(Registry(), source=source) == []
+    assert runtime.registered[0][1] == source
+
+
+async def test_registering_by_value_is_refused_unless_it_is_on(runtime: FakeRuntime) -> None:
+    async with served(runtime, Settings()) as url, HttpRuntime(url) as http:
+        with pytest.raises(InvalidDefinition, match="REGISTER_BY_VALUE"):
+            await http.register(Registry())
+
+
+async def test_registering_by_value_works_if_it_is_on(runtime: FakeRuntime) -> None:
+    settings = Settings(token=TOKEN, register_by_value=True)
+    async with served(runtime, settings) as url, HttpRuntime(url, TOKEN) as http:
+        assert await http.register(Registry()) == []
+    assert runtime.registered[0][1] is None
+
+
+async def test_errors_arrive_as_the_class_they_left_as(http: HttpRuntime) -> None:
+    with pytest.raises(UnknownEntity, match="'/assistant/amy'") as caught:
+        await http.inspect(AMY)
+    assert caught.value.facts == {"address": "/assistant/amy"}
+    await http.spawn(AMY, SpawnRequest(spawn_id="a"))
+    with pytest.raises(EntityExists):
+        await http.spawn(AMY, SpawnRequest(spawn_id="b"))
+    with pytest.raises(AskTimedOut):
+        await http.ask(AMY, SendRequest(payload="silence"), within=timedelta(seconds=1))
+
+
+async def test_a_wrong_token_is_unauthorized(runtime: FakeRuntime) -> None:
+    async with (
+        served(runtime, Settings(token=TOKEN)) as url,
+        HttpRuntime(url, "wrong", patience=HASTY) as http,
+    ):
+        with pytest.raises(Unauthorized):
+            await http.types()
+        with pytest.raises(Unauthorized):
+            await anext(http.observe(AMY))
+
+
+async def test_nobody_listening_says_how_to_start() -> None:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{door.getsockname()[1]}"
+        async with HttpRuntime(url, patience=HASTY) as http:
+            with pytest.raises(RuntimeUnavailable, match="ray-agents start"):
+                await http.types()
+            with pytest.raises(RuntimeUnavailable, match="ray-agents start"):
+                await anext(http.observe(AMY))
+
+
+async def test_another_program_on_the_port_is_told_apart() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 4\r\n\r\noops")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, HttpRuntime(f"http://127.0.0.1:{port}", patience=HASTY) as http:
+        with pytest.raises(RuntimeUnavailable, match="no answer of our control API"):
+            await http.types()
+
+
+async def test_a_runtime_that_is_not_entered_says_so() -> None:
+    with pytest.raises(RuntimeUnavailable, match="async with"):
+        await HttpRuntime("http://127.0.0.1:1").types()
+
+
+# -- observing -----------------------------------------------------------------------------------
+
+
+async def test_a_log_is_read_to_its_end(http: HttpRuntime, runtime: FakeRuntime) -> None:
+    await http.spawn(AMY, SpawnRequest())
+    await runtime.append(AMY, *(str(n) for n in range(1_100)))
+    events = [event async for event in http.observe(AMY, offset=50, live=False)]
+    assert events == runtime.logs[AMY][50:]
+    assert [event async for event in http.observe(AMY, offset=-1, live=False)] == []
+    with pytest.raises(UnknownOffset):
+        await anext(http.observe(AMY, offset=2_000, live=False))
+
+
+async def test_observe_follows(http: HttpRuntime, runtime: FakeRuntime, wait_until: Wait) -> None:
+    await http.spawn(AMY, SpawnRequest())
+    await runtime.append(AMY, "before")
+    async with aclosing(http.observe(AMY, offset=-1)) as events:
+        coming = asyncio.ensure_future(anext(events))
+        await wait_until(lambda: runtime.observers == 1)
+        await runtime.append(AMY, "after")
+        assert (await coming).value == "after"
+    await wait_until(lambda: runtime.observers == 0)
+
+
+async def test_a_stream_that_breaks_is_taken_up_behind_the_last_event(
+    http: HttpRuntime, runtime: FakeRuntime
+) -> None:
+    await http.spawn(AMY, SpawnRequest())
+    await runtime.append(AMY, "a", "b", "c", "d")
+    runtime.breaks_after = 2
+    assert [event.value for event in await take(http, 4)] == ["a", "b", "c", "d"]
+
+
+async def test_streams_that_keep_breaking_are_given_up(
+    http: HttpRuntime, runtime: FakeRuntime
+) -> None:
+    await http.spawn(AMY, SpawnRequest())
+    runtime.fails_with = RuntimeUnavailable("away")
+    with pytest.raises(RuntimeUnavailable):
+        await take(http, 1)
+
+
+async def test_another_failure_in_mid_stream_is_raised(
+    http: HttpRuntime, runtime: FakeRuntime
+) -> None:
+    await http.spawn(AMY, SpawnRequest())
+    with pytest.raises(UnknownOffset):
+        await anext(http.observe(AMY, offset=7))
+
+
+async def take(http: HttpRuntime, count: int) -> list[Event]:
+    found: list[Event] = []
+    async with aclosing(http.observe(AMY)) as events:
+        async for event in events:
+            found.append(event)
+            if len(found) == count:
+                break
+    return found

@@ -1,0 +1,237 @@
+"""The agent loop: order of what it records, tools, limits, results."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.errors import Fenced, ModelUnavailable, NondeterministicWake
+from ray_agents.events import Draft, Event
+from ray_agents.loop import run_agent
+from ray_agents.model import Message, Model, ModelRequest, Usage
+from ray_agents.models.scripted import FunctionModel, Says, ScriptedModel
+from ray_agents.testing.journal import MemoryJournal, current_scope
+from ray_agents.testing.rules import check_messages
+from ray_agents.tools import Tool, tool
+
+
+@tool
+async def double(number: int) -> int:
+    """Double it."""
+    return 2 * number
+
+
+def calls(*numbers: Any) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
+    return "", [("double", {"number": number}) for number in numbers]
+
+
+async def run(
+    model: Model | Sequence[Any],
+    *tools: Tool,
+    journal: MemoryJournal | None = None,
+    **options: Any,
+) -> AgentRunResult:
+    made = ScriptedModel(model) if isinstance(model, Sequence) else model
+    config = AgentConfig(tools=tools or (double,), **options)
+    return await run_agent(journal or MemoryJournal(), config, model=made, input="hi")
+
+
+def rows(journal: MemoryJournal, type_name: str) -> list[Any]:
+    return [event.value for event in journal.rows if event.type == type_name]
+
+
+def shape(events: Sequence[Any]) -> list[str]:
+    """Each row as ``type status``."""
+    values = [(event.type, event) for event in events]
+    return [f"{kind} {Event.at(0, 0, row).value.get('status', '')}".strip() for kind, row in values]
+
+
+class ResultSeen(MemoryJournal):
+    """Says when the first tool's result is committed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = asyncio.Event()
+
+    async def commit(self, drafts: Sequence[Draft]) -> Sequence[Event]:
+        if "tool_call completed" in shape(drafts):
+            self.seen.set()
+        return await super().commit(drafts)
+
+
+async def test_an_answer_without_tools_takes_two_commits() -> None:
+    journal = MemoryJournal()
+    result = await run(["Hello there."], journal=journal)
+    first, last = journal.commits
+    assert shape(first) == ["run started", "step started"]
+    assert shape(last)[-3:] == ["text completed", "step completed", "run completed"]
+    assert (result.text, result.stop_reason, result.steps) == ("Hello there.", "end_turn", 1)
+
+
+async def test_answer_and_executing_are_one_commit_and_results_go_with_the_next_call() -> None:
+    journal = MemoryJournal()
+    await run([calls(1, 2), "Done."], journal=journal)
+    _, executing, called, _ = journal.commits
+    assert shape(executing) == ["step completed", "tool_call executing", "tool_call executing"]
+    assert shape(called) == ["tool_call completed", "tool_call completed", "step started"]
+
+
+async def test_a_result_is_committed_at_once_while_another_tool_still_runs() -> None:
+    journal = ResultSeen()
+
+    @tool
+    async def wait_for_the_other() -> str:
+        """Wait."""
+        await journal.seen.wait()
+        return "seen"
+
+    script: list[Any] = [("", [("wait_for_the_other", {}), ("double", {"number": 1})]), "Done."]
+    result = await run(script, double, wait_for_the_other, journal=journal)
+    assert [call.result for call in result.tool_calls] == ["seen", "2"]
+
+
+async def test_the_model_reads_results_in_the_order_of_its_calls() -> None:
+    seen: list[Message] = []
+
+    def answer(request: ModelRequest) -> Any:
+        seen[:] = request.messages
+        return "Done." if len(request.messages) > 1 else calls(1, "x", 3)
+
+    await run(FunctionModel(answer))
+    check_messages(seen)
+    texts = [block["content"] for block in seen[-1]["content"]]
+    assert (texts[0], texts[2]) == ("2", "6")
+    assert "'number'" in texts[1]
+    assert seen[-1]["content"][1]["is_error"]
+
+
+async def test_the_result_adds_up_usage_and_calls() -> None:
+    one = Usage(input_tokens=3, output_tokens=2, cache_read_tokens=5, cache_write_tokens=7)
+    script = [Says(calls=calls(4)[1], usage=one), Says(text="8", usage=one)]
+    journal = MemoryJournal()
+    result = await run(script, journal=journal)
+    assert result.usage == one + one
+    assert [(c.tool_name, c.args, c.result) for c in result.tool_calls] == [
+        ("double", {"number": 4}, "8")
+    ]
+    assert rows(journal, "step")[-1]["cache_read_tokens"] == 5
+    assert rows(journal, "run")[-1]["output_tokens"] == 4
+
+
+async def test_a_completed_run_is_read_without_calling_the_model() -> None:
+    journal = MemoryJournal()
+    result = await run([calls(4), "8"], journal=journal)
+    again = MemoryJournal(recorded=journal.rows)
+    assert await run([], journal=again) == result
+    assert again.appends == 0
+
+
+async def test_a_tool_that_raises_tells_the_model_and_not_the_caller() -> None:
+    @tool
+    async def fail() -> None:
+        """Fail."""
+        raise ValueError("no such file: 'x'")
+
+    result = await run([("", [("fail", {})]), "Sorry."], fail)
+    assert result.tool_calls[0].error == "ValueError: no such file: 'x'"
+    assert result.text == "Sorry."
+
+
+async def test_an_owner_that_was_fenced_off_stops_at_once() -> None:
+    @tool
+    async def fail() -> None:
+        """Fail."""
+        raise Fenced("another owner")
+
+    with pytest.raises(Fenced):
+        await run([("", [("fail", {})]), "Sorry."], fail)
+
+
+async def test_a_tool_that_takes_too_long_is_ended() -> None:
+    @tool(timeout=timedelta(milliseconds=1))
+    async def hang() -> None:
+        """Hang."""
+        await asyncio.Event().wait()
+
+    result = await run([("", [("hang", {})]), "Sorry."], hang)
+    assert result.tool_calls[0].error == "Timed out: 'hang' did not end within 0.001 s."
+
+
+async def test_a_plain_function_runs_in_a_thread_within_its_scope() -> None:
+    @tool
+    def where() -> list[str | None]:
+        """Say where."""
+        return [current_scope(), threading.current_thread().name]
+
+    result = await run([("", [("where", {})]), "Done."], where)
+    assert "run-1:s1:tool:0" in str(result.tool_calls[0].result)
+    assert "MainThread" not in str(result.tool_calls[0].result)
+
+
+async def test_an_unknown_tool_is_answered_with_the_known_ones() -> None:
+    result = await run([("", [("fly", {})]), "Sorry."])
+    assert result.tool_calls[0].error == "There is no tool 'fly'; there are: double."
+
+
+async def test_the_limit_of_turns_stops_the_run_without_running_its_last_tools() -> None:
+    result = await run([calls(1), calls(2), calls(3)], turns_max=2)
+    assert (result.stop_reason, result.steps) == ("turns_max", 2)
+    assert result.tool_calls[1].error == "Not run: the run stopped (turns_max)."
+
+
+@pytest.mark.parametrize("reason", ["max_tokens", "refusal", "model_context_window_exceeded"])
+async def test_an_answer_that_was_cut_off_runs_no_tools(reason: str) -> None:
+    result = await run([Says(calls=calls(1)[1], stop_reason=reason)])
+    assert (result.stop_reason, result.tool_calls[0].result) == (reason, None)
+
+
+async def test_a_paused_turn_goes_on() -> None:
+    result = await run([Says(text="Well… ", stop_reason="pause_turn"), "Done."])
+    assert (result.steps, result.text) == (2, "Done.")
+
+
+async def test_a_model_that_cannot_be_reached_fails_the_run_visibly_and_it_goes_on_later() -> None:
+    def unreachable(_: ModelRequest) -> Any:
+        raise ModelUnavailable("overloaded")
+
+    journal = MemoryJournal()
+    with pytest.raises(ModelUnavailable):
+        await run(FunctionModel(unreachable), journal=journal)
+    assert [row["status"] for row in rows(journal, "run")] == ["started", "failed"]
+    assert rows(journal, "error")[0]["message"] == "overloaded"
+    again = MemoryJournal(recorded=journal.rows)
+    assert (await run(["Hello."], journal=again)).text == "Hello."
+    assert [row["attempt"] for row in rows(again, "step")] == [1, 1, 2, 2]
+
+
+async def test_a_run_that_is_asked_again_with_another_input_is_refused() -> None:
+    journal = MemoryJournal(crash_at=3)
+    with pytest.raises(Exception, match="append 3"):
+        await run(["Hello."], journal=journal)
+    again = MemoryJournal(recorded=journal.rows)
+    with pytest.raises(NondeterministicWake, match="'bye'"):
+        await run_agent(again, AgentConfig(), model=ScriptedModel(["x"]), input="bye")
+
+
+async def test_a_cancelled_run_cancels_its_tools() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def hang() -> None:
+        """Hang."""
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    running = asyncio.create_task(run([("", [("hang", {})])], hang))
+    await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended.is_set()

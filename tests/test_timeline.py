@@ -1,0 +1,213 @@
+"""The transcript of a log: what it says, and that it is valid whatever the log holds."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_agents.agent import AgentConfig
+from ray_agents.errors import ModelUnavailable
+from ray_agents.events import Draft, Event, MessageReceived
+from ray_agents.loop import run_agent
+from ray_agents.model import Answered, Block, Message, ModelEvent, ModelRequest
+from ray_agents.models.scripted import signature_of
+from ray_agents.testing.journal import MemoryJournal
+from ray_agents.testing.rules import check_messages
+from ray_agents.timeline import INTERRUPTED, Timeline
+from ray_agents.tools import tool
+
+
+def log(*drafts: Draft) -> list[Event]:
+    return [Event.at(offset, 0, draft) for offset, draft in enumerate(drafts)]
+
+
+def inbox(payload: Any, key: str = "m") -> Draft:
+    received = MessageReceived(
+        key=key, payload=payload, message_type="message", sender=None, timestamp=0
+    )
+    return received.draft()
+
+
+def wake(to_offset: int, source: str = "inbox") -> Draft:
+    return Draft.of("wake", "w", value={"to_offset": to_offset, "source": source})
+
+
+def begun(key: str = "r", text: str | None = None) -> Draft:
+    return Draft.of("run", key, value={"input": text, "status": "started"})
+
+
+def answered(*content: Block, reason: str = "end_turn", key: str = "r:s1") -> Draft:
+    value = {"status": "completed", "finish_reason": reason, "content": list(content)}
+    return Draft.of("step", key, value=value)
+
+
+def ended(call_id: str, **fields: Any) -> Draft:
+    value = {"tool_call_id": call_id, "status": "completed", "result": "seen", "error": None}
+    return Draft.of("tool_call", call_id, value=value | fields)
+
+
+def text(words: str) -> Block:
+    return {"type": "text", "text": words}
+
+
+def call(call_id: str) -> Block:
+    return {"type": "tool_use", "id": call_id, "name": "look", "input": {}}
+
+
+def words_of(messages: Sequence[Message]) -> list[tuple[str, list[Any]]]:
+    """Each message as its role and its texts, or the types of its other blocks."""
+    return [
+        (m["role"], [b.get("text") or b.get("content") or b["type"] for b in m["content"]])
+        for m in messages
+    ]
+
+
+def test_messages_of_one_wake_are_one_turn() -> None:
+    events = log(inbox("one"), inbox({"text": "two"}), inbox({"n": 3}), wake(3), begun(text="four"))
+    assert words_of(Timeline(events).messages()) == [("user", ["one", "two", '{"n":3}', "four"])]
+
+
+def test_a_message_that_came_during_a_run_is_told_to_the_next_one() -> None:
+    first = [inbox("one"), wake(1), begun(), inbox("late"), answered(text("1"))]
+    events = log(*first, wake(6), begun("r2"))
+    expected = [("user", ["one"]), ("assistant", ["1"])]
+    assert words_of(Timeline(events[:5]).messages()) == expected
+    assert words_of(Timeline(events).messages()) == [*expected, ("user", ["late"])]
+
+
+def test_a_wake_without_words_is_told_by_its_source() -> None:
+    events = log(wake(0, "cron"), begun(), answered(text("ok")), begun("r2"))
+    assert words_of(Timeline(events).messages()) == [
+        ("user", ["Woken by cron."]),
+        ("assistant", ["ok"]),
+        ("user", ["Continue."]),
+    ]
+
+
+def test_a_wake_that_is_run_again_gives_the_same_transcript() -> None:
+    rows = [wake(0, "cron"), begun(), answered(text("ok"))]
+    once = Timeline(log(*rows, begun("r2"))).messages()
+    assert Timeline(log(*rows, wake(0, "cron"), begun("r2"))).messages() == once
+
+
+def test_a_call_without_result_is_answered_as_interrupted() -> None:
+    events = log(begun(text="go"), answered(call("a"), call("b")), ended("b"))
+    assert words_of(Timeline(events).messages())[-1] == ("user", [INTERRUPTED, "seen"])
+
+
+def test_results_and_the_next_message_are_one_turn_results_first() -> None:
+    events = log(begun(text="go"), answered(call("a")), ended("a"), inbox("more"), begun("r2"))
+    assert words_of(Timeline(events).messages())[-1] == ("user", ["seen", "more"])
+
+
+def test_a_refused_turn_is_left_out() -> None:
+    events = log(begun(text="go"), answered(text("I…"), call("a"), reason="refusal"), ended("a"))
+    assert words_of(Timeline(events).messages()) == [("user", ["go"])]
+
+
+def test_blank_text_and_trailing_thinking_are_left_out() -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    events = log(begun(text="go"), answered(thought, text(" \n"), text("hi"), thought))
+    assert words_of(Timeline(events).messages())[-1] == ("assistant", ["thinking", "hi"])
+
+
+def test_thinking_before_a_call_stays_with_its_signature() -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    events = log(begun(text="go"), answered(thought, call("a")))
+    assert Timeline(events).messages()[1]["content"][0] == thought
+
+
+def test_a_paused_turn_that_is_not_continued_loses_its_open_server_tools() -> None:
+    server: Block = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
+    events = log(begun(text="go"), answered(text("hm"), server, reason="pause_turn"))
+    assert words_of(Timeline(events).messages())[-1] == ("assistant", ["hm", "server_tool_use"])
+    after = Timeline([*events, *log(begun("r2", "more"))]).messages()
+    assert words_of(after)[-2:] == [("assistant", ["hm"]), ("user", ["more"])]
+
+
+def test_messages_already_given_out_do_not_change() -> None:
+    timeline = Timeline(log(begun(text="go"), answered(call("a"))))
+    before = timeline.messages()
+    copy = words_of(before)
+    timeline.take("run", "r2", {"input": "more"})
+    assert words_of(before) == copy
+
+
+# -- any log -----------------------------------------------------------------------------------
+
+ids = count()
+said = st.sampled_from(["hello", "", " \n"]).map(text)
+thought = st.sampled_from(["hm", "well"]).map(
+    lambda words: {"type": "thinking", "thinking": words, "signature": signature_of(words)}
+)
+redacted = st.just({"type": "redacted_thinking", "data": "x"})
+called = st.sampled_from(["look", "fail", "unknown"]).map(
+    lambda name: call(f"t{next(ids)}") | {"name": name}
+)
+reasons = st.sampled_from(["end_turn", "tool_use", "max_tokens", "refusal", "pause_turn"])
+answers = st.tuples(st.lists(st.one_of(said, thought, redacted, called), max_size=4), reasons)
+runs = st.tuples(st.one_of(st.none(), st.sampled_from(["do", ""])), st.lists(answers, max_size=3))
+
+
+@tool
+async def look() -> str:
+    """Look."""
+    return ""
+
+
+@tool
+async def fail() -> None:
+    """Fail."""
+    raise ValueError
+
+
+class Blocks:
+    """Gives answers of any blocks, checks what it is asked, and then cannot be reached."""
+
+    provider = "test"
+
+    def __init__(self, script: Sequence[tuple[list[Block], str]]) -> None:
+        self._answers = iter(script)
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        paused = request.messages[-1]["role"] == "assistant"
+        check_messages(list(request.messages), ends_with_user=not paused)
+        for content, reason in self._answers:
+            yield Answered(content=content, stop_reason=reason)
+            return
+        raise ModelUnavailable("no more")
+
+
+async def rows_of(plan: Sequence[tuple[str | None, Any]]) -> list[Event]:
+    """The rows of runs that followed one another in one log."""
+    rows: list[Event] = []
+    for number, (words, script) in enumerate(plan):
+        journal = MemoryJournal(f"run-{number}", history=rows)
+        config = AgentConfig(tools=[look, fail], turns_max=3)
+        with suppress(ModelUnavailable):
+            await run_agent(journal, config, model=Blocks(script), input=words)
+        rows = [*rows, *journal.rows]
+    return rows
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    plan=st.lists(runs, max_size=3),
+    extra=st.lists(st.tuples(st.integers(0, 60), st.integers(-1, 60)), max_size=5),
+    kept=st.integers(0, 100),
+)
+def test_any_prefix_of_any_log_gives_a_valid_transcript(
+    plan: Any, extra: list[tuple[int, int]], kept: int
+) -> None:
+    drafts: list[Any] = asyncio.run(rows_of(plan))
+    for at, covered in extra:  # messages and wakes arrive at any place between the rows
+        drafts.insert(at, inbox(f"message {at}") if covered < 0 else wake(covered))
+    timeline = Timeline(log(*drafts[:kept]))
+    if timeline.messages():
+        check_messages(timeline.messages(), ends_with_user=False)
+    timeline.take("run", "the next", {"input": None})
+    check_messages(timeline.messages())
