@@ -311,18 +311,18 @@ class LogSuite:
             await owner.append([Draft(type="inbox", key="b", operation=Operation.DELETE)])
             latest = owner.history.latest(["inbox"])
             assert [(event.key, event.value["payload"]) for event in latest] == [
-                ("c", "hello"),
                 ("a", "new"),
+                ("c", "hello"),
             ]
             await owner.seal()
 
-    async def test_find_gives_the_first_row_of_a_key(self, log: Log) -> None:
+    async def test_find_gives_the_newest_row_of_a_key(self, log: Log) -> None:
         for number in range(3):
             owner = await log.claim()
             await owner.append([message("same", f"{number}"), message(f"m{number}")])
             found = owner.history.find("inbox", "same")
             assert found is not None
-            assert found.value == {"payload": "0"}
+            assert found.value == {"payload": f"{number}"}
             assert owner.history.find("inbox", "never") is None
             assert owner.history.find("other", "same") is None
             await owner.seal()
