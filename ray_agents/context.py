@@ -95,7 +95,7 @@ class AgentHandle:
         self._session = session
         self._config = config
 
-    async def run(self, input: str | None = None) -> AgentRunResult:  # noqa: A002 - upstream's name
+    async def run(self, input: str | None = None) -> AgentRunResult:
         """Run the agent loop until the model has nothing left to do.
 
         Args:

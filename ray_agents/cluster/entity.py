@@ -10,7 +10,6 @@ An entity that finds its log taken (``owner.lost``) stops where it is; its host 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -324,7 +323,7 @@ class Entity:
         """
         if self.state.created is None:
             self._check_alive()
-        from ray_agents.cluster.portrait import portrait  # noqa: PLC0415 - it knows us both ways
+        from ray_agents.cluster.portrait import portrait
 
         return portrait(self)
 

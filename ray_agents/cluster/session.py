@@ -88,7 +88,7 @@ class EntitySession:
 
     async def run_agent(self, config: AgentConfig, input_text: str | None) -> AgentRunResult:
         """Run the agent loop; a run this wake has finished before is answered from the log."""
-        from ray_agents.loop import run_agent  # noqa: PLC0415 - handlers without agents stay light
+        from ray_agents.loop import run_agent
 
         self._runs += 1
         journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
