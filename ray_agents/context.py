@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any, Protocol
 
 from ray_agents.address import Address
@@ -194,7 +193,6 @@ class Context:
         payload: JSON,
         *,
         message_type: str = "message",
-        after: timedelta | None = None,
     ) -> str:
         """Send a message at the next commit point, exactly one inbox row; the message's id.
 
@@ -203,7 +201,7 @@ class Context:
             InvalidPayload: ``payload`` is not JSON.
         """
         target = Address.parse(address)
-        request = SendRequest(payload=payload, type=message_type, from_=self.address, after=after)
+        request = SendRequest(payload=payload, type=message_type, from_=self.address)
         return self._stage_outbox(OutboxKind.SEND, target, request)
 
     async def spawn(

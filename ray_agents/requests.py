@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,7 +19,7 @@ class Request(BaseModel):
 
 
 class SendRequest(Request):
-    """A message: ``id`` makes a repeated send harmless; ``after`` delays it."""
+    """A message: ``id`` makes a repeated send harmless."""
 
     payload: Any = None
     type: str = Field(default="message", min_length=1, max_length=128)
@@ -28,7 +27,6 @@ class SendRequest(Request):
         default=None, max_length=256, validation_alias="from", serialization_alias="from"
     )
     id: str | None = Field(default=None, min_length=1, max_length=256)
-    after: timedelta | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

@@ -1,7 +1,5 @@
 """The verbs over HTTP: each route is one call of the Runtime and no decision of its own."""
 
-# ruff: noqa: FAST003 - `type` and `id` reach every route through `At`, which ruff does not resolve
-
 from __future__ import annotations
 
 import asyncio
@@ -127,8 +125,7 @@ def import_registry(source: str) -> Registry:
 
 
 def _unpickled(value: str | None, settings: Settings) -> Registry:
-    guarded = settings.token is not None or settings.token_file is not None
-    if value is None or not settings.register_by_value or not guarded:
+    if value is None or not settings.register_by_value or settings.token is None:
         raise InvalidDefinition(
             "definitions are registered by import path: give `source` as module:attribute "
             "(by value, which lets any token holder run code on the server, it takes "

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -57,7 +58,7 @@ def fresh_directory() -> Path:
             f"{str(parent)!r} belongs to somebody else; set TMPDIR to a directory of yours",
             directory=str(parent),
         )
-    parent.chmod(PRIVATE_FOLDER)
+    parent.chmod(PRIVATE_FOLDER)  # the one that counts: Ray opens its own directory to all
     directory.mkdir(mode=PRIVATE_FOLDER)
     return directory
 
@@ -70,9 +71,18 @@ def run_head(settings: Settings, directory: Path, environment: dict[str, str]) -
     """
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     try:
+        _ray_start(settings, directory, inherited | environment)
+        return _started(settings, directory, environment["RAY_AUTH_TOKEN_PATH"])
+    except BaseException:  # Ctrl-C too: nobody would know of what is left running
+        end_directory(directory, within=KILL_GRACE)
+        raise
+
+
+def _ray_start(settings: Settings, directory: Path, environment: dict[str, str]) -> None:
+    try:
         done = subprocess.run(  # noqa: S603 - our own interpreter, our own words
             [sys.executable, "-m", "ray.scripts.scripts", *_start_words(settings, directory)],
-            env=inherited | environment | {"PYTHONPATH": _python_path()},
+            env=environment | {"PYTHONPATH": _python_path()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -80,16 +90,13 @@ def run_head(settings: Settings, directory: Path, environment: dict[str, str]) -
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        end_directory(directory, within=KILL_GRACE)
         raise RuntimeUnavailable(
             f"Ray did not start within {settings.start_deadline.total_seconds():g} s; "
             "RAY_AGENTS_START_DEADLINE gives it longer"
         ) from error
     if done.returncode != 0:
-        end_directory(directory, within=KILL_GRACE)
         words = (done.stderr or done.stdout)[-LAST_WORDS:].strip()
         raise RuntimeUnavailable(f"Ray did not start; its last words were:\n{words}")
-    return describe(settings, directory, environment["RAY_AUTH_TOKEN_PATH"])
 
 
 def _start_words(settings: Settings, directory: Path) -> list[str]:
@@ -117,19 +124,26 @@ def _python_path() -> str:
     return os.pathsep.join(filter(None, [str(PACKAGE_ROOT), given]))
 
 
-def describe(settings: Settings, directory: Path, token_file: str) -> RunningRay:
-    """The runtime whose daemons work in ``directory``.
-
-    Raises:
-        RuntimeUnavailable: there are no daemons, or no address file.
-    """
-    marks = [mark for mark in marks_in(directory) if mark.pid != os.getpid()]
+def _started(settings: Settings, directory: Path, token_file: str) -> RunningRay:
+    marks = marks_in(directory)
     try:
         address = (directory / "ray_current_cluster").read_text().strip()
     except OSError as error:
         raise RuntimeUnavailable(f"Ray left no address in {str(directory)!r}") from error
     if not marks:
-        raise RuntimeUnavailable(f"Ray's daemons in {str(directory)!r} ended at once; see its logs")
+        raise RuntimeUnavailable("Ray's daemons ended as soon as they had started; try again")
+    return describe(settings, directory, address=address, token_file=token_file, marks=marks)
+
+
+def describe(
+    settings: Settings,
+    directory: Path,
+    *,
+    address: str,
+    token_file: str,
+    marks: Sequence[ProcessMark],
+) -> RunningRay:
+    """The record of the runtime that works in ``directory``."""
     return RunningRay(
         store=absolute_store(settings),
         namespace=settings.namespace,

@@ -125,15 +125,24 @@ def join_ray(running: RunningRay) -> None:
 
 
 def embed_ray(settings: Settings) -> RunningRay:
-    """Start a Ray that lives and dies with this process, and connect to it.
+    """Connect to a Ray that lives and dies with this process; to the store's own if one is live.
 
     Raises:
-        RuntimeUnavailable: Ray did not start.
+        RuntimeUnavailable: Ray did not start, or does not answer.
         StoreUnavailable: the store's directory cannot be written.
     """
     folder = open_state_folder(settings)
-    token_file = _token_file(settings, folder)
-    directory = fresh_directory()
+    with _only_one(folder):
+        if (running := find_running(settings)) is not None:
+            join_ray(running)
+            return running
+        _end_leftovers(settings)
+        running = _init_here(settings, _token_file(settings, folder), fresh_directory())
+        write_running(settings, running)
+        return running
+
+
+def _init_here(settings: Settings, token_file: Path, directory: Path) -> RunningRay:
     environment = head_environment(token_file) | settings_environment(settings, token_file)
     apply_to_this_process(environment)
     ray = import_ray()
@@ -151,20 +160,20 @@ def embed_ray(settings: Settings) -> RunningRay:
         )
     except ray_errors() as error:
         raise RuntimeUnavailable(f"Ray does not start in this process: {error}") from error
-    running = replace(
-        describe(settings, directory, str(token_file)),
+    running = describe(
+        settings,
+        directory,
         address=str(context.address_info["gcs_address"]),
-        processes=(ProcessMark.of(psutil.Process()),),
-        embedded=True,
+        token_file=str(token_file),
+        marks=[ProcessMark.of(psutil.Process())],
     )
-    write_running(settings, running)
-    return running
+    return replace(running, embedded=True)
 
 
 def leave_ray(settings: Settings, running: RunningRay) -> None:
-    """Disconnect this process; an embedded runtime ends with that, and its record goes."""
+    """Disconnect this process; if the runtime is embedded in it, that ends with its record."""
     import_ray().shutdown()
-    if running.embedded:
+    if running.embedded and running.processes[0].pid == os.getpid():
         end_directory(Path(running.directory), within=KILL_GRACE)
         forget_running(settings)
 
@@ -180,8 +189,7 @@ def _token_file(settings: Settings, folder: Path) -> Path:
 def _end_leftovers(settings: Settings) -> None:
     """What a runtime that died in part has left behind: it would hold ports and memory."""
     if (stale := recorded(settings)) is not None:
-        if not stale.embedded:
-            end(stale, within=settings.stop_deadline)
+        end(stale, within=settings.stop_deadline)
         forget_running(settings)
 
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ray_agents.cluster.processes import ProcessMark
-from ray_agents.cluster.tokens import PRIVATE_FOLDER, private_file
+from ray_agents.cluster.tokens import PRIVATE_FOLDER, private_file, token_of
 from ray_agents.errors import StoreUnavailable
-from ray_agents.cluster.tokens import token_of
 from ray_agents.settings import Settings
 
 RECORD_NAME = "runtime.json"

@@ -13,7 +13,7 @@ import copy
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Sequence
 
-from ray_agents.errors import Fenced, InvalidPayload, PayloadTooLarge
+from ray_agents.errors import Fenced, InvalidPayload, PayloadTooLarge, RayAgentsError
 from ray_agents.events import Draft, Event, Operation
 from ray_agents.log.adoption import Adopted, adopt
 from ray_agents.log.claiming import ClaimLost, take
@@ -113,6 +113,8 @@ class LogOwner:
         self._writing: asyncio.Task[None] | None = None
         self._moved: asyncio.Event | None = None
         self._closing = False
+        self._ending = asyncio.Lock()
+        self._ended = False
         self._unsynced = False
         self._later: asyncio.TimerHandle | None = None
         self._syncing: asyncio.Task[None] | None = None
@@ -167,7 +169,7 @@ class LogOwner:
             PayloadTooLarge, InvalidPayload: these drafts cannot be written; others can.
         """
         if self._closing or self.cause is not None:
-            raise copy.copy(self.cause) if self.cause else self._ended()
+            raise copy.copy(self.cause) if self.cause else self._ownership_ended()
         size = _size_of(drafts)
         group = self._groups[-1] if self._groups else None
         if group is None or group.bytes + size > GROUP_BYTES_MAX:
@@ -215,7 +217,7 @@ class LogOwner:
             self._later = asyncio.get_running_loop().call_later(BATCH_SYNC_WITHIN, self._start_sync)
 
     def _lose(self, error: BaseException, *groups: _Group) -> None:
-        cause = error if isinstance(error, Exception) else self._ended()
+        cause = error if isinstance(error, Exception) else self._ownership_ended()
         if self.cause is None:
             self.cause = cause
         self.lost.set()
@@ -229,7 +231,7 @@ class LogOwner:
         if moved is not None:
             moved.set()
 
-    def _ended(self) -> Fenced:
+    def _ownership_ended(self) -> Fenced:
         message = f"log {self.folder!r}: epoch {self.epoch} has ended; look the owner up again"
         return Fenced(message, folder=self.folder, epoch=self.epoch)
 
@@ -258,22 +260,24 @@ class LogOwner:
 
         If the ownership is lost, before or here, it only closes; ``cause`` says why.
         """
-        if await self._stop() or self.cause is not None:
-            await self._io.run(self._live.close)
-            return
-        began = not self._opening
-        closing = Draft.of(
-            SEALED_ROW, "sealed", value={"epoch": self.epoch}, operation=Operation.UPSERT
-        )
-        events = [*self._opening, *self._assign([closing])]
+        await self._stop()
+        async with self._ending:
+            if self._ended:
+                return
+            self._ended = True
+            if self.cause is not None:
+                await self._io.run(self._live.close)
+            else:
+                await self._close_cleanly()
+
+    async def _close_cleanly(self) -> None:
+        dropped = () if self._opening else self._dropped
+        value = {"epoch": self.epoch}
+        closing = Draft.of(SEALED_ROW, "sealed", value=value, operation=Operation.UPSERT)
+        frame = encode_frame([*self._opening, *self._assign([closing])])
         try:
-            await self._io.run(
-                self._live.finish,
-                encode_frame(events),
-                sync=self._unsynced,
-                dropped=self._dropped if began else (),
-            )
-        except Exception as error:
+            await self._io.run(self._live.finish, frame, sync=self._unsynced, dropped=dropped)
+        except RayAgentsError as error:
             self._lose(error)
             raise
 
@@ -282,20 +286,21 @@ class LogOwner:
         waiting = list(self._groups)
         self._groups.clear()
         for group in waiting:
-            group.settle(self._ended())
+            group.settle(self._ownership_ended())
         await self._stop()
-        await self._io.run(self._live.close)
+        async with self._ending:
+            self._ended = True
+            await self._io.run(self._live.close)
 
-    async def _stop(self) -> bool:
-        """Take no more appends and wait for those under way; whether that was done before."""
-        before, self._closing = self._closing, True
+    async def _stop(self) -> None:
+        """Take no more appends, and wait for what is under way."""
+        self._closing = True
         if self._later is not None:
             self._later.cancel()
         for task in (self._writing, self._syncing):
             if task is not None:
                 await asyncio.wait([task])
         self._wake_followers()
-        return before
 
 
 def _in_background(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
