@@ -246,3 +246,22 @@ async def test_intact_frames_that_are_not_the_listed_ones_are_reported(
     rewrite(blobs, segment_name(FOLDER, 1), lambda _: forged)
     with pytest.raises(CorruptLog, match="manifest lists"):
         await read_afresh(log)
+
+
+async def test_a_reader_whose_file_is_merged_away_under_it_reads_on(log: Log) -> None:
+    blobs = FaultyBlobs(log.blobs)
+    owner = await log.claim()
+    await owner.append([message("a")])
+    blobs.meanwhile["append"] = lambda: log.blobs.delete(segment_name(FOLDER, 1))
+    with closing(LogIO(threads_max=1)) as io:
+        assert (await LogReader(blobs, FOLDER, io).read(0)).events == []
+    await owner.abandon()
+
+
+async def test_each_row_is_rewritten_a_logarithm_of_times(log: Log) -> None:
+    blobs = FaultyBlobs(log.blobs)
+    log.blobs = blobs
+    for number in range(300):
+        await log.wake(f"m{number}")
+    assert blobs.bytes_created < 300 * 5_000
+    assert len(await read_afresh(log)) == 300
