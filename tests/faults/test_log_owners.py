@@ -18,7 +18,7 @@ from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.log.reader import LogReader
-from ray_agents.log.segment import epoch_of, new_segment, segment_name
+from ray_agents.log.segment import epoch_of, new_preamble, segment_name
 from ray_agents.log.threads import Kept
 from ray_agents.ports import Blobs
 from ray_agents.testing.faulty_blobs import FaultyBlobs
@@ -242,7 +242,7 @@ async def test_intact_frames_that_are_not_the_listed_ones_are_reported(
     await log.wake("b")
     owner = Claim(host="host-1", token="token-1")
     rows = [Event.at(offset, 1, message(f"forged-{offset}")) for offset in range(2)]
-    forged = new_segment(1, owner) + encode_frame(rows).data
+    forged = new_preamble(1, owner).data + encode_frame(rows).data
     rewrite(blobs, segment_name(FOLDER, 1), lambda _: forged)
     with pytest.raises(CorruptLog, match="manifest lists"):
         await read_afresh(log)
