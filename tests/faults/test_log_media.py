@@ -94,7 +94,7 @@ async def test_appends_that_come_while_a_sync_is_under_way_share_the_next(
 
 async def test_a_wake_makes_three_syncs_and_reads_one_file(log: Log, blobs: FaultyBlobs) -> None:
     await log.wake("a")
-    fresh = Log(blobs)
+    fresh = Log(blobs, io=LogIO())
     before = blobs.calls.copy()
     with closing(fresh):
         await fresh.wake("b", "c")
