@@ -318,12 +318,13 @@ def _take_note(task: asyncio.Task[None]) -> None:
 def _take_and_adopt(
     files: LogFiles, io: LogIO, *, claim: Claim, head: Head | None, durability: Durability
 ) -> tuple[LiveSegment, Adopted]:
-    epoch = take(files, head=head, claim=claim)
+    preamble = take(files, head=head, claim=claim)
     named = None
     if durability is not Durability.MEMORY:
-        named = io.start(files.blobs.sync_names, segment_name(files.folder, epoch))
-    live = LiveSegment(files.blobs, files.folder, epoch=epoch, durability=durability, named=named)
-    return live, adopt(files, epoch=epoch, head=head)
+        name = segment_name(files.folder, preamble.epoch)
+        named = io.start(files.blobs.sync_names, name)
+    live = LiveSegment(files, preamble, durability=durability, named=named)
+    return live, adopt(files, epoch=preamble.epoch, head=head)
 
 
 def _size_of(drafts: Sequence[Draft]) -> int:

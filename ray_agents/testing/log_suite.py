@@ -55,12 +55,12 @@ class Ticks:
 
 
 class Log:
-    """One log under test: claims it, reads it, and makes up rows."""
+    """One log under test: claims it, reads it; without ``io`` nothing is kept in memory."""
 
     def __init__(self, blobs: Blobs, *, folder: str = FOLDER, io: LogIO | None = None) -> None:
         self.blobs = blobs
         self.folder = folder
-        self.io = io or LogIO(threads_max=2)
+        self.io = io or LogIO(threads_max=2, kept_bytes_max=0)
         self.clock = Ticks()
         self._tokens = count(1)
 
