@@ -187,9 +187,7 @@ class EntityHost:
             self._pool.wait(entity.address)
             self._later(self._directory.keeper().want.remote())
             return "a free host"
-        self._later(
-            self._directory.keeper().place.remote(str(entity.address), resources, self._id)
-        )
+        self._later(self._directory.keeper().place.remote(str(entity.address), resources, self._id))
         return str(resources) if resources else "a host of its own"
 
     # -- leaving ------------------------------------------------------------------------------

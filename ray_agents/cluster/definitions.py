@@ -59,6 +59,7 @@ class Definitions:
         self._blobs = blobs
         self._loaded: dict[tuple[str, int], Versioned] = {}
         self._placements: dict[tuple[str, int], Placement] = {}
+        self._newest_seen: dict[str, int] = {}
 
     def register(self, definition: Definition, *, source: str | None = None) -> TypeView:
         """Record a definition; the same one again is no new version.
@@ -146,8 +147,16 @@ class Definitions:
         return self._view(type_name, self.newest_version(type_name))
 
     def _newest(self, type_name: str) -> int:
-        names = self._blobs.names(type_folder(type_name))
-        return int(names[-1].removesuffix(".json")) if names else 0
+        """The newest version, 0 if there is none; versions have no gaps and are never deleted."""
+        version = self._newest_seen.get(type_name, 0)
+        if not version:
+            names = self._blobs.names(type_folder(type_name))
+            version = int(names[-1].removesuffix(".json")) if names else 0
+        else:
+            while self._blobs.exists(self._name(type_name, version + 1)):
+                version += 1
+        self._newest_seen[type_name] = version
+        return version
 
     def _name(self, type_name: str, version: int) -> str:
         return f"{type_folder(type_name)}/{version:06d}.json"
@@ -243,9 +252,7 @@ def _placement_record(placement: Placement) -> dict[str, Any]:
 def _placement_read(record: dict[str, Any]) -> Placement:
     if "packed" in record:
         return Packed(hosts=record["packed"])
-    resources = Resources(
-        num_cpus=record["cpus"], num_gpus=record["gpus"], custom=record["custom"]
-    )
+    resources = Resources(num_cpus=record["cpus"], num_gpus=record["gpus"], custom=record["custom"])
     return Dedicated(resources=resources)
 
 

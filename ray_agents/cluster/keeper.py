@@ -200,9 +200,7 @@ class Keeper:
         self._placing.add(address)
         self._spawn_task(self._place(Address.parse(address), resources, accepted_by))
 
-    async def _place(
-        self, address: Address, resources: Resources | None, accepted_by: str
-    ) -> None:
+    async def _place(self, address: Address, resources: Resources | None, accepted_by: str) -> None:
         name = f"{SOLO}-{secrets.token_hex(6)}"
         try:
             host = await host_actor(name, self._settings, resources).start.remote()

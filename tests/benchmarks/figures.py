@@ -26,9 +26,7 @@ class Figure:
         """How far from the bar: 1 is just met, 2 twice as bad, 0.5 twice as good."""
         if self.bar is None:
             return 0.0
-        worse, better = (
-            (self.bar, self.value) if self.higher_is_better else (self.value, self.bar)
-        )
+        worse, better = (self.bar, self.value) if self.higher_is_better else (self.value, self.bar)
         if better > 0:
             return worse / better
         return 1.0 if worse <= better else math.inf
