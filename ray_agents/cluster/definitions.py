@@ -32,6 +32,7 @@ from ray_agents.ports import Blobs
 from ray_agents.views import TypeView
 
 VERSION_TRIES_MAX = 20
+_HERE: dict[str, Definition] = {}  # by digest: in the process that registered it, it is itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Definitions:
         self._blobs = blobs
         self._loaded: dict[tuple[str, int], Versioned] = {}
         self._placements: dict[tuple[str, int], Placement] = {}
+        self._newest_seen: dict[str, int] = {}
 
     def register(self, definition: Definition, *, source: str | None = None) -> TypeView:
         """Record a definition; the same one again is no new version.
@@ -60,6 +62,7 @@ class Definitions:
         view = view_of(definition, 0, source or "by value").model_dump(mode="json")
         placement = _placement_record(definition.placement)
         digest = xxh3_64_hexdigest(to_json([body.pop("identity"), view, placement]))
+        _HERE[digest] = definition
         for _ in range(VERSION_TRIES_MAX):
             newest = self._newest(definition.type)
             if newest and self._record(definition.type, newest)["digest"] == digest:
@@ -74,9 +77,6 @@ class Definitions:
             name = self._name(definition.type, version)
             if self._blobs.create(name, to_json(record)):
                 self._blobs.sync_names(name)
-                self._loaded[definition.type, version] = Versioned(
-                    version=version, definition=definition
-                )
                 return self._view(definition.type, version)
         message = f"{VERSION_TRIES_MAX} other registrations of {definition.type!r} came first"
         raise InvalidDefinition(message, type=definition.type)
@@ -112,7 +112,8 @@ class Definitions:
         known = self._loaded.get((type_name, wanted))
         if known is None:
             record = self._record(type_name, wanted)
-            known = Versioned(version=wanted, definition=unpacked(type_name, record))
+            definition = _HERE.get(record["digest"]) or unpacked(type_name, record)
+            known = Versioned(version=wanted, definition=definition)
             self._loaded[type_name, wanted] = known
         return known
 
@@ -138,8 +139,16 @@ class Definitions:
         return self._view(type_name, self.newest_version(type_name))
 
     def _newest(self, type_name: str) -> int:
-        names = self._blobs.names(type_folder(type_name))
-        return int(names[-1].removesuffix(".json")) if names else 0
+        """The newest version, 0 if there is none; versions have no gaps and are never deleted."""
+        version = self._newest_seen.get(type_name, 0)
+        if not version:
+            names = self._blobs.names(type_folder(type_name))
+            version = int(names[-1].removesuffix(".json")) if names else 0
+        else:
+            while self._blobs.exists(self._name(type_name, version + 1)):
+                version += 1
+        self._newest_seen[type_name] = version
+        return version
 
     def _name(self, type_name: str, version: int) -> str:
         return f"{type_folder(type_name)}/{version:06d}.json"

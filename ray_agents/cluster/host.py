@@ -23,6 +23,8 @@ from ray_agents.cluster.calls import (
     WAKING,
     Activate,
     Answer,
+    Ask,
+    Asked,
     Asleep,
     Call,
     Deliver,
@@ -42,10 +44,11 @@ from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.session import check_args
 from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
-from ray_agents.events import EffectStaged, OutboxKind
+from ray_agents.events import EffectStaged, Event, OutboxKind
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
 from ray_agents.model import Model
 from ray_agents.ports import Blobs, Clock
+from ray_agents.replies import SETTLING_TYPES, settles
 from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
@@ -200,6 +203,8 @@ class Host:
             return await self._follow(entity, call)
         if isinstance(call, Describe):
             return entity.view()  # to be looked at keeps nobody awake
+        if isinstance(call, Ask):
+            return await self._ask(entity, call)
         with entity.serving():
             match call:
                 case Spawn(request=request):
@@ -216,6 +221,16 @@ class Host:
                     entity.wakeloop.advance()
                     entity.outbox.advance()
                     return entity.view()
+
+    async def _ask(self, entity: Entity, call: Ask) -> Asked:
+        with entity.serving():
+            receipt = await entity.deliver(call.request)
+        try:
+            async with asyncio.timeout(call.wait_seconds):
+                settled = await _settled(entity.owner, receipt.offset)
+        except TimeoutError:
+            settled = None  # within the caller's own bound
+        return Asked(receipt=receipt, settled=settled)
 
     async def _follow(self, entity: Entity, call: Follow) -> Followed:
         owner = entity.owner
@@ -422,3 +437,17 @@ class Host:
             case OutboxKind.SPAWN:
                 spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
                 await self._equipment.peers.call(address, Spawn(request=spawn))
+
+
+async def _settled(owner: LogOwner, offset: int) -> Event | None:
+    """The durable row that settles the message at ``offset``; None if the ownership ends first."""
+    seen = offset
+    while True:
+        tip = owner.durable_tip
+        for event in owner.history.read(seen, stop=tip, types=SETTLING_TYPES):
+            if settles(event, offset):
+                return event
+        await owner.wait_beyond(tip)
+        if owner.durable_tip == tip:
+            return None
+        seen = tip
