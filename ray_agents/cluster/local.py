@@ -44,6 +44,7 @@ class LocalHosts:
         model_for: Callable[[AgentConfig], Model],
     ) -> None:
         self.id = f"local-{os.getpid()}-{secrets.token_hex(4)}"
+        self._closed = False
         self._recovery = Recovery(blobs, io=io, route=self.call)
         self.host = Host(
             Equipment(
@@ -107,12 +108,19 @@ class LocalHosts:
 
     async def close(self) -> None:
         """Seal everything; twice is harmless."""
-        if _LIVE.pop(self.id, None) is not None:
+        _LIVE.pop(self.id, None)
+        if not self._closed:
+            self._closed = True
             await self.host.stop(STOP_DEADLINE)
+
+    def isolate(self) -> None:
+        """Become a host that nobody reaches and that runs on, as one that was stopped too long."""
+        _LIVE.pop(self.id, None)
 
     def vanish(self) -> None:
         """Stop as a killed process does: nothing is sealed, nothing is said."""
         _LIVE.pop(self.id, None)
+        self._closed = True
         self.host.vanish()
 
     async def crash(self) -> None:
