@@ -29,7 +29,7 @@ from ray_agents.views import Receipt, Status
 from tests.cluster.stores import DyingBlobs, memory
 from tests.simulation.world import SeededClock, World, options
 
-SEEDS = int(os.environ.get("SEEDS", "25"))
+SEEDS = int(os.environ.get("SEEDS", "12"))
 ENTITIES, STEPS, RUNTIMES = 4, 120, 2
 PATIENCE = 5000
 LIMITS = Limits(attempts_max=1000, retry_delay=timedelta(milliseconds=1))
