@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -113,6 +114,7 @@ class Host:
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
         self._resuming: set[asyncio.Task[None]] = set()
+        self._calls: Counter[Address] = Counter()
         self._log: HostLog | None = None
         self._stopping = False
         self._vanished: list[Entity] = []
@@ -176,6 +178,17 @@ class Host:
         Raises:
             RayAgentsError: what the entity answers; RuntimeUnavailable while this host leaves.
         """
+        if not isinstance(call, WAKING):
+            return await self._call(address, call)
+        self._calls[address] += 1
+        try:
+            return await self._call(address, call)
+        finally:
+            self._calls[address] -= 1
+            if not self._calls[address]:
+                del self._calls[address]
+
+    async def _call(self, address: Address, call: Call) -> Answer:
         for _ in range(CALL_TRIES_MAX):
             entity = self._entities.get(address)
             if entity is None or entity.leaving:
@@ -348,7 +361,7 @@ class Host:
             while not entity.leaving:
                 idle = self._idle_seconds(entity)
                 quiet = self._equipment.clock.monotonic() - entity.last_active
-                if quiet >= idle and not entity.busy:
+                if quiet >= idle and not entity.busy and entity.address not in self._calls:
                     break
                 wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
                 try:
