@@ -9,6 +9,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ class Rig:
 
     def stop(self) -> None:
         """End what runs."""
+        self.kill_everything()
         if recorded(self.settings) is not None:
             stop_ray(self.settings)
 
@@ -130,13 +132,18 @@ def kill(process: psutil.Process | int) -> None:
         return
 
 
+def pause(seconds: float) -> None:
+    """Let time pass, for a trial that needs it to."""
+    threading.Event().wait(seconds)
+
+
 def eventually(look: Callable[[], T], *, within: timedelta = PATIENCE) -> T:
     """The first true answer of ``look``."""
     end = time.monotonic() + within.total_seconds()
     while not (answer := look()):
         if time.monotonic() > end:
             raise AssertionError(f"not within {within}")
-        time.sleep(LOOK_SECONDS)
+        pause(LOOK_SECONDS)
     return answer
 
 

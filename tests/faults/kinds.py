@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 import sys
-import time
+import threading
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:
             if wake.attempt == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
         case "block":
-            time.sleep(order["seconds"])  # noqa: ASYNC251 - to block the loop is the point
+            threading.Event().wait(order["seconds"])
         case "exit":
             sys.exit(3)
         case "raise":
@@ -55,7 +56,7 @@ async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:
         case "await":
             await _gate(ctx, Path(order["gate"]))
         case "pause":
-            await asyncio.sleep(order["seconds"])
+            await _pause(order["seconds"])
         case "send":
             await ctx.send(order["to"], {"from": ctx.address})
         case _:
@@ -66,7 +67,13 @@ async def _gate(ctx: Any, gate: Path) -> None:
     """Say that we wait, with our process id, and wait until somebody opens the gate."""
     gate.with_suffix(f".{os.getpid()}").touch()
     while not gate.exists():
-        await asyncio.sleep(GATE_LOOK_SECONDS)
+        await _pause(GATE_LOOK_SECONDS)
+
+
+async def _pause(seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.Event().wait()
 
 
 SHORT = {"state": {"notes": Note}, "idle_timeout": BRIEF, "handler": obey}
