@@ -18,6 +18,7 @@ from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import RayError
 
@@ -43,6 +44,8 @@ from ray_agents.wakes import must_be_alone
 
 LEAVE_BOUND = timedelta(seconds=2)
 PRELOAD_AFTER = timedelta(seconds=1)
+PRELOAD_LOOKS_MAX = 30
+PRELOAD_BELOW_PERCENT = 50  # of the machine's processors: it costs two CPU seconds
 LOGGER = logging.getLogger("ray_agents.host")
 
 
@@ -292,8 +295,12 @@ class EntityHost:
 
     async def _preload(self) -> None:
         """Import what a first agent run needs, while nobody waits for this host."""
-        await asyncio.sleep(PRELOAD_AFTER.total_seconds())
-        await asyncio.get_running_loop().run_in_executor(None, _preload)
+        psutil.cpu_percent()
+        for _ in range(PRELOAD_LOOKS_MAX):
+            await asyncio.sleep(PRELOAD_AFTER.total_seconds())
+            if psutil.cpu_percent() < PRELOAD_BELOW_PERCENT:
+                await asyncio.get_running_loop().run_in_executor(None, _preload)
+                return
 
     def _later(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
         async def run() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 SOON = timedelta(seconds=30)
+WAKES = int(os.environ.get("WAKES", "6"))
 
 
 def waiting_pid(gate: Path) -> int:
@@ -132,11 +134,12 @@ def test_a_handler_that_ends_its_process_is_retried_alone_and_then_parked(
 ) -> None:
     address = f"/note/culprit-{deed}"
     client.spawn(address)
-    client.spawn("/note/bystander")
+    bystander = f"/note/bystander-{deed}"
+    client.spawn(bystander)
     client.send(address, {"do": deed}, id="bad")
     with pytest.raises(HandlerFailed):
         client.ask(address, {"do": deed}, within=timedelta(seconds=60), id="bad")
-    client.ask("/note/bystander", {}, within=SOON)
+    client.ask(bystander, {}, within=SOON)
     [parked] = client.inspect(address).parked
     assert parked.attempts == 3
     assert ("died" if deed == "die" else "SystemExit") in parked.error
@@ -154,11 +157,11 @@ def test_a_handler_that_never_returns_meets_its_limit(client: Client) -> None:
 
 
 def test_no_host_is_left_over_after_many_wakes(rig: Rig, client: Client) -> None:
-    for number in range(12):
-        client.spawn(f"/lone/many-{number}", message={})
-    for number in range(12):
-        eventually(lambda n=number: rows(rig.log(f"/lone/many-{n}")))
-        client.ask(f"/lone/many-{number}", {}, within=SOON)
+    addresses = [f"/lone/many-{number}" for number in range(WAKES)]
+    for address in addresses:
+        client.spawn(address, message={})
+    for address in addresses:
+        eventually(lambda a=address: rows(rig.log(a)), within=SOON + timedelta(seconds=WAKES))
     spare = rig.settings.pool_size
     eventually(lambda: keeper_status(client)["idle"] == spare)
     solos = [host for host in keeper_status(client)["hosts"] if host.startswith("solo")]
