@@ -143,6 +143,21 @@ class Host:
         """Whether an entity is about to be awake here."""
         return bool(self._opening)
 
+    def entity(self, address: Address) -> Entity | None:
+        """The entity, if it is awake here and stays."""
+        entity = self._entities.get(address)
+        return None if entity is None or entity.leaving else entity
+
+    async def log_lost(self) -> None:
+        """Return when this host's log cannot be written any more: it must leave."""
+        if self._log is not None:
+            await self._log.lost_for_good()
+
+    def forget(self, address: Address) -> None:
+        """Another host has taken the entity over: it is no concern of this one any more."""
+        if self._log is not None and not self.owns(address):
+            self._log.asleep(address)
+
     @property
     def awake(self) -> list[Entity]:
         """The entities awake here."""
@@ -307,6 +322,9 @@ class Host:
             return elsewhere
         if isinstance(call, Activate) and call.release_from:
             head = await read_head(e.blobs, folder, io=e.io)
+            elsewhere = await self._owner_elsewhere(address, head, Activate())
+            if elsewhere is not None:
+                return elsewhere
         better = e.place(address)
         if better is not None:
             return Moved(host=better)
@@ -393,13 +411,13 @@ class Host:
             LOGGER.warning("%s is lost: %s", entity.name, entity.owner.cause)
             await entity.drop()
             if entity.unfinished and not self._stopping:
-                self._resume_later(entity.address)
+                self.resume_later(entity.address)
             return
         await entity.seal()
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
 
-    def _resume_later(self, address: Address) -> None:
+    def resume_later(self, address: Address) -> None:
         """See to it that somebody goes on with an entity that was lost in mid-work."""
         name = f"resume:{address}"
         task = asyncio.get_running_loop().create_task(self._resume(address), name=name)
