@@ -9,12 +9,16 @@ tool call) and its ordinal there. When a wake runs again after a crash, an effec
 committed is recognised by that identity and only repeated in the handler's view of the state. If
 its digest differs, the handler did something else this time, which no log can reconcile: the wake
 is parked as nondeterministic.
+
+The effects of a wake that was parked are in the state that later wakes have seen and changed. When
+it is retried, they are neither shown again nor compared by content, which may follow from that
+newer state; only their kind and target must be the same.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -32,6 +36,7 @@ from ray_agents.projection import (
 )
 
 HANDLER_SCOPE = ""
+DIGEST_PARTS = "."  # stands between the digest of what an effect does to whom, and of its content
 _scope: ContextVar[str] = ContextVar("ray_agents_effect_scope", default=HANDLER_SCOPE)
 
 
@@ -48,7 +53,7 @@ class Effects:
         self._committed = committed
         self._rows = rows
         self._seen: Counter[str] = Counter()
-        self._open_scopes: set[str] = set()
+        self._held: set[str] = set()
         self._staged: dict[str, list[Draft]] = {}
         self._overlay: dict[str, dict[str, str | None]] = {}
 
@@ -64,11 +69,11 @@ class Effects:
         scope = _scope.get()
         ordinal = self._seen[scope]
         self._seen[scope] += 1
-        digest = digest_of([kind, target, content])
+        digest = f"{digest_of([kind, target])}{DIGEST_PARTS}{digest_of(content)}"
         earlier = self._committed.get((scope, ordinal))
         if earlier is not None:
             self._check_same(earlier, digest, f"{kind} {target!r}")
-            self._show(earlier.events)
+            self._repeat(earlier)
             return False
         headers = self._headers(scope) | {ORDINAL_HEADER: str(ordinal), DIGEST_HEADER: digest}
         marked = [replace(draft, headers={**draft.headers, **headers}) for draft in drafts]
@@ -94,8 +99,8 @@ class Effects:
         return merged
 
     def take(self) -> list[Draft]:
-        """Everything staged that may be committed now: all but what unfinished tools staged."""
-        ready = [scope for scope in self._staged if scope not in self._open_scopes]
+        """Everything staged that may be committed now: all but what waits for a tool's result."""
+        ready = [scope for scope in self._staged if scope not in self._held]
         return [draft for scope in ready for draft in self._staged.pop(scope)]
 
     def mark(self, drafts: Sequence[Draft]) -> list[Draft]:
@@ -121,18 +126,21 @@ class Effects:
         for (owner, ordinal), committed in self._committed.items():
             if owner == scope:
                 self._seen[scope] = max(self._seen[scope], ordinal + 1)
-                self._show(committed.events)
+                self._repeat(committed)
 
     @contextmanager
-    def within(self, scope: str) -> Iterator[None]:
-        """Effects staged inside belong to ``scope`` and wait for its end."""
+    def within(self, scope: str) -> Generator[None]:
+        """Effects staged inside belong to ``scope`` and are held back until its :meth:`release`."""
         token = _scope.set(scope)
-        self._open_scopes.add(scope)
+        self._held.add(scope)
         try:
             yield
         finally:
-            self._open_scopes.discard(scope)
             _scope.reset(token)
+
+    def release(self, scope: str) -> None:
+        """Let what ``scope`` staged go with the next commit, which holds its result."""
+        self._held.discard(scope)
 
     def drop(self, scope: str) -> None:
         """Forget what ``scope`` staged and did not commit."""
@@ -142,7 +150,11 @@ class Effects:
         return {WAKE_HEADER: self._wake_key, SCOPE_HEADER: scope}
 
     def _check_same(self, earlier: Committed, digest: str, what: str) -> None:
-        if earlier.digest != digest:
+        if earlier.shown:
+            same = earlier.digest.partition(DIGEST_PARTS)[0] == digest.partition(DIGEST_PARTS)[0]
+        else:
+            same = earlier.digest == digest
+        if not same:
             message = (
                 f"wake {self._wake_key!r} ran again and did something else: {what} stands where "
                 "an earlier attempt had committed another effect; a handler must repeat its "
@@ -150,6 +162,10 @@ class Effects:
                 "or commit them to state first)"
             )
             raise NondeterministicWake(message, wake=self._wake_key)
+
+    def _repeat(self, committed: Committed) -> None:
+        if not committed.shown:
+            self._show(committed.events)
 
     def _show(self, rows: Sequence[Draft | Event]) -> None:
         for row in rows:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ray_agents.views import Status
 
+MESSAGE_ID_LENGTH_MAX = 256
 MESSAGE_BYTES_MAX = 1_000_000
 PAGE_ITEMS_MAX = 1_000
 
@@ -20,15 +20,14 @@ class Request(BaseModel):
 
 
 class SendRequest(Request):
-    """A message: ``id`` makes a repeated send harmless; ``after`` delays it."""
+    """A message: ``id`` makes a repeated send harmless."""
 
     payload: Any = None
     type: str = Field(default="message", min_length=1, max_length=128)
     from_: str | None = Field(
         default=None, max_length=256, validation_alias="from", serialization_alias="from"
     )
-    id: str | None = Field(default=None, min_length=1, max_length=256)
-    after: timedelta | None = None
+    id: str | None = Field(default=None, min_length=1, max_length=MESSAGE_ID_LENGTH_MAX)
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

@@ -10,64 +10,44 @@ An entity that finds its log taken (``owner.lost``) stops where it is; its host 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ray_agents import wakes
+from ray_agents.address import Address
+from ray_agents.cluster.awake import Services
 from ray_agents.cluster.outbox import Outbox
+from ray_agents.cluster.portrait import portrait
 from ray_agents.cluster.session import check_args, check_message
 from ray_agents.cluster.wakeloop import WakeLoop
+from ray_agents.definition import Definition, Limits
 from ray_agents.errors import (
     BacklogFull,
     EntityExists,
     EntityGone,
     Fenced,
+    InvalidDefinition,
     MessageConflict,
     NothingParked,
     PayloadTooLarge,
     UnknownEntity,
 )
 from ray_agents.events import (
+    JSON,
     Draft,
-    EffectStaged,
     EntityCreated,
     EntityStopped,
     MessageReceived,
+    WakeRecorded,
     encode,
 )
+from ray_agents.log.owner import Appending, LogOwner
+from ray_agents.projection import State
+from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Receipt
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ray_agents.address import Address
-    from ray_agents.agent import AgentConfig
-    from ray_agents.cluster.definitions import Definitions
-    from ray_agents.definition import Definition
-    from ray_agents.log.owner import Appending, LogOwner
-    from ray_agents.model import Model
-    from ray_agents.ports import Clock
-    from ray_agents.projection import State
-    from ray_agents.requests import SendRequest, SpawnRequest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What an entity needs of its host.
-
-    ``admit`` says what a wake must wait for before it may run here, or None; ``deliver`` carries
-    an outbox row to its target.
-    """
-
-    host: str
-    pid: int
-    clock: Clock
-    definitions: Definitions
-    model_for: Callable[[AgentConfig], Model]
-    deliver: Callable[[EffectStaged], Awaitable[None]]
-    admit: Callable[[Entity], str | None]
+__all__ = ["Entity", "Services"]
 
 
 class Entity:
@@ -81,11 +61,13 @@ class Entity:
         self.state = state
         self.services = services
         self.sealing = False
+        self.left = asyncio.Event()
         self.waiting_for: str | None = None
         self.last_active = services.clock.monotonic()
         self.wakeloop = WakeLoop(self)
         self.outbox = Outbox(self)
         self._requests = 0
+        self._written = -1
         self._arriving: dict[str, tuple[MessageReceived, int]] = {}
 
     @property
@@ -99,6 +81,27 @@ class Entity:
         return self.services.definitions.load(self.address.type).definition
 
     @property
+    def leaving(self) -> bool:
+        """Whether it is being sealed here, or its log is another owner's."""
+        return self.sealing or self.owner.lost.is_set()
+
+    @property
+    def handling(self) -> bool:
+        """Whether a handler runs right now."""
+        return self.wakeloop.handling
+
+    def limits_of(self, wake: WakeRecorded) -> Limits:
+        """The limits of the version that handles a wake; the default ones if it cannot be loaded.
+
+        (Then the attempt itself fails with what is wrong, and parks the wake.)
+        """
+        definitions = self.services.definitions
+        try:
+            return definitions.load(self.address.type, wake.definition_version).definition.limits
+        except InvalidDefinition:
+            return Limits()
+
+    @property
     def busy(self) -> bool:
         """Whether anything is in flight or left to do here."""
         return bool(
@@ -107,7 +110,7 @@ class Entity:
             or wakes.due(self.state)
             or self.wakeloop.running
             or self.outbox.running
-            or self.owner.tip != self.owner.durable_tip
+            or self.owner.durable_tip <= self._written
         )
 
     @property
@@ -124,7 +127,7 @@ class Entity:
         Raises:
             Fenced: this host no longer owns the log, or is about to seal it.
         """
-        if self.sealing or self.owner.lost.is_set():
+        if self.leaving:
             raise Fenced(f"{self.name} is leaving host {self.services.host!r}")
         return self.write(drafts)
 
@@ -133,11 +136,16 @@ class Entity:
         appending = self.owner.enqueue(drafts)
         for event in appending.events:
             self.state.apply(event)
+        self._written = appending.events[-1].offset
         self.last_active = self.services.clock.monotonic()
         return appending
 
+    def outbox_grew(self) -> None:
+        """Effects have become durable: what leaves through the outbox may leave."""
+        self.outbox.advance()
+
     @contextmanager
-    def serving(self) -> Iterator[None]:
+    def serving(self) -> Generator[None]:
         """While inside, the entity is busy with a request."""
         self._requests += 1
         try:
@@ -153,7 +161,7 @@ class Entity:
 
         Raises:
             EntityExists: another spawn made it.
-            InvalidPayload: arguments or first message do not fit.
+            InvalidPayload, PayloadTooLarge: arguments or first message do not fit.
         """
         spawn_id = request.spawn_id or self.services.clock.fresh_id()
         created = self.state.created
@@ -161,9 +169,10 @@ class Entity:
             if created.spawn_id != spawn_id:
                 message = f"{self.name!r} exists already; send to it, or choose another id"
                 raise EntityExists(message, address=self.name)
-            await self.owner.wait_beyond(self.state.life_offset)
+            await self._acknowledged(self.state.life_offset)
             return
         check_args(self.definition, request)
+        self._check_size("arguments", request.args)
         event = EntityCreated(
             entity_type=self.address.type,
             args=request.args,
@@ -173,14 +182,23 @@ class Entity:
             spawn_id=spawn_id,
             timestamp=self.services.clock.now(),
         )
-        drafts = [event.draft()]
-        if request.message is not None:
-            message_id = request.message.id or f"{spawn_id}-initial"
-            first = self._message(request.message, message_id)
-            drafts.append(first.draft())
+        first = self._first_message(request, spawn_id)
+        drafts = [event.draft(), *(message.draft() for message in first)]
         appending = self.enqueue(drafts)
+        if first:
+            self._arriving[first[0].key] = (first[0], appending.events[1].offset)
         self.wakeloop.advance()
-        await appending.durable()
+        try:
+            await appending.durable()
+        finally:
+            for message in first:
+                self._arriving.pop(message.key, None)
+
+    def _first_message(self, request: SpawnRequest, spawn_id: str) -> list[MessageReceived]:
+        if request.message is None:
+            return []
+        self._check_size("message", request.message.payload)
+        return [self._message(request.message, request.message.id or f"{spawn_id}-initial")]
 
     async def deliver(self, request: SendRequest) -> Receipt:
         """Put a message into the inbox; acknowledged when durable.
@@ -203,8 +221,18 @@ class Entity:
         try:
             await appending.durable()
         finally:
-            del self._arriving[message_id]
+            self._arriving.pop(message_id, None)
         return self._receipt(message_id, offset, duplicate=False)
+
+    async def _acknowledged(self, offset: int) -> None:
+        """Return when the row at ``offset``, written for somebody else, is durable.
+
+        Raises:
+            Fenced: it may never be; the next owner knows.
+        """
+        await self.owner.wait_beyond(offset)
+        if self.owner.durable_tip <= offset:
+            raise Fenced(f"{self.name} is leaving host {self.services.host!r}")
 
     def _message(self, request: SendRequest, message_id: str) -> MessageReceived:
         return MessageReceived(
@@ -217,8 +245,9 @@ class Entity:
 
     def _find(self, message_id: str) -> tuple[MessageReceived, int] | None:
         """The message of that id in this life, durable or on its way."""
-        if message_id in self._arriving:
-            return self._arriving[message_id]
+        arriving = self._arriving.get(message_id)
+        if arriving is not None and arriving[1] >= self.state.life_offset:
+            return arriving
         event = self.owner.history.find(MessageReceived.TYPE, message_id)
         if event is None or event.offset < self.state.life_offset:
             return None
@@ -233,7 +262,7 @@ class Entity:
                 "with another payload; use a fresh id for a new message"
             )
             raise MessageConflict(text, address=self.name, id=message.key, offset=offset)
-        await self.owner.wait_beyond(offset)
+        await self._acknowledged(offset)
         return self._receipt(message.key, offset, duplicate=True)
 
     def _receipt(self, message_id: str, offset: int, *, duplicate: bool) -> Receipt:
@@ -257,13 +286,7 @@ class Entity:
         definition = self.definition
         limits = definition.limits
         check_message(definition, message.message_type, message.payload)
-        size = len(encode(message.payload, "payload").encode())
-        if size > limits.message_bytes_max:
-            text = (
-                f"the message to {self.name!r} has {size} bytes; "
-                f"at most {limits.message_bytes_max} are allowed (Limits.message_bytes_max)"
-            )
-            raise PayloadTooLarge(text, address=self.name, bytes=size)
+        self._check_size("message", message.payload)
         if len(self.state.pending) >= limits.backlog_max:
             text = (
                 f"{self.name!r} has {len(self.state.pending)} unhandled messages, as many as it "
@@ -271,19 +294,31 @@ class Entity:
             )
             raise BacklogFull(text, address=self.name)
 
+    def _check_size(self, what: str, value: JSON) -> None:
+        size = len(encode(value, what).encode())
+        bytes_max = self.definition.limits.message_bytes_max
+        if size > bytes_max:
+            text = (
+                f"the {what} for {self.name!r}: {size} bytes; "
+                f"at most {bytes_max} are allowed (Limits.message_bytes_max)"
+            )
+            raise PayloadTooLarge(text, address=self.name, bytes=size)
+
     async def kill(self, reason: str | None) -> None:
         """End this life and cancel its handler; twice is harmless.
 
         Raises:
             UnknownEntity: nobody ever lived here.
         """
-        if self.state.created is None:
-            self._check_alive()
-        if self.state.created is None or self.state.stopped is not None:
+        created = self.state.created
+        if created is None or self.state.stopped is not None:
+            if created is None:
+                self._check_alive()
+            await self._acknowledged(self._written)
             return
         stopped = EntityStopped(
             reason=reason,
-            life=self.state.created.life,
+            life=created.life,
             timestamp=self.services.clock.now(),
         )
         appending = self.enqueue([stopped.draft()])
@@ -321,10 +356,6 @@ class Entity:
         Raises:
             UnknownEntity: nobody ever lived here.
         """
-        if self.state.created is None:
-            self._check_alive()
-        from ray_agents.cluster.portrait import portrait
-
         return portrait(self)
 
     # -- leaving ------------------------------------------------------------------------------
@@ -332,13 +363,19 @@ class Entity:
     async def seal(self) -> None:
         """Stop what runs, record the interruption, end the segment."""
         self.sealing = True
-        await self.wakeloop.stop()
-        await self.outbox.stop()
-        await self.owner.seal()
+        try:
+            await self.wakeloop.stop()
+            await self.outbox.stop()
+            await self.owner.seal()
+        finally:
+            self.left.set()
 
     async def drop(self) -> None:
         """Stop what runs and leave the log as it is: it is another owner's now."""
         self.sealing = True
-        await self.wakeloop.stop()
-        await self.outbox.stop()
-        await self.owner.abandon()
+        try:
+            await self.wakeloop.stop()
+            await self.outbox.stop()
+            await self.owner.abandon()
+        finally:
+            self.left.set()

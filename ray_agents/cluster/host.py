@@ -18,6 +18,7 @@ from typing import Protocol
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
+from ray_agents.cluster.awake import Awake, Services
 from ray_agents.cluster.calls import (
     WAKING,
     Activate,
@@ -35,20 +36,22 @@ from ray_agents.cluster.calls import (
     Spawn,
 )
 from ray_agents.cluster.definitions import Definitions
-from ray_agents.cluster.entity import Entity, Services
+from ray_agents.cluster.entity import Entity
 from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.session import check_args
+from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
 from ray_agents.events import EffectStaged, OutboxKind
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
 from ray_agents.model import Model
 from ray_agents.ports import Blobs, Clock
-from ray_agents.projection import fold, state_types
 from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
 RESUME_TRIES_MAX = 8
+IDLE_LOOK_MIN = 0.002
+IDLE_LOOK_MAX = 0.05
 RESUME_DELAY_FIRST = timedelta(milliseconds=100)
 LOGGER = logging.getLogger("ray_agents.host")
 
@@ -93,7 +96,7 @@ class Equipment:
     definitions: Definitions
     peers: Peers
     model_for: Callable[[AgentConfig], Model]
-    admit: Callable[[Entity], str | None]
+    admit: Callable[[Awake], str | None]
     emptied: Callable[[], None]
     place: Callable[[Address], str | None]
 
@@ -109,6 +112,7 @@ class Host:
         self._resuming: set[asyncio.Task[None]] = set()
         self._log: HostLog | None = None
         self._stopping = False
+        self._vanished: list[Entity] = []
         self._services = Services(
             host=equipment.host,
             pid=equipment.pid,
@@ -140,14 +144,22 @@ class Host:
         return list(self._entities.values())
 
     def vanish(self) -> None:
-        """End as a killed process does: every task stops where it is, nothing is written."""
+        """End as a killed process does: every task stops where it is, nothing more is written."""
         self._stopping = True
         for task in [*self._lives.values(), *self._opening.values(), *self._resuming]:
             task.cancel()
         for entity in self.awake:
-            entity.sealing = True
-            entity.wakeloop.cancel()
             entity.owner.give_up(RuntimeUnavailable("the host vanished"))
+        self._vanished = self.awake
+
+    async def buried(self) -> None:
+        """After :meth:`vanish`: return when nothing of it runs any more and no file is open."""
+        gone = [*self._lives.values(), *self._opening.values(), *self._resuming]
+        await asyncio.gather(*gone, return_exceptions=True)
+        for entity in self._vanished:
+            await entity.drop()
+        if self._log is not None:
+            await self._log.abandon()
 
     def owns(self, address: Address) -> bool:
         """Whether the entity is awake here, or about to be."""
@@ -163,19 +175,19 @@ class Host:
         """
         for _ in range(CALL_TRIES_MAX):
             entity = self._entities.get(address)
-            if entity is None or entity.sealing:
+            if entity is None or entity.leaving:
                 if not isinstance(call, WAKING):
                     return Asleep()
                 found = await self._wake(address, call)
                 if isinstance(found, Moved):
                     return found
                 entity = found
-            if entity.sealing:
+            if entity.leaving:
                 continue
             try:
                 return await self._serve(entity, call)
             except Fenced:
-                if not (entity.sealing or entity.owner.lost.is_set()):
+                if not entity.leaving:
                     raise
         message = f"{str(address)!r} changes hands too often on host {self._equipment.host!r}"
         raise RuntimeUnavailable(message, address=str(address))
@@ -223,8 +235,8 @@ class Host:
         if self._stopping or self._log is None or self._log.lost:
             message = f"host {self._equipment.host!r} is leaving; ask again"
             raise RuntimeUnavailable(message, host=self._equipment.host)
-        life = self._lives.get(address)
-        if life is not None and address in self._entities and self._entities[address].sealing:
+        life, entity = self._lives.get(address), self._entities.get(address)
+        if life is not None and entity is not None and entity.leaving:
             await asyncio.wait([life])
         task = self._opening.get(address)
         if task is None:
@@ -234,7 +246,22 @@ class Host:
             task = asyncio.get_running_loop().create_task(self._open(address, call), name=name)
             self._opening[address] = task
             task.add_done_callback(lambda _: self._opening.pop(address, None))
-        return await asyncio.shield(task)
+            return await self._opened(task)
+        try:
+            return await self._opened(task)
+        except UnknownEntity:
+            if isinstance(call, Spawn):  # we shared the look of a call that does not create
+                return await self._wake(address, call)
+            raise
+
+    async def _opened(self, task: asyncio.Task[Entity | Moved]) -> Entity | Moved:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled() or not self._stopping:
+                raise
+            message = f"host {self._equipment.host!r} vanished; ask again"
+            raise RuntimeUnavailable(message, host=self._equipment.host) from None
 
     def _check_spawn(self, address: Address, call: Spawn) -> None:
         """Refuse before anything is made: an unknown type, arguments that do not fit."""
@@ -289,9 +316,7 @@ class Host:
         except ClaimLost as lost:
             self._log.asleep(address)
             return Moved(host=lost.head.host)
-        types = state_types(definition.state) | {"inbox"}
-        state = fold(owner.history.read(0, types=types))
-        entity = Entity(address, owner, state=state, services=self._services)
+        entity = Entity(address, owner, state=load(owner.history), services=self._services)
         self._entities[address] = entity
         name = f"life:{address}"
         life = asyncio.get_running_loop().create_task(self._live(entity), name=name)
@@ -305,24 +330,35 @@ class Host:
     async def _live(self, entity: Entity) -> None:
         """Wait until the entity is idle long enough, or lost; then let it go."""
         try:
-            while not entity.owner.lost.is_set():
-                idle = entity.definition.idle_timeout.total_seconds()
+            while not entity.leaving:
+                idle = self._idle_seconds(entity)
                 quiet = self._equipment.clock.monotonic() - entity.last_active
-                if entity.sealing or (quiet >= idle and not entity.busy):
+                if quiet >= idle and not entity.busy:
                     break
-                wait = max(idle - quiet, min(idle, 0.05))
+                wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
                 try:
                     async with asyncio.timeout(wait):
                         await entity.owner.lost.wait()
                 except TimeoutError:
                     continue
-            if not entity.sealing:
+            if entity.sealing:
+                await entity.left.wait()
+            else:
                 await self._leave(entity)
+        except RayAgentsError as error:
+            LOGGER.warning("%s left without a clean end: %s", entity.name, error)
         finally:
             self._entities.pop(entity.address, None)
             self._lives.pop(entity.address, None)
             if not self._entities and not self._opening:
                 self._equipment.emptied()
+
+    def _idle_seconds(self, entity: Entity) -> float:
+        try:
+            return entity.definition.idle_timeout.total_seconds()
+        except RayAgentsError as error:  # a newest version that cannot be loaded keeps nobody awake
+            LOGGER.warning("%s has no definition here: %s", entity.name, error)
+            return IDLE_LOOK_MAX
 
     async def _leave(self, entity: Entity) -> None:
         if entity.owner.lost.is_set():

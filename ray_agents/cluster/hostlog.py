@@ -42,6 +42,10 @@ class HostLog:
         """End the log; a clean end lets nobody look for this host."""
         await self._owner.seal()
 
+    async def abandon(self) -> None:
+        """Close the log as a crash would leave it."""
+        await self._owner.abandon()
+
 
 def still_awake(rows: Sequence[str]) -> list[Address]:
     """The addresses left awake, oldest first."""

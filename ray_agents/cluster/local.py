@@ -20,12 +20,14 @@ from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.host import Equipment, Host, Verdict
 from ray_agents.cluster.recovery import Recovery
 from ray_agents.cluster.runtime import HostRuntime
+from ray_agents.errors import RuntimeUnavailable
 from ray_agents.log.owner import LogIO
 from ray_agents.log.store import open_blobs
 from ray_agents.model import Model, ModelSettings
 from ray_agents.models.choice import chooser
 from ray_agents.ports import Blobs, Clock
 
+HOPS_MAX = 8
 STOP_DEADLINE = timedelta(seconds=10)
 _LIVE: dict[str, LocalHosts] = {}
 
@@ -69,15 +71,28 @@ class LocalHosts:
                     await self._recovery.resume(host)
 
     async def call(self, address: Address, call: Call) -> Answer:
-        """Answer a call here, or by the live host of this process that owns the entity."""
-        answer = await self.host.call(address, call)
-        if isinstance(answer, Moved):
-            return await _LIVE[answer.host].host.call(address, call)
-        if isinstance(answer, Asleep):
-            for other in [hosts for hosts in _LIVE.values() if hosts is not self]:
-                if other.host.owns(address):
-                    return await other.host.call(address, call)
-        return answer
+        """Answer a call here, or by the live host of this process that owns the entity.
+
+        Raises:
+            RuntimeUnavailable: the entity changes hands faster than it can be found.
+        """
+        asked = self.host
+        for _ in range(HOPS_MAX):
+            answer = await asked.call(address, call)
+            if isinstance(answer, Asleep):
+                return await self._elsewhere(address, call, answer)
+            if not isinstance(answer, Moved):
+                return answer
+            owner = _LIVE.get(answer.host)
+            asked = owner.host if owner is not None and owner.host is not asked else self.host
+        message = f"{str(address)!r} changes hands too often; ask again"
+        raise RuntimeUnavailable(message, address=str(address))
+
+    async def _elsewhere(self, address: Address, call: Call, asleep: Asleep) -> Answer:
+        for other in [hosts for hosts in _LIVE.values() if hosts is not self]:
+            if other.host.owns(address):
+                return await other.host.call(address, call)
+        return asleep
 
     async def check(self, host: str, address: Address) -> Verdict:
         """Whether a host of this process lives and owns the entity."""
@@ -95,10 +110,15 @@ class LocalHosts:
         if _LIVE.pop(self.id, None) is not None:
             await self.host.stop(STOP_DEADLINE)
 
-    def crash(self) -> None:
-        """Vanish as a killed process does: nothing is sealed, nothing is said."""
+    def vanish(self) -> None:
+        """Stop as a killed process does: nothing is sealed, nothing is said."""
         _LIVE.pop(self.id, None)
         self.host.vanish()
+
+    async def crash(self) -> None:
+        """Vanish, and return when no task and no open file is left of it."""
+        self.vanish()
+        await self.host.buried()
 
 
 class LocalRuntime(HostRuntime):
@@ -137,6 +157,6 @@ class LocalRuntime(HostRuntime):
 
     async def crash(self) -> None:
         """End as a killed process does; the store keeps what was durable."""
-        self.hosts.crash()
+        await self.hosts.crash()
         await self._watch.close()
         self._own_io.close()

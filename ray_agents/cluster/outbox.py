@@ -9,14 +9,12 @@ reached is tried again, a bounded number of times, and stays in the outbox for t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
+from ray_agents.cluster.awake import Awake
 from ray_agents.errors import AuthorError, BacklogFull, CallerError, RayAgentsError
-from ray_agents.events import EffectStaged, ErrorRecorded
-
-if TYPE_CHECKING:
-    from ray_agents.cluster.entity import Entity
+from ray_agents.events import Draft, EffectStaged, ErrorRecorded
 
 TRIES_MAX = 8
 DELAY_FIRST = timedelta(milliseconds=50)
@@ -26,7 +24,7 @@ CONCURRENT_MAX = 16
 class Outbox:
     """Delivers what stands in the outbox of ``entity``."""
 
-    def __init__(self, entity: Entity) -> None:
+    def __init__(self, entity: Awake) -> None:
         self._entity = entity
         self._task: asyncio.Task[None] | None = None
         self._given_up: set[str] = set()
@@ -38,7 +36,7 @@ class Outbox:
 
     def advance(self) -> None:
         """Deliver what is durable and not yet delivered."""
-        if self._entity.sealing or self.running or not self._ready():
+        if self._entity.leaving or self.running or not self._ready():
             return
         name = f"outbox:{self._entity.name}"
         self._task = asyncio.get_running_loop().create_task(self._run(), name=name)
@@ -88,15 +86,20 @@ class Outbox:
             except BacklogFull:
                 await services.clock.sleep(delay)
             except (CallerError, AuthorError) as error:
-                self._entity.enqueue([self._refused(effect, error).draft(), effect.delivered()])
+                self._record([self._refused(effect, error).draft(), effect.delivered()])
                 return
             except (RayAgentsError, OSError):
                 await services.clock.sleep(delay)
             else:
-                self._entity.enqueue([effect.delivered()])
+                self._record([effect.delivered()])
                 return
             delay *= 2
         self._given_up.add(effect.key)
+
+    def _record(self, drafts: Sequence[Draft]) -> None:
+        """Write what became of a row; without it the next owner delivers it again, harmlessly."""
+        if not self._entity.owner.lost.is_set():
+            self._entity.write(drafts)
 
     def _refused(self, effect: EffectStaged, error: RayAgentsError) -> ErrorRecorded:
         return ErrorRecorded(

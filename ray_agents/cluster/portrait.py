@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ray_agents.address import Address
+from ray_agents.cluster.awake import Awake
 from ray_agents.errors import UnknownEntity
+from ray_agents.events import WakeStatus
 from ray_agents.lifecycle import Known, status_of
+from ray_agents.projection import State
 from ray_agents.views import Durability, EntityView, ParkedWake
-
-if TYPE_CHECKING:
-    from ray_agents.address import Address
-    from ray_agents.cluster.entity import Entity
-    from ray_agents.projection import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +28,12 @@ class Ownership:
     durability: Durability = Durability.SYNC
 
 
-def portrait(entity: Entity) -> EntityView:
-    """An awake entity, described by its owner."""
+def portrait(entity: Awake) -> EntityView:
+    """An awake entity, described by its owner.
+
+    Raises:
+        UnknownEntity: nobody ever lived there.
+    """
     services, owner = entity.services, entity.owner
     ownership = Ownership(
         epoch=owner.epoch,
@@ -39,7 +41,7 @@ def portrait(entity: Entity) -> EntityView:
         last_event=owner.last_time,
         host=services.host,
         pid=services.pid,
-        running=entity.wakeloop.handling,
+        running=entity.handling,
         waiting_for=entity.waiting_for,
         definition_version=services.definitions.newest_version(entity.address.type),
         durability=owner.durability,
@@ -98,5 +100,5 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
 
 def _backlog(state: State) -> int:
     """Messages that no ended or parked wake has taken."""
-    current = state.current
-    return len(state.pending) + (current.event_count if current else 0)
+    begun = [wake for wake in state.wakes.values() if wake.status is not WakeStatus.PARKED]
+    return len(state.pending) + sum(wake.event_count for wake in begun)

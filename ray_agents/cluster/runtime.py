@@ -8,7 +8,8 @@ woke (one bounded look per host, never per entity).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Protocol, Self, TypeVar
 
@@ -33,12 +34,13 @@ from ray_agents.cluster.wakewatch import WakeWatch
 from ray_agents.definition import Registry
 from ray_agents.errors import (
     AskTimedOut,
+    EntityGone,
     HandlerFailed,
     RuntimeUnavailable,
     UnknownEntity,
     UnknownOffset,
 )
-from ray_agents.events import Event, WakeRecorded, WakeStatus
+from ray_agents.events import EntityStopped, Event, WakeRecorded, WakeStatus
 from ray_agents.log.owner import LogIO, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs, Clock
@@ -51,7 +53,7 @@ T = TypeVar("T")
 
 
 class Hosts(Protocol):
-    """Brings calls to entities, wherever they are: a cluster's hosts, or the one in this process."""
+    """Brings calls to entities, wherever they are: a cluster's hosts, or that of this process."""
 
     async def call(self, address: Address, call: Call) -> Answer:
         """The owner's answer; ``Asleep`` if the call does not wake and nobody owns it."""
@@ -90,7 +92,7 @@ class HostRuntime:
             InvalidDefinition: one cannot be shipped.
         """
         return [
-            await self._io.run(lambda d=definition: self._definitions.register(d, source=source))
+            await self._io.run(self._definitions.register, definition, source=source)
             for definition in registry
         ]
 
@@ -134,6 +136,7 @@ class HostRuntime:
         Raises:
             AskTimedOut: no reply in time; the message stays in the inbox.
             HandlerFailed: the wake that took it was parked or skipped.
+            EntityGone: the entity was killed before it answered.
         """
         receipt: Receipt | None = None
         try:
@@ -146,33 +149,22 @@ class HostRuntime:
             raise AskTimedOut(message, address=str(address)) from error
 
     async def _reply(self, address: Address, receipt: Receipt) -> Reply:
-        async for event in self.observe(address, offset=receipt.offset):
-            if event.type != WakeRecorded.TYPE:
-                continue
-            wake = WakeRecorded.of(event)
-            if not wake.from_offset <= receipt.offset < wake.to_offset:
-                continue
-            if wake.status is WakeStatus.HANDLED:
-                return Reply(
-                    address=str(address),
-                    id=receipt.id,
-                    wake=wake.key,
-                    offset=event.offset,
-                    text=wake.text or "",
-                    value=wake.reply,
-                )
-            if wake.status in (WakeStatus.PARKED, WakeStatus.SKIPPED):
-                message = (
-                    f"{str(address)!r} could not handle message {receipt.id!r}: wake {wake.key!r} "
-                    f"is {wake.status.value} after {wake.attempt} attempts: {wake.error}"
-                )
-                raise HandlerFailed(message, address=str(address), wake=wake.key)
+        async with aclosing(self.observe(address, offset=receipt.offset)) as events:
+            async for event in events:
+                if event.type == EntityStopped.TYPE:
+                    message = f"{str(address)!r} was killed before it answered {receipt.id!r}"
+                    raise EntityGone(message, address=str(address), id=receipt.id)
+                if event.type != WakeRecorded.TYPE:
+                    continue
+                reply = _answer(address, receipt, event)
+                if reply is not None:
+                    return reply
         message = f"{str(address)!r} ended before it answered message {receipt.id!r}"
         raise HandlerFailed(message, address=str(address))
 
     async def observe(
         self, address: Address, *, offset: int = 0, live: bool = True
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """The events from ``offset`` on, ``-1`` meaning from now; never wakes the entity.
 
         Raises:
@@ -245,6 +237,33 @@ class HostRuntime:
     async def list(self, query: ListQuery) -> Page:
         """Some entities, by address; status is computed as they are read."""
         return await self._catalog.page(query)
+
+
+def _answer(address: Address, receipt: Receipt, event: Event) -> Reply | None:
+    """The reply that a wake's row holds for a message, if it does.
+
+    Raises:
+        HandlerFailed: the wake that took the message was parked or skipped.
+    """
+    wake = WakeRecorded.of(event)
+    if not wake.from_offset <= receipt.offset < wake.to_offset:
+        return None
+    if wake.status is WakeStatus.HANDLED:
+        return Reply(
+            address=str(address),
+            id=receipt.id,
+            wake=wake.key,
+            offset=event.offset,
+            text=wake.text or "",
+            value=wake.reply,
+        )
+    if wake.status in (WakeStatus.PARKED, WakeStatus.SKIPPED):
+        message = (
+            f"{str(address)!r} could not handle message {receipt.id!r}: wake {wake.key!r} "
+            f"is {wake.status.value} after {wake.attempt} attempts: {wake.error}"
+        )
+        raise HandlerFailed(message, address=str(address), wake=wake.key)
+    return None
 
 
 def _followed(answer: Answer) -> tuple[Event, ...]:

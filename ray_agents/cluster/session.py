@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.cluster.awake import Awake
 from ray_agents.collections import validated
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
-from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded
+from ray_agents.errors import Fenced
+from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
+from ray_agents.ports import EffectScope
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.requests import SpawnRequest
-
-if TYPE_CHECKING:
-    from ray_agents.cluster.entity import Entity
+from ray_agents.runs import ENDED
 
 RUN_TYPES = frozenset(
     {"run", "step", "text", "text_delta", "reasoning", "reasoning_delta", "tool_call"}
@@ -26,12 +26,17 @@ HISTORY_TYPES = frozenset({"inbox", "run", "step", "tool_call", "wake", CONTEXT_
 
 
 class EntitySession:
-    """The session of a context (see ``context.Session``) over an awake entity."""
+    """The session of a context (see ``context.Session``) over an awake entity.
 
-    def __init__(self, entity: Entity, wake: WakeRecorded, definition: Definition) -> None:
+    It ends with its attempt, or with the life: what a handler that outlives either still wants to
+    write is refused.
+    """
+
+    def __init__(self, entity: Awake, wake: WakeRecorded, definition: Definition) -> None:
         self._entity = entity
         self._wake = wake
         self._runs = 0
+        self._closed = False
         self.address: Address = entity.address
         self.definition = definition
         self.definition_version = wake.definition_version
@@ -47,35 +52,50 @@ class EntitySession:
         self.run_text: str | None = None
 
     @property
-    def wake_offset(self) -> int:
-        """Where this wake's events begin; its runs cannot have rows before."""
-        return self._wake.from_offset
+    def over(self) -> bool:
+        """Whether this attempt has ended, by itself or with the life of its entity."""
+        return self._closed or self._entity.state.wakes.get(self._wake.key) != self._wake
 
-    def owner_read(self, start: int, *, types: frozenset[str]) -> Sequence[Event]:
-        """The log's rows of these types from ``start`` on."""
-        return self._entity.owner.history.read(start, types=types)
+    def close(self) -> None:
+        """End the attempt."""
+        self._closed = True
 
     async def commit(self) -> None:
         """Make everything staged durable, then let the outbox leave."""
         await self.append([])
 
     async def append(self, drafts: Sequence[Draft]) -> Sequence[Event]:
-        """Append ``drafts`` and what is staged, as one frame; return when durable."""
+        """Append ``drafts`` and what is staged, as one frame; return when durable.
+
+        Raises:
+            Fenced: the attempt is over.
+        """
+        self._check_open()
         rows = [*self.effects.take(), *drafts]
         if not rows:
             return []
         events = await self._entity.enqueue(rows).durable()
-        self._entity.outbox.advance()
+        self._entity.outbox_grew()
         return events
 
     def post(self, drafts: Sequence[Draft]) -> None:
-        """Append without waiting."""
+        """Append without waiting; raises as :meth:`append`."""
+        self._check_open()
         if drafts:
             self._entity.enqueue(drafts)
 
+    def _check_open(self) -> None:
+        if self.over:
+            message = f"wake {self._wake.key!r} of {self._entity.name} is over; nothing is written"
+            raise Fenced(message, wake=self._wake.key)
+
     def read(self, types: frozenset[str]) -> Sequence[Event]:
-        """The log's rows of these types, oldest first."""
-        return self._entity.owner.history.read(0, types=types)
+        """The rows of these types in this life's part of the log, oldest first."""
+        return self._entity.owner.history.read(self.state.life_offset, types=types)
+
+    def read_wake(self, types: frozenset[str]) -> Sequence[Event]:
+        """The rows of these types since this wake's first message."""
+        return self._entity.owner.history.read(self._wake.from_offset, types=types)
 
     def check_spawn(self, address: Address, request: SpawnRequest) -> None:
         """Raise UnknownType or InvalidPayload if no such entity can be spawned."""
@@ -104,13 +124,12 @@ class RunJournal:
     def __init__(self, session: EntitySession, run_key: str) -> None:
         self._session = session
         self._run_key = run_key
-        read = session.owner_read
-        recent = read(session.wake_offset, types=RUN_TYPES)
+        recent = session.read_wake(RUN_TYPES)
         own = [e for e in recent if e.key == run_key or e.key.startswith(f"{run_key}:")]
         mine = {e.offset for e in own}
         self._recorded: list[Event] = own
         self._history: list[Event] = [
-            e for e in read(0, types=HISTORY_TYPES) if e.offset not in mine
+            e for e in session.read(HISTORY_TYPES) if e.offset not in mine
         ]
         for call in {e.key for e in own if e.type == "tool_call"}:
             session.effects.adopt(call)
@@ -130,25 +149,32 @@ class RunJournal:
 
     async def commit(self, drafts: Sequence[Draft]) -> Sequence[Event]:
         """Append rows and staged effects; return once durable."""
+        for draft in drafts:
+            if draft.type == "tool_call" and decode(draft.text)["status"] in ENDED:
+                self._session.effects.release(draft.key)
         return await self._session.append(self._session.effects.mark(drafts))
 
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append without waiting."""
         self._session.post(self._session.effects.mark(drafts))
 
-    @contextmanager
-    def effects_of(self, scope: str) -> Iterator[None]:
+    def effects_of(self, scope: str) -> EffectScope:
         """Effects staged inside belong to the tool call ``scope``; a failed one's are dropped."""
-        with self._session.effects.within(scope):
-            try:
-                yield
-            except BaseException:
-                self._session.effects.drop(scope)
-                raise
+        return _within(self._session.effects, scope)
 
     def now(self) -> int:
         """Microseconds since the epoch."""
         return self._session.now()
+
+
+@contextmanager
+def _within(effects: Effects, scope: str) -> Generator[None]:
+    with effects.within(scope):
+        try:
+            yield
+        except BaseException:
+            effects.drop(scope)
+            raise
 
 
 def check_args(definition: Definition, request: SpawnRequest) -> None:

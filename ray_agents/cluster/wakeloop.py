@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ray_agents import wakes
+from ray_agents.cluster.awake import Awake
 from ray_agents.cluster.session import EntitySession
 from ray_agents.context import Context
+from ray_agents.definition import Definition
 from ray_agents.errors import Fenced, InvalidDefinition, NondeterministicWake, RayAgentsError
-from ray_agents.events import ErrorRecorded, WakeRecorded, WakeStatus
+from ray_agents.events import Draft, ErrorRecorded, WakeRecorded, WakeStatus
+from ray_agents.log.owner import Appending
 
-if TYPE_CHECKING:
-    from ray_agents.cluster.entity import Entity
-    from ray_agents.definition import Definition
-    from ray_agents.events import Draft
-    from ray_agents.log.owner import Appending
+ERROR_CHARS_MAX = 20_000
 
 
 class Begun(NamedTuple):
@@ -35,10 +34,11 @@ class Begun(NamedTuple):
 class WakeLoop:
     """Runs the wakes of ``entity``, at most one at a time."""
 
-    def __init__(self, entity: Entity) -> None:
+    def __init__(self, entity: Awake) -> None:
         self._entity = entity
         self._task: asyncio.Task[None] | None = None
         self._session: EntitySession | None = None
+        self._begun: WakeRecorded | None = None
 
     @property
     def running(self) -> bool:
@@ -53,7 +53,7 @@ class WakeLoop:
     def advance(self) -> None:
         """Begin the next attempt, if one is due, none runs, and the host admits it."""
         entity = self._entity
-        if self.running or entity.sealing or not entity.state.alive:
+        if self.running or entity.leaving or not entity.state.alive:
             return
         if entity.state.current is None and not wakes.due(entity.state):
             return
@@ -77,29 +77,27 @@ class WakeLoop:
             return
         self.cancel()
         await asyncio.wait([self._task])
-        entity = self._entity
-        current = entity.state.current
-        if (
-            current is None
-            or current.status is not WakeStatus.STARTED
-            or entity.owner.lost.is_set()
-        ):
+        entity, begun = self._entity, self._begun
+        if begun is None or entity.owner.lost.is_set() or not is_under_way(entity, begun):
             return
-        stopped = wakes.interrupted(current, now=entity.services.clock.now())
+        stopped = wakes.interrupted(begun, now=entity.services.clock.now())
         await entity.write([stopped.draft()]).durable()
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        """Look again: a message may have come between the last look and the end of the loop.
+        """Look again: a message, or a new life, may have come before the loop had ended.
 
         A loop that ends by an error of ours gives the entity up: its next owner resumes.
         """
-        if task.cancelled():
+        error = None if task.cancelled() else task.exception()
+        if self._entity.leaving:
             return
-        error = task.exception()
         if error is not None:
             self._entity.owner.give_up(error)
-        elif not self._entity.owner.lost.is_set():
+            return
+        try:
             self.advance()
+        except RayAgentsError as refused:
+            self._entity.owner.give_up(refused)
 
     async def _run(self, begun: Begun | None) -> None:
         while begun is not None:
@@ -121,12 +119,14 @@ class WakeLoop:
             now=services.clock.now(),
         )
         if state.current is not None:
-            wake = wakes.again(state.current, attempt, entity.definition.limits)
+            wake = wakes.again(state.current, attempt, entity.limits_of(state.current))
         elif wakes.due(state):
             wake = wakes.begin(state, attempt)
         else:
             return None
-        return Begun(wake, entity.enqueue([wake.draft()]))
+        appending = entity.enqueue([wake.draft()])
+        self._begun = wake
+        return Begun(wake, appending)
 
     async def _attempt(self, wake: WakeRecorded) -> Begun | None:
         """Run the handler once and record the outcome; the wake begun beside it, if any."""
@@ -138,14 +138,16 @@ class WakeLoop:
             if task is None or task.cancelling():
                 raise
             return await self._failed(wake, error)
-        except Fenced:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a user's handler raises: recorded
+        except (Exception, SystemExit) as error:
+            if entity.leaving:
+                raise Fenced(f"{entity.name} leaves while a wake ends") from error
             return await self._failed(wake, error)
+        if not is_under_way(entity, wake):
+            return self._begin()
         appending = entity.enqueue(drafts)
         begun = self._begin()
         await appending.durable()
-        entity.outbox.advance()
+        entity.outbox_grew()
         return begun
 
     async def _handle(self, wake: WakeRecorded) -> list[Draft]:
@@ -158,6 +160,7 @@ class WakeLoop:
         try:
             returned = await _bounded(definition, context)
         finally:
+            session.close()
             self._session = None
         text = context.said or session.run_text
         now = entity.services.clock.now()
@@ -167,17 +170,19 @@ class WakeLoop:
     async def _failed(self, wake: WakeRecorded, error: BaseException) -> Begun | None:
         """Record the failure with its traceback; then wait, and begin again or go on."""
         entity = self._entity
+        if not is_under_way(entity, wake):
+            return self._begin()
         now = entity.services.clock.now()
-        words = f"{type(error).__name__}: {error}"
+        words = printable(f"{type(error).__name__}: {_said_by(error)}")
         if isinstance(error, (NondeterministicWake, InvalidDefinition)):
             outcome = wakes.parked(wake, words, now=now)
         else:
-            outcome = wakes.failed(wake, words, now=now, limits=entity.definition.limits)
+            outcome = wakes.failed(wake, words, now=now, limits=entity.limits_of(wake))
         record = ErrorRecorded(
             key=f"{wake.key}-attempt-{wake.attempt}-{now}",
             error_code=error.slug if isinstance(error, RayAgentsError) else "handler_failed",
             message=words,
-            traceback="".join(traceback.format_exception(error)),
+            traceback=printable("".join(traceback.format_exception(error))),
             wake=wake.key,
         )
         await entity.enqueue([record.draft(), outcome.draft()]).durable()
@@ -185,6 +190,26 @@ class WakeLoop:
             clock = entity.services.clock
             await clock.sleep(wakes.until(outcome.retry_at, now=clock.now()))
         return self._begin()
+
+
+def printable(text: str) -> str:
+    """``text`` as it can stand in a log: any character JSON knows, and not too long."""
+    if len(text) > ERROR_CHARS_MAX:
+        half = ERROR_CHARS_MAX // 2
+        text = f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _said_by(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise anything
+        return f"(its message cannot be printed: {type(broken).__name__})"
+
+
+def is_under_way(entity: Awake, wake: WakeRecorded) -> bool:
+    """Whether this attempt still counts: its life is not over, and nothing has become of it."""
+    return wake.status is WakeStatus.STARTED and entity.state.wakes.get(wake.key) == wake
 
 
 async def _bounded(definition: Definition, context: Context) -> object:

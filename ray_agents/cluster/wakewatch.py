@@ -9,6 +9,7 @@ for themselves once.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from datetime import timedelta
 
@@ -24,6 +25,7 @@ from ray_agents.ports import Blobs, Clock
 TICK = timedelta(milliseconds=20)
 LINGER_TICKS = 100
 REMEMBERED_MAX = 10_000
+LOGGER = logging.getLogger("ray_agents.wakewatch")
 
 
 class WakeWatch:
@@ -70,22 +72,34 @@ class WakeWatch:
 
     async def _run(self) -> None:
         first, left = True, LINGER_TICKS
-        while left:
+        while left or self._waiting:
             left = LINGER_TICKS if self._waiting else left - 1
             grown = await self._look(remember=not first)
             for future, name in self._waiting.items():
-                if (first or name in grown) and not future.done():
+                if (first or grown is None or name in grown) and not future.done():
                     future.set_result(None)
-            first = False
+            first = grown is None
             await self._clock.sleep(TICK)
 
-    async def _look(self, *, remember: bool) -> set[str]:
+    async def _look(self, *, remember: bool) -> set[str] | None:
+        """Who has woken since the last look; None if that cannot be said: all look for themselves.
+
+        The observers then meet the error that kept us from looking, if it lasts.
+        """
         grown: set[str] = set()
-        for host in await self._io.run(self._blobs.names, HOSTS):
+        try:
+            hosts = await self._io.run(self._blobs.names, HOSTS)
+        except OperatorError as error:
+            LOGGER.warning("the host logs cannot be read: %s", error)
+            return None
+        for host in hosts:
             try:
                 grown |= await self._grown(host)
             except OperatorError:
                 self._readers.pop(host, None)  # removed by recovery between two looks
+        for gone in self._readers.keys() - set(hosts):
+            del self._readers[gone]
+            self._offsets.pop(gone, None)
         if remember:
             for name in grown:
                 self._woken.append((self._count, name))
