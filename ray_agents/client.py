@@ -70,6 +70,17 @@ def replica_settings() -> Settings:
     return begin_replica()
 
 
+def registry_at(source: str) -> Registry:
+    """The registry at ``module:attribute``, as its file is now; Serve's replicas use it.
+
+    Raises:
+        InvalidDefinition: it cannot be imported, or is no Registry; the message says which.
+    """
+    from ray_agents.cluster.shipping import import_registry
+
+    return import_registry(source)
+
+
 class Detach:
     """What remains to be done when a client closes; calling it twice is harmless."""
 

@@ -5,35 +5,26 @@ log of a type's definitions, whose offset is the version. (Files rather than a s
 many clients may register and none of them should have to own anything.) So the runtime knows its
 types after the loss of every process.
 
-*By import path* (``module:attribute``) is for code that is installed where hosts run, or lies in
-one of the recorded folders. *By value* is cloudpickle, for types of a notebook cell or a script's
-``__main__``; it records the Python version and refuses a mismatch by name.
-
-A host asks for the newest version at each wake, so a new version applies from the next wake on
-and a running handler finishes on its own.
+A host asks for the newest version at each wake, so a new version applies from the next wake on,
+and a running handler finishes on its own; a wake that is run again keeps the version it began
+with. How a version's code travels is said in ``shipping``.
 """
 
 from __future__ import annotations
 
-import base64
-import importlib
-import inspect
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
 from pydantic_core import from_json, to_json
 from xxhash import xxh3_64_hexdigest
 
 from ray_agents.cluster.folders import TYPES, type_folder
+from ray_agents.cluster.shipping import shipped_by_path, shipped_by_value, unpacked
 from ray_agents.definition import (
     Dedicated,
     Definition,
     Packed,
     Placement,
-    Registry,
     Resources,
 )
 from ray_agents.errors import InvalidDefinition, UnknownType
@@ -41,7 +32,6 @@ from ray_agents.ports import Blobs
 from ray_agents.views import TypeView
 
 VERSION_TRIES_MAX = 20
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +58,9 @@ class Definitions:
             InvalidDefinition: it cannot be shipped to a host.
         """
         body = shipped_by_path(definition, source) if source else shipped_by_value(definition)
-        digest = xxh3_64_hexdigest(to_json(body))
+        view = view_of(definition, 0, source or "by value").model_dump(mode="json")
+        placement = _placement_record(definition.placement)
+        digest = xxh3_64_hexdigest(to_json([body.pop("identity"), view, placement]))
         for _ in range(VERSION_TRIES_MAX):
             newest = self._newest(definition.type)
             if newest and self._record(definition.type, newest)["digest"] == digest:
@@ -76,8 +68,8 @@ class Definitions:
             version = newest + 1
             record = {
                 "digest": digest,
-                "placement": _placement_record(definition.placement),
-                "view": view_of(definition, version, source or "by value").model_dump(mode="json"),
+                "placement": placement,
+                "view": view | {"version": version},
                 **body,
             }
             name = self._name(definition.type, version)
@@ -121,7 +113,7 @@ class Definitions:
         known = self._loaded.get((type_name, wanted))
         if known is None:
             record = self._record(type_name, wanted)
-            known = Versioned(version=wanted, definition=_materialise(type_name, record))
+            known = Versioned(version=wanted, definition=unpacked(type_name, record))
             self._loaded[type_name, wanted] = known
         return known
 
@@ -172,59 +164,6 @@ class Definitions:
         return TypeView.model_validate(self._record(type_name, version)["view"])
 
 
-def shipped_by_path(definition: Definition, source: str) -> dict[str, Any]:
-    """The record of a definition that hosts import; the source's digest makes its version."""
-    module_name, _, attribute = source.partition(":")
-    module = sys.modules.get(module_name)
-    try:
-        text = inspect.getsource(module) if module else ""
-    except OSError:
-        text = ""
-    folders = [folder for folder in sys.path if folder]
-    return {
-        "by": "path",
-        "module": module_name,
-        "attribute": attribute or "registry",
-        "folders": folders,
-        "source_digest": xxh3_64_hexdigest(text.encode()),
-    }
-
-
-def shipped_by_value(definition: Definition) -> dict[str, Any]:
-    """The record of a definition that travels as cloudpickle.
-
-    Raises:
-        InvalidDefinition: something in it cannot be pickled; the message names it.
-    """
-    module = sys.modules.get(definition.handler.__module__)
-    by_value = module is not None and module.__name__ != "__main__" and not _installed(module)
-    try:
-        if by_value and module is not None:
-            cloudpickle.register_pickle_by_value(module)
-        data = cloudpickle.dumps(definition)
-    except Exception as error:  # anything a user's object may raise while being pickled
-        message = (
-            f"the handler of {definition.type!r} cannot be shipped to a host: {error}. It refers "
-            "to something that lives in this process only (a lock, a connection, an open file): "
-            "make that inside the handler"
-        )
-        raise InvalidDefinition(message, type=definition.type) from error
-    finally:
-        if by_value and module is not None:
-            cloudpickle.unregister_pickle_by_value(module)
-    return {"by": "value", "python": PYTHON, "pickle": base64.b64encode(data).decode()}
-
-
-def _installed(module: Any) -> bool:
-    """Whether hosts can import the module: it lies among the installed packages."""
-    path = getattr(module, "__file__", None) or ""
-    return (
-        "site-packages" in path
-        or path.startswith((sys.base_prefix, sys.prefix))
-        or (module.__name__.split(".")[0] == __name__.split(".")[0])
-    )
-
-
 def view_of(definition: Definition, version: int, source: str) -> TypeView:
     """A definition as doors show it."""
     creation = definition.creation_schema
@@ -262,56 +201,3 @@ def _placement_words(definition: Definition) -> str:
             return f"packed, hosts={hosts}"
         case Dedicated(resources=resources):
             return f"dedicated, {resources}" if resources else "dedicated"
-
-
-def _materialise(type_name: str, record: dict[str, Any]) -> Definition:
-    if record["by"] == "value":
-        return _unpickled(type_name, record)
-    module = _imported(type_name, record["module"], record["folders"])
-    registry = getattr(module, record["attribute"], None)
-    if not isinstance(registry, Registry):
-        message = (
-            f"{record['module']}:{record['attribute']}, which defines {type_name!r}, is not a "
-            f"Registry but {registry!r}"
-        )
-        raise InvalidDefinition(message, type=type_name)
-    return registry.get(type_name)
-
-
-def _imported(type_name: str, module_name: str, folders: Iterable[str]) -> Any:
-    missing = [folder for folder in folders if folder not in sys.path]
-    sys.path.extend(missing)
-    try:
-        return importlib.import_module(module_name)
-    except ImportError as error:
-        message = f"{module_name!r}, which defines {type_name!r}, cannot be imported: {error}"
-        raise InvalidDefinition(message, type=type_name) from error
-
-
-def _unpickled(type_name: str, record: dict[str, Any]) -> Definition:
-    if record["python"] != PYTHON:
-        message = (
-            f"{type_name!r} was registered by value from Python {record['python']}, and this host "
-            f"runs Python {PYTHON}; register it again from {PYTHON} or by import path"
-        )
-        raise InvalidDefinition(message, type=type_name, python=record["python"])
-    try:
-        return cloudpickle.loads(base64.b64decode(record["pickle"]))
-    except (ImportError, AttributeError) as error:
-        message = f"{type_name!r} cannot be loaded on this host: {error}"
-        raise InvalidDefinition(message, type=type_name) from error
-
-
-def import_registry(source: str, folders: Iterable[str] = ()) -> Registry:
-    """The registry at ``module:attribute``, for ``--app``.
-
-    Raises:
-        InvalidDefinition: it cannot be imported or is no Registry.
-    """
-    module_name, _, attribute = source.partition(":")
-    module = _imported(source, module_name, folders)
-    registry = getattr(module, attribute or "registry", None)
-    if not isinstance(registry, Registry):
-        message = f"{source!r} is not a Registry; write it as module:attribute"
-        raise InvalidDefinition(message, source=source)
-    return registry

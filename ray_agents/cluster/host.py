@@ -42,12 +42,12 @@ from ray_agents.cluster.entity import Entity
 from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.session import check_args
+from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
 from ray_agents.events import EffectStaged, Event, OutboxKind
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
 from ray_agents.model import Model
 from ray_agents.ports import Blobs, Clock
-from ray_agents.projection import fold, state_types
 from ray_agents.replies import SETTLING_TYPES, settles
 from ray_agents.requests import SendRequest, SpawnRequest
 
@@ -331,9 +331,7 @@ class Host:
         except ClaimLost as lost:
             self._log.asleep(address)
             return Moved(host=lost.head.host)
-        types = state_types(definition.state) | {"inbox"}
-        state = fold(owner.history.read(0, types=types))
-        entity = Entity(address, owner, state=state, services=self._services)
+        entity = Entity(address, owner, state=load(owner.history), services=self._services)
         self._entities[address] = entity
         name = f"life:{address}"
         life = asyncio.get_running_loop().create_task(self._live(entity), name=name)
