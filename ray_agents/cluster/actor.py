@@ -11,6 +11,7 @@ no order between calls; the log has both, so nothing here depends on either.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import secrets
 import sys
@@ -91,6 +92,7 @@ class EntityHost:
 
     async def _start(self) -> None:
         await self._host.open()
+        gc.freeze()  # what Ray and Arrow have made lives as long as we: no need to look through it
         Watchdog(asyncio.get_running_loop(), host=self._id).start()
         if self._kind != SOLO:
             self._later(self._directory.keeper().announce.remote(self._id))
