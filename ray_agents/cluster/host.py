@@ -362,7 +362,7 @@ class Host:
         except ClaimLost as lost:
             self._log.asleep(address)
             return Moved(host=lost.head.host)
-        entity = Entity(address, owner, state=load(owner.history), services=self._services)
+        entity = Entity(address, owner, state=load(owner.history, tip=owner.tip), services=self._services)
         self._entities[address] = entity
         name = f"life:{address}"
         life = asyncio.get_running_loop().create_task(self._live(entity), name=name)
@@ -401,7 +401,8 @@ class Host:
 
     def _idle_seconds(self, entity: Entity) -> float:
         try:
-            return entity.definition.idle_timeout.total_seconds()
+            seen = self._equipment.definitions.load_seen(entity.address.type)
+            return seen.definition.idle_timeout.total_seconds()
         except RayAgentsError as error:  # a newest version that cannot be loaded keeps nobody awake
             LOGGER.warning("%s has no definition here: %s", entity.name, error)
             return IDLE_LOOK_MAX

@@ -42,6 +42,7 @@ class LocalHosts:
         clock: Clock,
         model_for: Callable[[AgentConfig], Model],
     ) -> None:
+        self.definitions = Definitions(blobs)
         self.id = f"local-{os.getpid()}-{clock.fresh_id()}"
         self._closed = False
         self._recovery = Recovery(blobs, io=io, route=self.call)
@@ -52,7 +53,7 @@ class LocalHosts:
                 blobs=blobs,
                 io=io,
                 clock=clock,
-                definitions=Definitions(blobs),
+                definitions=self.definitions,
                 peers=self,
                 model_for=model_for,
                 admit=lambda _: None,
@@ -160,7 +161,11 @@ class LocalRuntime(HostRuntime):
             model_for=model_for or chooser(ModelSettings()),
         )
         super().__init__(
-            self.blobs, hosts=self.hosts, io=self._own_io, clock=clock or SystemClock()
+            self.blobs,
+            hosts=self.hosts,
+            io=self._own_io,
+            clock=clock or SystemClock(),
+            definitions=self.hosts.definitions,
         )
 
     async def __aenter__(self) -> Self:

@@ -69,12 +69,20 @@ class Hosts(Protocol):
 class HostRuntime:
     """See ``ports.Runtime``."""
 
-    def __init__(self, blobs: Blobs, *, hosts: Hosts, io: LogIO, clock: Clock) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        *,
+        hosts: Hosts,
+        io: LogIO,
+        clock: Clock,
+        definitions: Definitions | None = None,
+    ) -> None:
         self._blobs = blobs
         self._hosts = hosts
         self._io = io
         self._clock = clock
-        self._definitions = Definitions(blobs)
+        self._definitions = definitions or Definitions(blobs)
         self._watch = WakeWatch(blobs, io=io, clock=clock)
         self._catalog = Catalog(blobs, io=io, describe=self.inspect)
 

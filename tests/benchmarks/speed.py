@@ -8,7 +8,7 @@ from pathlib import Path
 from ray_agents.address import Address
 from tests.benchmarks import floor
 from tests.benchmarks.figures import Figure, Printout, median, percentile
-from tests.benchmarks.stage import PACKED_HOSTS, Stage, at_once
+from tests.benchmarks.stage import PACKED_HOSTS, Stage, at_once, processors
 
 ROUNDS = 5
 CLIENT_CONCURRENCY = 64
@@ -108,11 +108,16 @@ async def print_swarm(out: Printout, stage: Stage, *, entities: int, rounds: int
     await at_once(stage.spawn, addresses, concurrent_max=CLIENT_CONCURRENCY)
     spawned = entities / (time.perf_counter() - began)
     rates: list[float] = []
+    worked: list[float] = []
+    shares: list[float] = []
     for _ in range(rounds):
         await at_once(stage.asleep, addresses, concurrent_max=CLIENT_CONCURRENCY)
-        began = time.perf_counter()
+        began, before = time.perf_counter(), stage.cpu_seconds()
         await at_once(stage.ask, addresses, concurrent_max=CLIENT_CONCURRENCY)
-        rates.append(entities / (time.perf_counter() - began))
+        wall, cpu = time.perf_counter() - began, stage.cpu_seconds() - before
+        rates.append(entities / wall)
+        worked.append(cpu / entities * 1e3)
+        shares.append(cpu / (wall * processors()))
     out.add(Figure(name="swarm: new entities spawned", value=spawned, unit="entities/s"))
     figure = Figure(
         name="swarm: sleepers woken and handled, median",
@@ -123,3 +128,6 @@ async def print_swarm(out: Printout, stage: Stage, *, entities: int, rounds: int
         note="rounds: " + ", ".join(f"{rate:.0f}" for rate in rates),
     )
     out.add(figure)
+    note = f"{median(shares):.0%} of the processors were ours meanwhile"
+    name = "swarm: processor time of all our processes, each"
+    out.add(Figure(name=name, value=median(worked), unit="ms", note=note))

@@ -96,6 +96,15 @@ class Stage:
                 names += (await host.status.remote())["entities"]
         return names
 
+    def cpu_seconds(self) -> float:
+        """The processor time that all our living processes have used."""
+        used = 0.0
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                used += times.user + times.system
+        return used
+
     def processes(self) -> list[psutil.Process]:
         """Every process of ours: this one, Ray's daemons and all hosts."""
         return [psutil.Process(), *trees_of(self.running.processes)]
