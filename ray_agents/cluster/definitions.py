@@ -18,10 +18,13 @@ from __future__ import annotations
 import base64
 import importlib
 import inspect
+import linecache
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import cloudpickle
 from pydantic_core import from_json, to_json
@@ -41,6 +44,7 @@ from ray_agents.ports import Blobs
 from ray_agents.views import TypeView
 
 VERSION_TRIES_MAX = 20
+_SOURCES: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -167,18 +171,29 @@ def shipped_by_path(definition: Definition, source: str) -> dict[str, Any]:
     """The record of a definition that hosts import; the source's digest makes its version."""
     module_name, _, attribute = source.partition(":")
     module = sys.modules.get(module_name)
-    try:
-        text = inspect.getsource(module) if module else ""
-    except OSError:
-        text = ""
     folders = [folder for folder in sys.path if folder]
     return {
         "by": "path",
         "module": module_name,
         "attribute": attribute or "registry",
         "folders": folders,
-        "source_digest": xxh3_64_hexdigest(text.encode()),
+        "source_digest": _source_digest(module),
     }
+
+
+def _source_digest(module: ModuleType | None) -> str:
+    """The digest of a module's source as it was when this process first asked."""
+    if module is None:
+        return ""
+    known = _SOURCES.get(module)
+    if known is None:
+        try:
+            linecache.checkcache(getattr(module, "__file__", None))
+            text = inspect.getsource(module)
+        except (OSError, TypeError):
+            text = ""
+        known = _SOURCES[module] = xxh3_64_hexdigest(text.encode())
+    return known
 
 
 def shipped_by_value(definition: Definition) -> dict[str, Any]:
@@ -261,6 +276,8 @@ def _materialise(type_name: str, record: dict[str, Any]) -> Definition:
     if record["by"] == "value":
         return _unpickled(type_name, record)
     module = _imported(type_name, record["module"], record["folders"])
+    if _source_digest(module) != record["source_digest"]:
+        module = _reloaded(type_name, module)  # this process knows the code of another version
     registry = getattr(module, record["attribute"], None)
     if not isinstance(registry, Registry):
         message = (
@@ -271,13 +288,22 @@ def _materialise(type_name: str, record: dict[str, Any]) -> Definition:
     return registry.get(type_name)
 
 
-def _imported(type_name: str, module_name: str, folders: Iterable[str]) -> Any:
+def _imported(type_name: str, module_name: str, folders: Iterable[str]) -> ModuleType:
     missing = [folder for folder in folders if folder not in sys.path]
     sys.path.extend(missing)
     try:
         return importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # a missing module, or whatever the user's module raises
         message = f"{module_name!r}, which defines {type_name!r}, cannot be imported: {error}"
+        raise InvalidDefinition(message, type=type_name) from error
+
+
+def _reloaded(type_name: str, module: ModuleType) -> ModuleType:
+    _SOURCES.pop(module, None)
+    try:
+        return importlib.reload(module)
+    except Exception as error:  # whatever the user's module raises while it is read
+        message = f"{module.__name__!r}, which defines {type_name!r}, cannot be read: {error}"
         raise InvalidDefinition(message, type=type_name) from error
 
 
