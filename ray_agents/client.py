@@ -178,9 +178,7 @@ class AsyncClient:
         request = _message(payload, type=type, from_=from_, id=id)
         return await self._runtime.ask(Address.parse(address), request, within=within)
 
-    def observe(
-        self, address: str, *, offset: int = 0, live: bool = True
-    ) -> AsyncIterator[Event]:
+    def observe(self, address: str, *, offset: int = 0, live: bool = True) -> AsyncIterator[Event]:
         """The events from ``offset`` (-1: from now) on, live; it never wakes the entity."""
         return self._runtime.observe(Address.parse(address), offset=offset, live=live)
 
@@ -274,9 +272,7 @@ class Client:
             future.cancel()
             raise
 
-    def register(
-        self, what: Registry | Definition, *, source: str | None = None
-    ) -> list[TypeView]:
+    def register(self, what: Registry | Definition, *, source: str | None = None) -> list[TypeView]:
         """See :meth:`AsyncClient.register`."""
         return self._do(self._client.register(what, source=source))
 

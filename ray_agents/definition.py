@@ -115,7 +115,8 @@ class Definition:
         if self.idle_timeout < timedelta(0):
             raise self._wrong(f"idle_timeout={self.idle_timeout!r} must not be negative")
         schemas = {"creation_schema": self.creation_schema} if self.creation_schema else {}
-        for name, model in {**schemas, **self.inbox_schemas, **self.state}.items():
+        models: dict[str, Any] = {**schemas, **self.inbox_schemas, **self.state}
+        for name, model in models.items():
             if not (inspect.isclass(model) and issubclass(model, BaseModel)):
                 raise self._wrong(f"{name!r} must be a pydantic model, not {model!r}")
         for name, model in self.state.items():
@@ -125,7 +126,7 @@ class Definition:
                 )
             if "key" not in model.model_fields:
                 raise self._wrong(
-                    f"collection {name!r}: {model.__name__} needs a field `key: str`, its primary key"
+                    f"collection {name!r}: {model.__name__} needs a field `key: str`, its key"
                 )
 
     def _wrong(self, what: str) -> InvalidDefinition:

@@ -106,9 +106,7 @@ def failed(wake: WakeRecorded, error: str, *, now: int, limits: Limits) -> WakeR
         return replace(wake, status=WakeStatus.PARKED, error=error, timestamp=now)
     first, longest = (d // MICROSECOND for d in (limits.retry_delay, limits.retry_delay_max))
     delay = min(first << min(wake.attempt - 1, DOUBLINGS_MAX), longest)
-    return replace(
-        wake, status=WakeStatus.FAILED, error=error, timestamp=now, retry_at=now + delay
-    )
+    return replace(wake, status=WakeStatus.FAILED, error=error, timestamp=now, retry_at=now + delay)
 
 
 def parked(wake: WakeRecorded, error: str, *, now: int) -> WakeRecorded:

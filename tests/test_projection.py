@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,7 +37,7 @@ def test_each_message_waits_is_taken_or_was_ended_with_its_life(seed: int, steps
 def test_ranges_of_wakes_do_not_overlap(seed: int, steps: int) -> None:
     wakes = [e.value for e in random_log(seed, steps=steps) if e.type == "wake"]
     ranges = sorted({(wake["from_offset"], wake["to_offset"]) for wake in wakes})
-    assert all(stop <= start for (_, stop), (start, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(stop <= start for (_, stop), (start, _) in pairwise(ranges))
 
 
 @given(seed=seeds, steps=lengths)

@@ -12,7 +12,9 @@ from ray_agents.definition import Limits
 from ray_agents.events import EntityCreated, Event, MessageReceived, WakeRecorded, WakeStatus
 from ray_agents.projection import State, fold
 
-LIMITS = Limits(attempts_max=3, retry_delay=timedelta(seconds=1), retry_delay_max=timedelta(seconds=3))
+LIMITS = Limits(
+    attempts_max=3, retry_delay=timedelta(seconds=1), retry_delay_max=timedelta(seconds=3)
+)
 NOW = wakes.Attempt(host="h2", definition_version=2, now=1_000_000)
 CREATED = EntityCreated(
     entity_type="t", args={}, tags={}, parent=None, life=0, spawn_id="s", timestamp=0
@@ -20,9 +22,7 @@ CREATED = EntityCreated(
 
 
 def message(key: str, payload: object = None) -> MessageReceived:
-    return MessageReceived(
-        key=key, payload=payload, message_type="m", sender="/a/b", timestamp=0
-    )
+    return MessageReceived(key=key, payload=payload, message_type="m", sender="/a/b", timestamp=0)
 
 
 def with_messages(*keys: str) -> State:

@@ -26,7 +26,6 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import cloudpickle
 from pydantic_core import from_json, to_json
 from xxhash import xxh3_64_hexdigest
 
@@ -43,6 +42,7 @@ from ray_agents.errors import InvalidDefinition, UnknownType
 from ray_agents.ports import Blobs
 from ray_agents.views import TypeView
 
+cloudpickle: Any = importlib.import_module("cloudpickle")  # it has no types
 VERSION_TRIES_MAX = 20
 _SOURCES: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -70,7 +70,7 @@ class Definitions:
         Raises:
             InvalidDefinition: it cannot be shipped to a host.
         """
-        body = shipped_by_path(definition, source) if source else shipped_by_value(definition)
+        body = shipped_by_path(source) if source else shipped_by_value(definition)
         digest = xxh3_64_hexdigest(to_json(body))
         for _ in range(VERSION_TRIES_MAX):
             newest = self._newest(definition.type)
@@ -167,7 +167,7 @@ class Definitions:
         return TypeView.model_validate(self._record(type_name, version)["view"])
 
 
-def shipped_by_path(definition: Definition, source: str) -> dict[str, Any]:
+def shipped_by_path(source: str) -> dict[str, Any]:
     """The record of a definition that hosts import; the source's digest makes its version."""
     module_name, _, attribute = source.partition(":")
     module = sys.modules.get(module_name)
@@ -258,9 +258,7 @@ def _placement_record(placement: Placement) -> dict[str, Any]:
 def _placement_read(record: dict[str, Any]) -> Placement:
     if "packed" in record:
         return Packed(hosts=record["packed"])
-    resources = Resources(
-        num_cpus=record["cpus"], num_gpus=record["gpus"], custom=record["custom"]
-    )
+    resources = Resources(num_cpus=record["cpus"], num_gpus=record["gpus"], custom=record["custom"])
     return Dedicated(resources=resources)
 
 

@@ -35,15 +35,19 @@ def blobs() -> MemoryBlobs:
     return MemoryBlobs()
 
 
-def run(definition: Definition) -> Any:
-    return asyncio.run(definition.handler(None, None))  # pyright: ignore[reportArgumentType]
+def run(definition: Definition) -> object:
+    async def call() -> object:
+        return await definition.handler(None, None)
+
+    return asyncio.run(call())
 
 
 def from_main(code: str) -> Definition:
     """A definition as a script's ``__main__`` makes it."""
     main = ModuleType("__main__")
     exec(code, main.__dict__)  # noqa: S102 - a fake script
-    return main.__dict__["registry"].get("notes")
+    registry: Registry = main.__dict__["registry"]
+    return registry.get("notes")
 
 
 def test_a_type_of_a_scripts_main_runs_elsewhere(
@@ -104,7 +108,7 @@ def test_an_unknown_type_names_the_known_ones(blobs: MemoryBlobs) -> None:
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module on the path that defines a type; forgotten afterwards."""
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.delitem(sys.modules, "some_app", raising=False)
     path = tmp_path / "some_app.py"
