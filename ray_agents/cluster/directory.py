@@ -20,7 +20,16 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
 from ray_agents.address import Address
-from ray_agents.cluster.calls import WAKING, Activate, Answer, Asleep, Call, Moved, Release
+from ray_agents.cluster.calls import (
+    WAKING,
+    Activate,
+    Answer,
+    Asleep,
+    Call,
+    Challenge,
+    Moved,
+    Release,
+)
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.host import Verdict
@@ -234,6 +243,15 @@ class Directory:
                 await self._answered(actor_name(host), actor.call.remote(address, Release()))
             except (RayActorError, RuntimeUnavailable):
                 return  # dead or silent: whether it may be taken over, the claim decides
+
+    def challenge(self, host: str, address: Address) -> None:
+        """Leave word for a silent host that an entity has another owner; it may read it or not."""
+        actor = self._existing(actor_name(host)) if actor_name(host) in self._silent else None
+        if actor is not None:
+            told: asyncio.Future[Any] = asyncio.wrap_future(
+                actor.call.remote(address, Challenge()).future()
+            )
+            told.add_done_callback(_take_note)
 
     async def used(self, name: str) -> bool:
         """Whether a solo host has been used, or has gone."""

@@ -25,6 +25,7 @@ from ray_agents.cluster.calls import (
     Answer,
     Asleep,
     Call,
+    Challenge,
     Deliver,
     Describe,
     Follow,
@@ -73,6 +74,10 @@ class Peers(Protocol):
 
     async def release(self, host: str, address: Address) -> None:
         """Ask ``host`` to seal ``address`` and let go."""
+        ...
+
+    def challenge(self, host: str, address: Address) -> None:
+        """Tell ``host``, should it live after all, that ``address`` has another owner now."""
         ...
 
     async def call(self, address: Address, call: Call) -> Answer:
@@ -211,6 +216,9 @@ class Host:
         if isinstance(call, Release):
             await self._sleep(entity)
             return None
+        if isinstance(call, Challenge):
+            await self._recheck(entity)
+            return None
         if isinstance(call, Follow):
             return await self._follow(entity, call)
         if isinstance(call, Describe):
@@ -231,6 +239,14 @@ class Host:
                     entity.wakeloop.advance()
                     entity.outbox.advance()
                     return entity.view()
+
+    async def _recheck(self, entity: Entity) -> None:
+        """Give the entity up at once, handler and all, if its log has a newer owner."""
+        e = self._equipment
+        head = await read_head(e.blobs, entity_folder(entity.address), io=e.io)
+        if head is None or head.epoch > entity.owner.epoch:
+            taken = f"{entity.name} was taken over while host {e.host!r} was silent"
+            entity.owner.give_up(Fenced(taken))
 
     async def _follow(self, entity: Entity, call: Follow) -> Followed:
         owner = entity.owner
@@ -334,6 +350,8 @@ class Host:
         except ClaimLost as lost:
             self._log.asleep(address)
             return Moved(host=lost.head.host)
+        if head is not None and not head.sealed:
+            e.peers.challenge(head.host, address)
         types = state_types(definition.state) | {"inbox"}
         state = fold(owner.history.read(0, types=types))
         entity = Entity(address, owner, state=state, services=self._services)

@@ -100,6 +100,9 @@ class LocalHosts:
             return Verdict.DEAD
         return Verdict.OWNS if _LIVE[host].host.owns(address) else Verdict.NOT_MINE
 
+    def challenge(self, host: str, address: Address) -> None:
+        """Hosts of one process are never silent."""
+
     async def release(self, host: str, address: Address) -> None:
         """Ask a host of this process to let go."""
         if host in _LIVE:

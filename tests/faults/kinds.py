@@ -15,8 +15,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from ray_agents.definition import Dedicated, Limits, Packed, Registry, Resources
+from ray_agents.log.codec import Frame
+from ray_agents.log.live import LiveSegment
 from ray_agents.tools import tool
 
+PLAN = "FAULTS_PLAN"
 SOURCE = "tests.faults.kinds:registry"
 GATE_LOOK_SECONDS = 0.02
 BRIEF = timedelta(milliseconds=300)
@@ -53,6 +56,9 @@ async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:
             raise ValueError("as told")
         case "hang":
             await asyncio.Event().wait()
+        case "hang once":
+            if wake.attempt == 1:
+                await _hang(Path(order["gate"]))
         case "await":
             await _gate(ctx, Path(order["gate"]))
         case "pause":
@@ -61,6 +67,16 @@ async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:
             await ctx.send(order["to"], {"from": ctx.address})
         case _:
             return
+
+
+async def _hang(gate: Path) -> None:
+    """Say that we wait, for ever, and say when we are cancelled."""
+    gate.with_suffix(f".{os.getpid()}").touch()
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        gate.with_suffix(".cancelled").touch()
+        raise
 
 
 async def _gate(ctx: Any, gate: Path) -> None:
@@ -111,6 +127,41 @@ async def work(ctx: Any, wake: Any) -> str:
     ctx.state.notes.insert({"key": f"{key}-after", "attempt": 1})
     return result.text
 
+
+# -- a process that dies at a chosen append -----------------------------------------------------
+
+
+def die_at_append(plan: Path) -> None:
+    """From now on this process dies at the append of ``/worker/…`` that the plan file names.
+
+    The plan says ``<entity folder> <number> <before|after>``: which append of this and earlier
+    processes counts, and whether it dies before the frame is written or after it is durable, but
+    not acknowledged. It dies once: the plan is taken away first. Appends are counted in the file
+    ``count`` beside it.
+    """
+    commit = LiveSegment.commit
+
+    def counted(self: LiveSegment, frame: Frame) -> None:
+        words = plan.read_text().split() if plan.exists() else []
+        if not words or not self._name.startswith(words[0] + "/"):  # noqa: SLF001
+            commit(self, frame)
+            return
+        tally = plan.with_suffix(".count")
+        number = (int(tally.read_text()) if tally.exists() else 0) + 1
+        tally.write_text(str(number))
+        if words[2] == "after":
+            commit(self, frame)
+        if number == int(words[1]):
+            plan.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if words[2] == "before":
+            commit(self, frame)
+
+    LiveSegment.commit = counted  # pyright: ignore[reportAttributeAccessIssue]
+
+
+if PLAN in os.environ:
+    die_at_append(Path(os.environ[PLAN]))
 
 registry.define(
     "worker",
