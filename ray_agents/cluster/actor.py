@@ -29,7 +29,7 @@ from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import Directory, Refused
 from ray_agents.cluster.host import Equipment, Host
-from ray_agents.cluster.placement import FRONT, PACKED, SOLO, kind_of
+from ray_agents.cluster.placement import FRONT, PACKED, SOLO, actor_name, kind_of
 from ray_agents.cluster.pool import LEASE_MAX, Pool
 from ray_agents.cluster.watchdog import Watchdog
 from ray_agents.definition import Dedicated, Packed
@@ -43,6 +43,7 @@ from ray_agents.settings import Settings
 from ray_agents.wakes import must_be_alone
 
 LEAVE_BOUND = timedelta(seconds=2)
+LEAVE_LINGER = timedelta(milliseconds=250)
 PRELOAD_AFTER = timedelta(seconds=1)
 PRELOAD_LOOKS_MAX = 30
 PRELOAD_BELOW_PERCENT = 50  # of the machine's processors: it costs two CPU seconds
@@ -210,14 +211,15 @@ class EntityHost:
         entity = self._host.entity(address)
         return entity is not None and entity.waiting_for is not None
 
-    def _place(self, address: Address) -> str | None:
+    def _place(self, address: Address, last_host: str | None) -> str | None:
         """Where a sleeping entity is to wake, if not here."""
         if self._kind != FRONT:
             return None
         placement = self._definitions.placement(address.type)
         if isinstance(placement, Packed) or placement.resources:
             return None
-        host = self._pool.lend(address, now=self._clock.monotonic())
+        spent = actor_name(last_host) if last_host else None
+        host = self._pool.lend(address, now=self._clock.monotonic(), spent=spent)
         if host is not None:
             self._later(self._directory.keeper().taken.remote(host))
             self._later(self._reclaim(host))
@@ -288,6 +290,9 @@ class EntityHost:
     async def _leave_now(self) -> None:
         try:
             await self.stop(LEAVE_BOUND)
+            # Whoever calls now is refused at once and asks elsewhere; a call that meets the end of
+            # the process is told so only when Ray has noticed, up to a second later.
+            await asyncio.sleep(LEAVE_LINGER.total_seconds())
         finally:
             ray.get_runtime_context().current_actor.leave.remote()
 

@@ -90,7 +90,7 @@ class Equipment:
     """What a host is made with.
 
     ``admit`` may keep a wake from running here, saying why; ``place`` may name the host to which
-    a sleeping entity is to go instead; ``emptied`` is called when the last entity has gone.
+    a sleeping entity, of which it is told the last host, is to go instead; ``emptied`` is called when the last entity has gone.
     """
 
     host: str
@@ -103,7 +103,7 @@ class Equipment:
     model_for: Callable[[AgentConfig], Model]
     admit: Callable[[Awake], str | None]
     emptied: Callable[[], None]
-    place: Callable[[Address], str | None]
+    place: Callable[[Address, str | None], str | None]
 
 
 class Host:
@@ -313,7 +313,7 @@ class Host:
             elsewhere = await self._owner_elsewhere(address, head, Activate())
             if elsewhere is not None:
                 return elsewhere
-        better = e.place(address)
+        better = e.place(address, head.host if head else None)
         if better is not None:
             return Moved(host=better)
         return await self._claim(address, head)

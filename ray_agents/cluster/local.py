@@ -57,7 +57,7 @@ class LocalHosts:
                 model_for=model_for,
                 admit=lambda _: None,
                 emptied=lambda: None,
-                place=lambda _: None,
+                place=lambda *_: None,
             )
         )
 
