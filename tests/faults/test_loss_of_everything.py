@@ -213,7 +213,7 @@ async def leave_unfinished(store: str, gate: Path) -> None:
             address = Address.parse(f"/note/unfinished-{number}")
             await runtime.spawn(address, SpawnRequest(message=order))
         while runtime.hosts.host.owns(Address.parse("/note/sleeper")):
-            await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=0.05)
+            await asyncio.to_thread(pause, 0.05)
         await runtime.crash()
 
 
