@@ -19,7 +19,6 @@ from datetime import timedelta
 from typing import Any
 
 import psutil
-import ray
 from ray.exceptions import RayError
 
 from ray_agents.address import Address
@@ -31,6 +30,7 @@ from ray_agents.cluster.directory import Directory, Refused
 from ray_agents.cluster.host import Equipment, Host
 from ray_agents.cluster.placement import FRONT, PACKED, SOLO, actor_name, kind_of
 from ray_agents.cluster.pool import LEASE_MAX, Pool
+from ray_agents.cluster.untyped import as_actor, import_ray, in_group
 from ray_agents.cluster.watchdog import Watchdog
 from ray_agents.definition import Dedicated, Packed
 from ray_agents.errors import RayAgentsError, RuntimeUnavailable
@@ -47,10 +47,11 @@ LEAVE_LINGER = timedelta(milliseconds=250)
 PRELOAD_AFTER = timedelta(seconds=1)
 PRELOAD_LOOKS_MAX = 30
 PRELOAD_BELOW_PERCENT = 50  # of the machine's processors: it costs two CPU seconds
+RAY = import_ray()
 LOGGER = logging.getLogger("ray_agents.host")
 
 
-@ray.remote(concurrency_groups={"control": 1000})
+@as_actor(concurrency_groups={"control": 1000})
 class EntityHost:
     """One host process. ``name`` is the actor's; the host's id adds a suffix of its own."""
 
@@ -129,12 +130,12 @@ class EntityHost:
         finally:
             self._emptied()
 
-    @ray.method(concurrency_group="control")
+    @in_group("control")
     async def check(self, address: Address) -> tuple[str, bool]:
         """This host's id, and whether it owns ``address``."""
         return self._id, self._host.owns(address)
 
-    @ray.method(concurrency_group="control")
+    @in_group("control")
     async def status(self) -> dict[str, Any]:
         """What this host holds, for ``ray-agents status``."""
         return {
@@ -148,10 +149,10 @@ class EntityHost:
             "idle_hosts": len(self._pool.idle),
         }
 
-    @ray.method(concurrency_group="control")
+    @in_group("control")
     async def live(self) -> None:
         """Return when this host leaves in good order; never otherwise. Its death is the answer."""
-        while not self._left.is_set():
+        while not self._left.is_set():  # noqa: ASYNC110 - it is set in another thread's loop
             await asyncio.sleep(0.05)
 
     async def stop(self, deadline: timedelta) -> None:
@@ -163,7 +164,7 @@ class EntityHost:
         """End the process. Everything is synced, and callers look the entity up again."""
         self._left.set()
         self._io.close()
-        ray.actor.exit_actor()
+        RAY.actor.exit_actor()
 
     # -- the front ----------------------------------------------------------------------------
 
@@ -246,9 +247,7 @@ class EntityHost:
                 waiting = len(self._pool.waiting)
                 self._later(self._directory.keeper().want.remote(waiting))
             return "a free host"
-        self._later(
-            self._directory.keeper().place.remote(str(entity.address), resources, self._id)
-        )
+        self._later(self._directory.keeper().place.remote(str(entity.address), resources, self._id))
         return str(resources) if resources else "a host of its own"
 
     def _needs_own_host(self, entity: Awake, wake: WakeRecorded) -> bool:
@@ -276,8 +275,10 @@ class EntityHost:
         return self._tenant is not None
 
     async def _leave_after(self, linger: float) -> None:
-        while (left := self._used_at + linger - self._clock.monotonic()) > 0:
+        left = linger
+        while left > 0:
             await asyncio.sleep(left)
+            left = self._used_at + linger - self._clock.monotonic()
         if self._empty:
             await self._leave_now()
 
@@ -294,7 +295,7 @@ class EntityHost:
             # the process is told so only when Ray has noticed, up to a second later.
             await asyncio.sleep(LEAVE_LINGER.total_seconds())
         finally:
-            ray.get_runtime_context().current_actor.leave.remote()
+            RAY.get_runtime_context().current_actor.leave.remote()
 
     # -- the rest -----------------------------------------------------------------------------
 
@@ -323,8 +324,6 @@ class EntityHost:
 
 
 def _preload() -> None:
-    import ray_agents.context
-    import ray_agents.loop
     from ray_agents.models.anthropic import preload
 
     preload()

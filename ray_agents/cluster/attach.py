@@ -10,14 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-import ray
-
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import Directory
 from ray_agents.cluster.launch import embed_ray, join_ray, leave_ray
 from ray_agents.cluster.running import RunningRay, find_running
 from ray_agents.cluster.runtime import HostRuntime
+from ray_agents.cluster.untyped import import_ray, ray_errors
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.log.owner import LogIO
 from ray_agents.log.store import open_blobs
@@ -42,6 +41,7 @@ def attach(settings: Settings) -> Attachment:
     Raises:
         RuntimeUnavailable: Ray does not answer or does not start.
     """
+    ray = import_ray()
     if ray.is_initialized():
         return Attachment()
     if settings.ray_address is not None:
@@ -52,7 +52,7 @@ def attach(settings: Settings) -> Attachment:
                 log_to_driver=False,
                 logging_level="warning",
             )
-        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        except ray_errors() as error:
             message = f"Ray at {settings.ray_address!r} does not answer: {error}"
             raise RuntimeUnavailable(message, address=settings.ray_address) from error
         return Attachment()
@@ -97,7 +97,7 @@ class ClusterRuntime(HostRuntime):
         """Have every host seal what it holds and leave; how many did in time."""
         keeper = self.directory.keeper()
         sealed = await keeper.stop.remote(self._settings.stop_deadline)
-        ray.kill(keeper)  # it has nothing to save, and would wait for a SIGTERM's end in vain
+        import_ray().kill(keeper)  # it has nothing to save, and does not hear a SIGTERM
         return sealed
 
     async def keeper_status(self) -> dict[str, object]:

@@ -72,7 +72,8 @@ class Challenge:
     """Somebody has claimed the entity, for this host was silent: look, and let go. -> None."""
 
 
-Call = Spawn | Deliver | Kill | Resolve | Activate | Describe | Follow | Release | Challenge
+Waking = Spawn | Deliver | Kill | Resolve | Activate
+Call = Waking | Describe | Follow | Release | Challenge
 WAKING = (Spawn, Deliver, Kill, Resolve, Activate)
 
 

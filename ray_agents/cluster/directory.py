@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
 from ray_agents.address import Address
@@ -34,6 +33,7 @@ from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.host import Verdict
 from ray_agents.cluster.placement import FRONT, KEEPER, actor_name, entry_name
+from ray_agents.cluster.untyped import import_ray
 from ray_agents.definition import Packed, Resources
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable
 from ray_agents.log.owner import LogIO, read_head
@@ -46,6 +46,7 @@ RETRY_DELAY = 0.05
 SILENT_SECONDS = 30.0  # how long a silent host is passed over before it is asked again
 REMEMBERED_MAX = 100_000
 HOST_CONCURRENCY_MAX = 10_000
+RAY = import_ray()
 LOGGER = logging.getLogger("ray_agents.directory")
 
 
@@ -61,7 +62,8 @@ def host_actor(name: str, settings: Settings, resources: Resources | None = None
     from ray_agents.cluster.actor import EntityHost
 
     wanted = resources or Resources()
-    return EntityHost.options(
+    actor_class: Any = EntityHost
+    return actor_class.options(
         name=name,
         namespace=settings.namespace,
         lifetime="detached",
@@ -209,7 +211,7 @@ class Directory:
 
     def _existing(self, name: str) -> Any:
         try:
-            return ray.get_actor(name, namespace=self._settings.namespace)
+            return RAY.get_actor(name, namespace=self._settings.namespace)
         except ValueError:
             return None
 

@@ -35,6 +35,7 @@ from ray_agents.cluster.calls import (
     Release,
     Resolve,
     Spawn,
+    Waking,
 )
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.entity import Entity
@@ -89,8 +90,9 @@ class Peers(Protocol):
 class Equipment:
     """What a host is made with.
 
-    ``admit`` may keep a wake from running here, saying why; ``place`` may name the host to which
-    a sleeping entity, of which it is told the last host, is to go instead; ``emptied`` is called when the last entity has gone.
+    ``admit`` may keep a wake from running here, saying why; ``place``, told of a sleeping entity
+    and its last host, may name the one to which it is to go instead; ``emptied`` is called when
+    the last entity has gone.
     """
 
     host: str
@@ -213,32 +215,35 @@ class Host:
         raise RuntimeUnavailable(message, address=str(address))
 
     async def _serve(self, entity: Entity, call: Call) -> Answer:
-        if isinstance(call, Release):
-            await self._sleep(entity)
-            return None
-        if isinstance(call, Challenge):
-            await self._recheck(entity)
-            return None
-        if isinstance(call, Follow):
-            return await self._follow(entity, call)
-        if isinstance(call, Describe):
-            return entity.view()  # to be looked at keeps nobody awake
-        with entity.serving():
-            match call:
-                case Spawn(request=request):
-                    await entity.spawn(request)
-                    return entity.view()
-                case Deliver(request=request):
-                    return await entity.deliver(request)
-                case Kill(reason=reason):
-                    await entity.kill(reason)
-                    return entity.view()
-                case Resolve(verb=verb, wake=wake):
-                    return await entity.resolve(verb, wake)
-                case Activate():
-                    entity.wakeloop.advance()
-                    entity.outbox.advance()
-                    return entity.view()
+        match call:  # what keeps nobody awake
+            case Release():
+                return await self._sleep(entity)
+            case Challenge():
+                return await self._recheck(entity)
+            case Follow():
+                return await self._follow(entity, call)
+            case Describe():
+                return entity.view()
+            case _:
+                with entity.serving():
+                    return await self._change(entity, call)
+
+    async def _change(self, entity: Entity, call: Waking) -> Answer:
+        match call:
+            case Spawn(request=request):
+                await entity.spawn(request)
+                return entity.view()
+            case Deliver(request=request):
+                return await entity.deliver(request)
+            case Kill(reason=reason):
+                await entity.kill(reason)
+                return entity.view()
+            case Resolve(verb=verb, wake=wake):
+                return await entity.resolve(verb, wake)
+            case Activate():
+                entity.wakeloop.advance()
+                entity.outbox.advance()
+                return entity.view()
 
     async def _recheck(self, entity: Entity) -> None:
         """Give the entity up at once, handler and all, if its log has a newer owner."""

@@ -12,11 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psutil
 
@@ -25,6 +25,7 @@ from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.launch import start_ray, stop_ray
 from ray_agents.cluster.processes import trees_of
 from ray_agents.cluster.running import find_running, recorded
+from ray_agents.cluster.untyped import import_ray
 from ray_agents.events import Event, MessageReceived, WakeRecorded
 from ray_agents.log.owner import LogIO, read_head
 from ray_agents.log.reader import LogReader
@@ -47,6 +48,7 @@ class Rig:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._keeper: Any = None
 
     # -- up and down --------------------------------------------------------------------------
 
@@ -61,18 +63,22 @@ class Rig:
             stop_ray(self.settings)
 
     @contextmanager
-    def joined(self) -> Iterator[Client]:
+    def joined(self) -> Generator[Client]:
         """A client of the runtime, with the test types registered."""
         from ray_agents.client import Client, Detach
         from ray_agents.cluster.attach import ClusterRuntime, attach
         from tests.faults.kinds import SOURCE, registry
 
         attachment = attach(self.settings)
-        with Client(
-            ClusterRuntime(self.settings, attachment), Detach(self.settings, attachment)
-        ) as client:
+        runtime = ClusterRuntime(self.settings, attachment)
+        self._keeper = runtime.directory.keeper()
+        with Client(runtime, Detach(self.settings, attachment)) as client:
             client.register(registry, source=SOURCE)
             yield client
+
+    def keeper_status(self) -> dict[str, Any]:
+        """What the keeper sees; while this process has joined."""
+        return import_ray().get(self._keeper.status.remote())
 
     def driver(self) -> Driver:
         """A user's program in a process of its own, joined."""
@@ -80,7 +86,7 @@ class Rig:
 
     def seal_and_stop(self) -> dict[str, Any]:
         """What ``ray-agents stop`` does, in a process of its own; what it says."""
-        command = driver_command(self.settings) + ["stop"]
+        command = [*driver_command(self.settings), "stop"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
@@ -142,7 +148,7 @@ class Driver:
         )
         self.ready = float(self._answer())
 
-    def __enter__(self) -> Driver:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -2,9 +2,9 @@
 
     python -m tests.faults.driver <settings as JSON>
 
-Each line is ``[verb, args, options]`` and is answered by ``{"ok": …}`` or ``{"error": …}``. The verb
-``flood`` begins to send for ever, to the entities given, and appends a line for each message to the
-file given once it is acknowledged. Whatever the trial kills, this process is not part of it.
+Each line is ``[verb, args, options]`` and is answered by ``{"ok": …}`` or ``{"error": …}``. The
+verb ``flood`` begins to send for ever, to the entities given, and appends a line for each message
+to the file given once it is acknowledged. Whatever the trial kills, this process is not part of it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from ray_agents.client import Client, Detach
 from ray_agents.cluster.attach import ClusterRuntime, attach
+from ray_agents.cluster.untyped import import_ray
 from ray_agents.cluster.upkeep import stop
 from ray_agents.errors import RayAgentsError
 from ray_agents.settings import Settings, from_env
@@ -29,9 +30,10 @@ from tests.faults.kinds import SOURCE, registry
 def serve(settings: Settings, lines: Iterable[str], answers: IO[str]) -> None:
     """Join, say so, and answer line by line."""
     attachment = attach(settings)
-    with Client(ClusterRuntime(settings, attachment), Detach(settings, attachment)) as client:
+    runtime = ClusterRuntime(settings, attachment)
+    with Client(runtime, Detach(settings, attachment)) as client:
         client.register(registry, source=SOURCE)
-        driver = Driver(client)
+        driver = Driver(client, runtime)
         _say(answers, {"ok": time.time()})
         for line in lines:
             verb, args, options = json.loads(line)
@@ -41,14 +43,16 @@ def serve(settings: Settings, lines: Iterable[str], answers: IO[str]) -> None:
 class Driver:
     """Does what a line says."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, runtime: ClusterRuntime) -> None:
         self._client = client
+        self._runtime = runtime
 
     def do(self, verb: str, args: list[Any], options: dict[str, Any]) -> dict[str, Any]:
         """The answer to one line."""
         if verb == "hosts":
-            runtime: Any = self._client._client._runtime  # noqa: SLF001 - as `status` asks
-            return {"ok": self._client._do(runtime.keeper_status())["hosts"]}  # noqa: SLF001
+            return {
+                "ok": import_ray().get(self._runtime.directory.keeper().status.remote())["hosts"]
+            }
         if verb == "flood":
             for number in range(options["senders"]):
                 seed = f"{options['seed']}-{number}"

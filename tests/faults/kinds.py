@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ray_agents.definition import Dedicated, Limits, Packed, Registry, Resources
+from ray_agents.definition import Dedicated, Limits, Packed, Placement, Registry, Resources
 from ray_agents.log.codec import Frame
 from ray_agents.log.live import LiveSegment
 from ray_agents.tools import tool
@@ -41,7 +41,7 @@ async def obey(ctx: Any, wake: Any) -> dict[str, Any]:
     return {"pid": os.getpid(), "attempt": wake.attempt}
 
 
-async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:
+async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:  # noqa: C901, PLR0912 - a list of deeds
     match order.get("do"):
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -71,19 +71,23 @@ async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:
 
 async def _hang(gate: Path) -> None:
     """Say that we wait, for ever, and say when we are cancelled."""
-    gate.with_suffix(f".{os.getpid()}").touch()
+    _touch(gate.with_suffix(f".{os.getpid()}"))
     try:
         await asyncio.Event().wait()
     except asyncio.CancelledError:
-        gate.with_suffix(".cancelled").touch()
+        _touch(gate.with_suffix(".cancelled"))
         raise
 
 
 async def _gate(ctx: Any, gate: Path) -> None:
     """Say that we wait, with our process id, and wait until somebody opens the gate."""
-    gate.with_suffix(f".{os.getpid()}").touch()
-    while not gate.exists():
+    _touch(gate.with_suffix(f".{os.getpid()}"))
+    while not gate.exists():  # noqa: ASYNC240 - a look at a file is what opens it
         await _pause(GATE_LOOK_SECONDS)
+
+
+def _touch(path: Path) -> None:
+    path.touch()
 
 
 async def _pause(seconds: float) -> None:
@@ -92,18 +96,26 @@ async def _pause(seconds: float) -> None:
             await asyncio.Event().wait()
 
 
-SHORT = {"state": {"notes": Note}, "idle_timeout": BRIEF, "handler": obey}
-registry.define("note", placement=Packed(hosts=2), **SHORT)
-registry.define("lone", placement=Dedicated(), **SHORT)
-registry.define("gpu", placement=Dedicated(resources=Resources(num_gpus=1)), **SHORT)
-registry.define(
-    "strange", placement=Dedicated(resources=Resources(custom={"unobtainium": 1})), **SHORT
-)
-registry.define(
+def define(name: str, *, placement: Placement, limits: Limits | None = None) -> None:
+    """A type that obeys, and sleeps soon."""
+    registry.define(
+        name,
+        handler=obey,
+        state={"notes": Note},
+        idle_timeout=BRIEF,
+        placement=placement,
+        limits=limits or Limits(),
+    )
+
+
+define("note", placement=Packed(hosts=2))
+define("lone", placement=Dedicated())
+define("gpu", placement=Dedicated(resources=Resources(num_gpus=1)))
+define("strange", placement=Dedicated(resources=Resources(custom={"unobtainium": 1})))
+define(
     "hasty",
     placement=Packed(hosts=2),
     limits=Limits(handler_time_max=BRIEF, attempts_max=2, retry_delay=timedelta(milliseconds=20)),
-    **SHORT,
 )
 
 
@@ -143,7 +155,8 @@ def die_at_append(plan: Path) -> None:
 
     def counted(self: LiveSegment, frame: Frame) -> None:
         words = plan.read_text().split() if plan.exists() else []
-        if not words or not self._name.startswith(words[0] + "/"):  # noqa: SLF001
+        name: str = vars(self)["_name"]
+        if not words or not name.startswith(words[0] + "/"):
             commit(self, frame)
             return
         tally = plan.with_suffix(".count")

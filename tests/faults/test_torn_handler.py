@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -39,7 +39,7 @@ def script(body: Body) -> Step:
 
 
 @contextmanager
-def messages_api() -> Iterator[MessagesApi]:
+def messages_api() -> Generator[MessagesApi]:
     """The stand-in, on an event loop in a thread of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -96,9 +96,7 @@ def torn(rig: Rig, driver: Driver, plan: Path, *, point: str) -> bool:
     plan.with_suffix(".count").unlink(missing_ok=True)
     plan.write_text(f"{entity_folder(Address.parse(address))} {point}")
     driver.send(address, "What is twice 21?", id=name_of(point))
-    eventually(
-        lambda: 1 in closed_covers(rig.log(address)).values(), within=timedelta(seconds=60)
-    )
+    eventually(lambda: 1 in closed_covers(rig.log(address)).values(), within=timedelta(seconds=60))
     died = not plan.exists()
     plan.unlink(missing_ok=True)
     return died
