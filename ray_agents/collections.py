@@ -48,8 +48,7 @@ class Collection(Generic[Row]):
         """
         checked = self._checked(row)
         key = self._key(checked)
-        staged = self._stage(Operation.INSERT, key, checked, must_be_absent=True)
-        return staged
+        return self._stage(Operation.INSERT, key, checked, must_be_absent=True)
 
     def upsert(self, row: Row | Mapping[str, JSON]) -> Row:
         """Add a row or put it in the place of the one with its key."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+from pydantic import ValidationError
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
@@ -16,11 +18,23 @@ from ray_agents.collections import Collections
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
 from ray_agents.errors import EntityExists, InvalidPayload, MissingKey, NoAgentConfigured
-from ray_agents.events import JSON, Draft, EffectStaged, Event, Operation, OutboxKind, decode
+from ray_agents.events import (
+    JSON,
+    Draft,
+    EffectStaged,
+    Event,
+    Operation,
+    OutboxKind,
+    decode,
+    digest_of,
+    encode,
+)
 from ray_agents.projection import CONTEXT_TYPE, MANIFEST_TYPE, TAGS_TYPE, State
 from ray_agents.records import Records
-from ray_agents.requests import SendRequest, SpawnRequest
+from ray_agents.requests import MESSAGE_ID_LENGTH_MAX, Request, SendRequest, SpawnRequest
 from ray_agents.wakes import Wake
+
+R = TypeVar("R", bound=Request)
 
 
 class Session(Protocol):
@@ -94,7 +108,7 @@ class AgentHandle:
         self._session = session
         self._config = config
 
-    async def run(self, input: str | None = None) -> AgentRunResult:  # noqa: A002 - upstream's name
+    async def run(self, input: str | None = None) -> AgentRunResult:
         """Run the agent loop until the model has nothing left to do.
 
         Args:
@@ -201,7 +215,10 @@ class Context:
             InvalidPayload: ``payload`` is not JSON.
         """
         target = Address.parse(address)
-        request = SendRequest(payload=payload, type=message_type, from_=self.address)
+        plain = _plain(payload, f"the message to {address!r}")
+        request = _checked(
+            SendRequest, payload=plain, type=message_type, from_=self.address
+        )
         return self._stage_outbox(OutboxKind.SEND, target, request)
 
     async def spawn(
@@ -221,9 +238,10 @@ class Context:
             EntityExists: this entity has spawned that address before.
         """
         target = Address.of(type_name, entity_id)
-        message = None if initial_message is None else SendRequest(payload=initial_message)
-        request = SpawnRequest(
-            args=dict(args or {}), tags=dict(tags or {}), parent=self.address, message=message
+        plain = _plain([args or {}, initial_message], f"the spawn of {str(target)!r}")
+        message = None if plain[1] is None else SendRequest(payload=plain[1], from_=self.address)
+        request = _checked(
+            SpawnRequest, args=plain[0], tags=dict(tags or {}), parent=self.address, message=message
         )
         self._session.check_spawn(target, request)
         known = self._session.effects.row(MANIFEST_TYPE, f"child:{target}")
@@ -240,7 +258,9 @@ class Context:
         place = f"{self.wake.key}:{effects.scope}:{effects.next_ordinal()}"
         life = created.life if created else 0
         message_id = f"{self.address}#{life}:{place}"
-        body = request.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if len(message_id) > MESSAGE_ID_LENGTH_MAX:
+            message_id = f"{self.address}#{life}:{digest_of(place)}"
+        body = request.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         staged = EffectStaged(key=message_id, kind=kind, target=str(target), body=body)
         drafts = [staged.draft({})]
         if kind is OutboxKind.SPAWN:
@@ -326,3 +346,21 @@ class Context:
         draft = Draft.of(type_name, key, value=value, operation=operation)
         content = [operation.value, value]
         self._session.effects.stage("record", f"{type_name}/{key}", content=content, drafts=[draft])
+
+
+def _plain(value: JSON, what: str) -> JSON:
+    """``value`` as the receiver will read it, models and dates turned into JSON values.
+
+    Raises:
+        InvalidPayload: it cannot be written as JSON.
+    """
+    return decode(encode(value, what))
+
+
+def _checked(request: type[R], **fields: Any) -> R:
+    try:
+        return request(**fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidPayload(f"{field!r}: {first['msg']}", field=field) from error

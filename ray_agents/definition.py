@@ -123,8 +123,10 @@ class Registry:
     def define(self, type_name: str, definition: Definition | None = None, **options: Any) -> None:
         """Add a definition, whole or as keyword arguments of :class:`Definition`.
 
+        A type that is defined again, in a notebook cell that is run again, is replaced.
+
         Raises:
-            InvalidDefinition: it cannot work, or the type is defined twice with two handlers.
+            InvalidDefinition: it cannot work.
         """
         built = definition or Definition(type=type_name, **options)
         self._definitions[type_name] = built

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from json import dumps
 from typing import Any, Self, cast
 
 from pydantic_core import from_json, to_json
@@ -37,12 +38,15 @@ def encode(value: JSON, what: str = "value") -> str:
     """``value`` as compact JSON text.
 
     Raises:
-        InvalidPayload: it holds something JSON cannot say; ``what`` names it.
+        InvalidPayload: it holds something JSON cannot say (NaN, too); ``what`` names it.
     """
     try:
-        return to_json(value, inf_nan_mode="constants").decode()
-    except (ValueError, TypeError) as error:
+        text = to_json(value, inf_nan_mode="constants").decode()
+        if "NaN" in text or "Infinity" in text:
+            from_json(text, allow_inf_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
         raise InvalidPayload(f"{what} cannot be written as JSON: {error}", field=what) from error
+    return text
 
 
 def decode(text: str) -> JSON:
@@ -51,8 +55,8 @@ def decode(text: str) -> JSON:
 
 
 def digest_of(value: JSON) -> str:
-    """A stable digest of a JSON value, 16 hex digits."""
-    return xxh3_64_hexdigest(encode(value).encode())
+    """A stable digest of a JSON value, 16 hex digits; the order of an object's names is nothing."""
+    return xxh3_64_hexdigest(dumps(decode(encode(value)), sort_keys=True).encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +282,7 @@ class WakeRecorded:
         return Draft.of(
             self.TYPE,
             self.key,
-            value=asdict(self),
+            value={name: getattr(self, name) for name in _WAKE_FIELDS},  # asdict takes 50 µs
             operation=Operation.UPSERT,
             headers={"status": self.status.value},
         )
@@ -289,6 +293,9 @@ class WakeRecorded:
         row = cast("dict[str, Any]", event.value)
         row["status"] = WakeStatus(row["status"])
         return cls(**row)
+
+
+_WAKE_FIELDS = tuple(WakeRecorded.__dataclass_fields__)
 
 
 class OutboxKind(StrEnum):

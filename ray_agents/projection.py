@@ -131,7 +131,8 @@ class State:
 
     def _apply_created(self, event: Event) -> None:
         self.created, self.stopped = EntityCreated.of(event), None
-        self.life_offset, self.wakes_ended = event.offset, 0
+        self.life_offset = self.watermark = event.offset
+        self.wakes_ended = 0
         self.rows.clear()
         self._abandon()
 
@@ -203,8 +204,3 @@ def fold(events: Iterable[Event], state: State | None = None) -> State:
     for event in events:
         state.apply(event)
     return state
-
-
-def state_types(collections: Iterable[str]) -> frozenset[str]:
-    """The types a wake folds, apart from the inbox, for a definition with these collections."""
-    return CONTROL_TYPES | ROW_TYPES | {USER_TYPE_PREFIX + name for name in collections}

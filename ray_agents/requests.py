@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ray_agents.views import Status
 
+MESSAGE_ID_LENGTH_MAX = 256
 MESSAGE_BYTES_MAX = 1_000_000
 PAGE_ITEMS_MAX = 1_000
 
@@ -26,7 +27,7 @@ class SendRequest(Request):
     from_: str | None = Field(
         default=None, max_length=256, validation_alias="from", serialization_alias="from"
     )
-    id: str | None = Field(default=None, min_length=1, max_length=256)
+    id: str | None = Field(default=None, min_length=1, max_length=MESSAGE_ID_LENGTH_MAX)
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

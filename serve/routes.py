@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.status import HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
 
 from ray_agents.address import Address
+from ray_agents.client import registry_at
 from ray_agents.definition import Registry
 from ray_agents.errors import InvalidDefinition, RuntimeUnavailable
 from ray_agents.events import JSON, wire_offset
@@ -99,29 +100,10 @@ async def register(
 ) -> list[TypeView]:
     """Make definitions known, by import path."""
     if request.source is not None:
-        registry = await asyncio.to_thread(import_registry, request.source)
+        registry = await asyncio.to_thread(registry_at, request.source)
     else:
         registry = await asyncio.to_thread(_unpickled, request.value, settings)
     return await runtime.register(registry, source=request.source)
-
-
-def import_registry(source: str) -> Registry:
-    """The registry at ``module:attribute``.
-
-    Raises:
-        InvalidDefinition: it cannot be imported, or is no Registry; the message says which.
-    """
-    module, _, attribute = source.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for name in attribute.split("."):
-            found = getattr(found, name)
-    except Exception as error:  # importing runs the author's code, which may raise anything
-        message = f"cannot import {source!r} on the server: {type(error).__name__}: {error}"
-        raise InvalidDefinition(message, source=source) from error
-    if not isinstance(found, Registry):
-        raise InvalidDefinition(f"{source!r} is not a Registry but {found!r}", source=source)
-    return found
 
 
 def _unpickled(value: str | None, settings: Settings) -> Registry:

@@ -6,9 +6,9 @@ Pages go by address, in order; a cursor is the last address of the page before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
-from ray_agents.address import Address
+from ray_agents.address import Address, check_type
 from ray_agents.cluster.folders import ENTITIES
 from ray_agents.errors import InvalidAddress, UnknownEntity
 from ray_agents.log.owner import LogIO
@@ -30,8 +30,12 @@ class Catalog:
         self._describe = describe
 
     async def page(self, query: ListQuery) -> Page:
-        """One page of entities that match."""
-        addresses = await self._io.run(lambda: list(self._addresses(query)))
+        """One page of entities that match.
+
+        Raises:
+            InvalidAddress: the type or the cursor is none.
+        """
+        addresses = await self._io.run(self._addresses, query)
         found: list[EntityView] = []
         for start in range(0, len(addresses), READ_AT_ONCE):
             batch = addresses[start : start + READ_AT_ONCE]
@@ -49,27 +53,24 @@ class Catalog:
         except UnknownEntity:
             return None  # claimed by a spawn that never came to its first append
 
-    def _addresses(self, query: ListQuery) -> Iterator[Address]:
-        types = [query.type] if query.type else self._blobs.names(ENTITIES)
-        for type_name in types:
-            folder = f"{ENTITIES}/{type_name}"
-            ids = [
-                entity_id
-                for shard in self._blobs.names(folder)
-                for entity_id in self._blobs.names(f"{folder}/{shard}")
-            ]
-            for entity_id in sorted(ids):
-                address = _address(type_name, entity_id)
-                if query.cursor is None or str(address) > query.cursor:
-                    yield address
+    def _addresses(self, query: ListQuery) -> list[Address]:
+        types = [check_type(query.type)] if query.type else self._blobs.names(ENTITIES)
+        found = [
+            address
+            for type_name in types
+            for shard in self._blobs.names(f"{ENTITIES}/{type_name}")
+            for entity_id in self._blobs.names(f"{ENTITIES}/{type_name}/{shard}")
+            if (address := _address(type_name, entity_id)) is not None
+        ]
+        after = Address.parse(query.cursor) if query.cursor else None
+        return sorted(address for address in found if after is None or address > after)
 
 
-def _address(type_name: str, entity_id: str) -> Address:
+def _address(type_name: str, entity_id: str) -> Address | None:
     try:
         return Address.of(type_name, entity_id)
-    except InvalidAddress as error:
-        message = f"the store holds a folder that is no entity: {type_name!r}/{entity_id!r}"
-        raise InvalidAddress(message) from error
+    except InvalidAddress:
+        return None  # a folder that some program left there; no entity was ever made in it
 
 
 def matches(view: EntityView, query: ListQuery) -> bool:

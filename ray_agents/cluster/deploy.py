@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +39,7 @@ def deploy_serve(settings: Settings, *, import_path: str = IMPORT_PATH) -> str:
     url = url_of(settings)
     application = _application(import_path)
     serve = import_serve()
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start(
             proxy_location="HeadOnly",

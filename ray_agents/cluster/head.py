@@ -41,17 +41,15 @@ class Stopped:
 def fresh_directory() -> Path:
     """A new private directory for one runtime's sockets and logs.
 
+    It is in /tmp if the temporary directory's own path is too long for sockets, as on macOS.
+
     Raises:
-        RuntimeUnavailable: the temporary directory's path is too long for sockets, or not ours.
+        RuntimeUnavailable: a directory of our name there belongs to somebody else.
     """
-    parent = Path(tempfile.gettempdir()) / f"ray-agents-{os.getuid()}"
-    directory = parent / secrets.token_hex(4)
-    if len(str(directory)) > DIRECTORY_LENGTH_MAX:
-        raise RuntimeUnavailable(
-            f"the temporary directory {tempfile.gettempdir()!r} has too long a path for Ray's "
-            "sockets; set TMPDIR to a shorter one, e.g. /tmp",
-            directory=str(directory),
-        )
+    name, fresh = f"ray-agents-{os.getuid()}", secrets.token_hex(4)
+    parent = Path(tempfile.gettempdir()) / name
+    if len(str(parent / fresh)) > DIRECTORY_LENGTH_MAX:
+        parent = Path("/tmp") / name  # noqa: S108 - made private below
     parent.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     if parent.stat().st_uid != os.getuid() or parent.is_symlink():
         raise RuntimeUnavailable(
@@ -59,8 +57,8 @@ def fresh_directory() -> Path:
             directory=str(parent),
         )
     parent.chmod(PRIVATE_FOLDER)  # the one that counts: Ray opens its own directory to all
-    directory.mkdir(mode=PRIVATE_FOLDER)
-    return directory
+    (parent / fresh).mkdir(mode=PRIVATE_FOLDER)
+    return parent / fresh
 
 
 def run_head(settings: Settings, directory: Path, environment: dict[str, str]) -> RunningRay:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,8 @@ from ray_agents.cluster.calls import (
     WAKING,
     Activate,
     Answer,
+    Ask,
+    Asked,
     Asleep,
     Call,
     Challenge,
@@ -42,12 +45,13 @@ from ray_agents.cluster.entity import Entity
 from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.session import check_args
+from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
-from ray_agents.events import EffectStaged, OutboxKind
+from ray_agents.events import EffectStaged, Event, OutboxKind
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
 from ray_agents.model import Model
 from ray_agents.ports import Blobs, Clock
-from ray_agents.projection import fold, state_types
+from ray_agents.replies import SETTLING_TYPES, settles
 from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
@@ -117,6 +121,7 @@ class Host:
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
         self._resuming: set[asyncio.Task[None]] = set()
+        self._calls: Counter[Address] = Counter()
         self._log: HostLog | None = None
         self._stopping = False
         self._vanished: list[Entity] = []
@@ -195,6 +200,17 @@ class Host:
         Raises:
             RayAgentsError: what the entity answers; RuntimeUnavailable while this host leaves.
         """
+        if not isinstance(call, WAKING):
+            return await self._call(address, call)
+        self._calls[address] += 1
+        try:
+            return await self._call(address, call)
+        finally:
+            self._calls[address] -= 1
+            if not self._calls[address]:
+                del self._calls[address]
+
+    async def _call(self, address: Address, call: Call) -> Answer:
         for _ in range(CALL_TRIES_MAX):
             entity = self._entities.get(address)
             if entity is None or entity.leaving:
@@ -224,6 +240,8 @@ class Host:
                 return await self._follow(entity, call)
             case Describe():
                 return entity.view()
+            case Ask():
+                return await self._ask(entity, call)
             case _:
                 with entity.serving():
                     return await self._change(entity, call)
@@ -252,6 +270,16 @@ class Host:
         if head is None or head.epoch > entity.owner.epoch:
             taken = f"{entity.name} was taken over while host {e.host!r} was silent"
             entity.owner.give_up(Fenced(taken))
+
+    async def _ask(self, entity: Entity, call: Ask) -> Asked:
+        with entity.serving():
+            receipt = await entity.deliver(call.request)
+        try:
+            async with asyncio.timeout(call.wait_seconds):
+                settled = await _settled(entity.owner, receipt.offset)
+        except TimeoutError:
+            settled = None  # within the caller's own bound
+        return Asked(receipt=receipt, settled=settled)
 
     async def _follow(self, entity: Entity, call: Follow) -> Followed:
         owner = entity.owner
@@ -357,8 +385,7 @@ class Host:
             return Moved(host=lost.head.host)
         if head is not None and not head.sealed:
             e.peers.challenge(head.host, address)
-        types = state_types(definition.state) | {"inbox"}
-        state = fold(owner.history.read(0, types=types))
+        state = load(owner.history, tip=owner.tip)
         entity = Entity(address, owner, state=state, services=self._services)
         self._entities[address] = entity
         name = f"life:{address}"
@@ -376,7 +403,7 @@ class Host:
             while not entity.leaving:
                 idle = self._idle_seconds(entity)
                 quiet = self._equipment.clock.monotonic() - entity.last_active
-                if quiet >= idle and not entity.busy:
+                if quiet >= idle and not entity.busy and entity.address not in self._calls:
                     break
                 wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
                 try:
@@ -398,7 +425,8 @@ class Host:
 
     def _idle_seconds(self, entity: Entity) -> float:
         try:
-            return entity.definition.idle_timeout.total_seconds()
+            seen = self._equipment.definitions.load_seen(entity.address.type)
+            return seen.definition.idle_timeout.total_seconds()
         except RayAgentsError as error:  # a newest version that cannot be loaded keeps nobody awake
             LOGGER.warning("%s has no definition here: %s", entity.name, error)
             return IDLE_LOOK_MAX
@@ -465,3 +493,17 @@ class Host:
             case OutboxKind.SPAWN:
                 spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
                 await self._equipment.peers.call(address, Spawn(request=spawn))
+
+
+async def _settled(owner: LogOwner, offset: int) -> Event | None:
+    """The durable row that settles the message at ``offset``; None if the ownership ends first."""
+    seen = offset
+    while True:
+        tip = owner.durable_tip
+        for event in owner.history.read(seen, stop=tip, types=SETTLING_TYPES):
+            if settles(event, offset):
+                return event
+        await owner.wait_beyond(tip)
+        if owner.durable_tip == tip:
+            return None
+        seen = tip

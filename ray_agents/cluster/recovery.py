@@ -17,6 +17,7 @@ from ray_agents.cluster.calls import Activate, Answer, Call
 from ray_agents.cluster.folders import HOSTS, host_folder
 from ray_agents.cluster.hostlog import AWAKE
 from ray_agents.errors import CallerError, RayAgentsError
+from ray_agents.events import Event
 from ray_agents.log.owner import LogIO
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs
@@ -42,7 +43,7 @@ class Recovery:
     async def left_awake(self, host: str) -> list[Address]:
         """The entities that were awake in ``host`` when it ended, oldest first."""
         reader = LogReader(self._blobs, host_folder(host), self._io)
-        offset, events = 0, []
+        offset, events = 0, list[Event]()
         while True:
             reading = await reader.read(offset)
             if not reading.events:

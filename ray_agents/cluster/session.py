@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
@@ -14,6 +14,7 @@ from ray_agents.definition import Definition
 from ray_agents.effects import Effects
 from ray_agents.errors import Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
+from ray_agents.ports import EffectScope
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.requests import SpawnRequest
 from ray_agents.runs import ENDED
@@ -157,7 +158,7 @@ class RunJournal:
         """Append without waiting."""
         self._session.post(self._session.effects.mark(drafts))
 
-    def effects_of(self, scope: str) -> AbstractContextManager[None, None]:
+    def effects_of(self, scope: str) -> EffectScope:
         """Effects staged inside belong to the tool call ``scope``; a failed one's are dropped."""
         return _within(self._session.effects, scope)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray_agents.cluster.launch import join_ray, start_ray, stop_ray
@@ -29,9 +30,10 @@ def start(settings: Settings) -> Description:
         require_free(settings.http_host, settings.http_port)
     registry = None
     if settings.app is not None:
-        from ray_agents.cluster.definitions import import_registry
+        from ray_agents.cluster.shipping import import_registry
 
-        registry = import_registry(settings.app, [os.getcwd()])  # noqa: PTH109 - sys.path takes text
+        sys.path.insert(0, str(Path.cwd()))  # where `python -m` would look, too
+        registry = import_registry(settings.app)
     running = start_ray(settings)
     try:
         join_ray(running)

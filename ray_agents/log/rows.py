@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from pydantic_core import to_json
+
 from ray_agents.errors import CorruptLog
-from ray_agents.events import Event
+from ray_agents.events import Event, Operation
 from ray_agents.log.arrow import Batch, pa, pc
 from ray_agents.log.codec import to_events
 
 SCANS_MAX = 16
 VECTOR_ROWS_MIN = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a key stands: offsets of its first row (since its last deletion) and its last one.
+
+    ``fresh``: it was deleted somewhere among the rows looked at; ``gone``: it is deleted now.
+    """
+
+    first: int
+    last: int
+    fresh: bool = False
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The keys of a type that have ended, how many rows say so, and the rows of all others."""
+
+    keys: Any
+    count: int
+    others: Sequence[Event]
+
+    def has_ended(self, key: str) -> bool:
+        """Whether ``key`` is among them."""
+        return bool(pc.is_in(pa.scalar(key), self.keys).as_py())
 
 
 class Rows:
@@ -33,33 +64,44 @@ class Rows:
             return to_events(self.batch.slice(rows[0], 1))
         return to_events(self.batch.take(pa.array(rows, pa.int64()))) if rows else []
 
-    def last_of_keys(self, types: Collection[str]) -> Iterator[tuple[tuple[str, str], int]]:
-        """For each (type, key) of these types the position of its last row."""
-        if self.count < VECTOR_ROWS_MIN:
-            return self._last_by_hand(types)
-        return self._last_by_column(types)
+    @cached_property
+    def types(self) -> frozenset[str]:
+        """The types that have rows here."""
+        return frozenset(self.batch.column(2).unique().to_pylist())
 
-    def _last_by_hand(self, types: Collection[str]) -> Iterator[tuple[tuple[str, str], int]]:
-        found: dict[tuple[str, str], int] = {}
-        keys: Any = None
-        for row, name in enumerate(self.batch.column(2).to_pylist()):
-            if name in types:
-                keys = keys or self.batch.column(3).to_pylist()
-                found[name, keys[row]] = row
-        return iter(found.items())
+    def at(self, offsets: Sequence[int]) -> list[Event]:
+        """The rows at these offsets, which must be here."""
+        if not offsets:
+            return []
+        return self.pick(self.batch.column(0).to_numpy().searchsorted(offsets).tolist())
 
-    def _last_by_column(self, types: Collection[str]) -> Iterator[tuple[tuple[str, str], int]]:
-        names: Any = self.batch.column(2)
-        chosen = pc.indices_nonzero(pc.is_in(names, pa.array(list(types), pa.string())))
-        wanted = pa.table(
-            [names.take(chosen), self.batch.column(3).take(chosen), chosen], list("tkr")
-        )
-        last = wanted.group_by(["t", "k"]).aggregate([("r", "max")])
-        pairs = zip(last["t"].to_pylist(), last["k"].to_pylist(), strict=True)
-        return zip(pairs, last["r_max"].to_pylist(), strict=True)
+    def places(
+        self, types: Collection[str], start: int, stop: int
+    ) -> Iterable[tuple[tuple[str, str], Place]]:
+        """Where the keys of these types stand, among the rows with ``start <= offset < stop``."""
+        batch = self._slice(start, stop)
+        if batch.num_rows < VECTOR_ROWS_MIN:
+            return _places_by_hand(batch, types).items()
+        batch = batch.filter(pc.is_in(batch.column(2), pa.array(list(types), pa.string())))
+        return _places_by_column(batch)
+
+    def last(self, type_name: str) -> Event | None:
+        """The newest row of a type; None if there is none."""
+        rows = pc.indices_nonzero(pc.equal(self.batch.column(2), type_name))
+        return self.pick([rows[-1].as_py()])[0] if len(rows) else None
+
+    def ended(self, type_name: str, header: str, ends: Collection[str], start: int) -> Ended:
+        """The keys of a type with a row from ``start`` on with one of ``ends`` in ``header``."""
+        batch = self._slice(start, self.end)
+        batch = batch.filter(pc.equal(batch.column(2), type_name))
+        pattern = "|".join(re.escape(to_json({header: end}).decode()[1:-1]) for end in ends)
+        mask = pc.match_substring_regex(batch.column(6), pattern)
+        ended = batch.column(3).filter(mask)
+        others = batch.filter(pc.invert(pc.is_in(batch.column(3), ended)))
+        return Ended(keys=ended, count=len(ended), others=to_events(others))
 
     def find(self, type_name: str, key: str) -> Event | None:
-        """The first row of (type, key).
+        """The last row of (type, key).
 
         Few rows are indexed at once; many are scanned as a column until that has been done often.
         """
@@ -71,10 +113,10 @@ class Rows:
             self._scans += 1
             hits = pc.indices_nonzero(pc.equal(self.batch.column(3), key)).to_pylist()
             names: Any = self.batch.column(2)
-            return next((row for row in hits if names[row].as_py() == type_name), None)
+            return next((row for row in reversed(hits) if names[row].as_py() == type_name), None)
         if self._index is None:
-            pairs = zip(*(self.batch.column(c).to_pylist()[::-1] for c in (2, 3)), strict=True)
-            self._index = dict(zip(pairs, range(self.count - 1, -1, -1), strict=True))
+            pairs = zip(*(self.batch.column(c).to_pylist() for c in (2, 3)), strict=True)
+            self._index = dict(zip(pairs, range(self.count), strict=True))
         return self._index.get((type_name, key))
 
     def between(
@@ -92,6 +134,41 @@ class Rows:
         offsets: Any = self.batch.column(0).to_numpy()
         low = int(offsets.searchsorted(start))
         return self.batch.slice(low, max(0, int(offsets.searchsorted(stop)) - low))
+
+
+def _places_by_hand(batch: Batch, types: Collection[str]) -> dict[tuple[str, str], Place]:
+    found: dict[tuple[str, str], Place] = {}
+    names = batch.column(2).to_pylist()
+    if not any(name in types for name in names):
+        return found
+    offsets, keys, operations = (batch.column(c).to_pylist() for c in (0, 3, 4))
+    for row, name in enumerate(names):
+        if name in types:
+            pair, offset = (name, keys[row]), offsets[row]
+            gone = operations[row] == Operation.DELETE.value
+            before = found.get(pair)
+            kept = before is not None and not before.gone
+            found[pair] = Place(
+                first=before.first if before is not None and kept else offset,
+                last=offset,
+                fresh=gone or (before is not None and before.fresh),
+                gone=gone,
+            )
+    return found
+
+
+def _places_by_column(batch: Batch) -> Iterable[tuple[tuple[str, str], Place]]:
+    """As by hand; keys that were ever deleted are few, and are done by hand."""
+    types = frozenset(batch.column(2).unique().to_pylist())
+    deleted = batch.column(3).filter(pc.equal(batch.column(4), Operation.DELETE.value))
+    once_gone = pc.is_in(batch.column(3), deleted)
+    yield from _places_by_hand(batch.filter(once_gone), types).items()
+    rest = batch.filter(pc.invert(once_gone))
+    table = pa.table([rest.column(2), rest.column(3), rest.column(0)], list("tko"))
+    spans = table.group_by(["t", "k"]).aggregate([("o", "min"), ("o", "max")])
+    columns = (spans[name].to_pylist() for name in ("t", "k", "o_min", "o_max"))
+    for name, key, first, last in zip(*columns, strict=True):
+        yield (name, key), Place(first=first, last=last)
 
 
 def check_order(name: str, rows: Rows, *, start: int) -> Rows:

@@ -12,7 +12,8 @@ class FaultyBlobs:
     """A wrapper around real blobs.
 
     ``refuse[operation] = error`` makes the next calls of that operation (a method's name, of
-    blobs or of an open file) raise. ``calls`` counts all calls. ``meanwhile[operation]`` is called
+    blobs or of an open file) raise. ``calls`` counts all calls, ``deleted`` names
+    what was, ``bytes_created`` sums up new files. ``meanwhile[operation]`` is called
     once, before the next call of that operation: what somebody else does in that instant.
     """
 
@@ -21,6 +22,7 @@ class FaultyBlobs:
         self.refuse: dict[str, Exception] = {}
         self.calls: Counter[str] = Counter()
         self.deleted: list[str] = []
+        self.bytes_created = 0
         self.meanwhile: dict[str, Callable[[], object]] = {}
 
     def check(self, operation: str) -> None:
@@ -35,6 +37,7 @@ class FaultyBlobs:
     def create(self, name: str, data: bytes) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""
         self.check("create")
+        self.bytes_created += len(data)
         return self.inner.create(name, data)
 
     def sync_names(self, name: str) -> None:

@@ -55,12 +55,12 @@ class Ticks:
 
 
 class Log:
-    """One log under test: claims it, reads it, and makes up rows."""
+    """One log under test: claims it, reads it; without ``io`` nothing is kept in memory."""
 
     def __init__(self, blobs: Blobs, *, folder: str = FOLDER, io: LogIO | None = None) -> None:
         self.blobs = blobs
         self.folder = folder
-        self.io = io or LogIO(threads_max=2)
+        self.io = io or LogIO(threads_max=2, kept_bytes_max=0)
         self.clock = Ticks()
         self._tokens = count(1)
 
@@ -311,18 +311,18 @@ class LogSuite:
             await owner.append([Draft(type="inbox", key="b", operation=Operation.DELETE)])
             latest = owner.history.latest(["inbox"])
             assert [(event.key, event.value["payload"]) for event in latest] == [
-                ("c", "hello"),
                 ("a", "new"),
+                ("c", "hello"),
             ]
             await owner.seal()
 
-    async def test_find_gives_the_first_row_of_a_key(self, log: Log) -> None:
+    async def test_find_gives_the_newest_row_of_a_key(self, log: Log) -> None:
         for number in range(3):
             owner = await log.claim()
             await owner.append([message("same", f"{number}"), message(f"m{number}")])
             found = owner.history.find("inbox", "same")
             assert found is not None
-            assert found.value == {"payload": "0"}
+            assert found.value == {"payload": f"{number}"}
             assert owner.history.find("inbox", "never") is None
             assert owner.history.find("other", "same") is None
             await owner.seal()
@@ -358,8 +358,10 @@ class LogSuite:
     async def test_a_draft_that_cannot_be_written_harms_nobody_else(self, log: Log) -> None:
         owner = await log.claim()
         good = owner.enqueue([message("good")])
-        with pytest.raises(InvalidPayload):
-            owner.enqueue([Draft(type="inbox", key="\ud800", text="1")])
+        for bad in (message("\ud800"), Draft.of("inbox", "k", headers={"\ud800": "x"})):
+            with pytest.raises(InvalidPayload):
+                owner.enqueue([bad])
+        assert await owner.append([]) == ()
         await good.durable()
         await owner.append([message("also good")])
         assert keys_of(owner.history.read(0)) == ["good", "also good"]
@@ -416,6 +418,20 @@ class LogSuite:
             done.set()
 
         owner = await log.claim(beside=[beside()])
+        assert done.is_set()
+        await owner.seal()
+
+    async def test_what_is_beside_a_claim_that_is_lost_is_awaited_all_the_same(
+        self, log: Log
+    ) -> None:
+        owner, done = await log.claim(), asyncio.Event()
+
+        async def beside() -> None:
+            await owner.append([message("a")])
+            done.set()
+
+        with pytest.raises(ClaimLost):
+            await log.claim_after(None, beside=[beside()])
         assert done.is_set()
         await owner.seal()
 

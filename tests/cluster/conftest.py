@@ -1,18 +1,75 @@
-"""One runtime on Ray for all the tests here that leave it whole."""
+"""Runtimes for the tests of entities and hosts, without Ray and with, and what they ask of a log."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ray_agents.address import Address
+from ray_agents.cluster.local import LocalRuntime
 from ray_agents.cluster.sockets import free_ports
+from ray_agents.events import Event
+from ray_agents.ports import Blobs, Runtime
+from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.settings import Settings
+from ray_agents.views import Reply
+from tests.cluster import gates
 
 if TYPE_CHECKING:
     from ray_agents.client import Client
     from tests.cluster.rig import Rig
+
+SOON = timedelta(seconds=10)
+Spawn = Callable[..., Awaitable[Address]]
+
+
+@pytest.fixture(autouse=True)
+def gates_are_shut() -> Iterator[None]:
+    gates.reset()
+    yield
+    gates.reset()
+
+
+@pytest.fixture(params=["memory", "directory"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str | Blobs:
+    """Both media."""
+    from ray_agents.log.store import open_blobs
+
+    if request.param == "memory":
+        return open_blobs("memory:")
+    return open_blobs(str(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture
+async def runtime() -> AsyncIterator[LocalRuntime]:
+    async with LocalRuntime("memory:") as runtime:
+        yield runtime
+
+
+async def spawned(runtime: Runtime, address: str) -> Address:
+    where = Address.parse(address)
+    await runtime.spawn(where, SpawnRequest())
+    return where
+
+
+async def ask(runtime: Runtime, address: Address, payload: object, id: str | None = None) -> Reply:
+    return await runtime.ask(address, SendRequest(payload=payload, id=id), within=SOON)
+
+
+async def log_of(runtime: Runtime, address: Address) -> list[Event]:
+    return [event async for event in runtime.observe(address, live=False)]
+
+
+async def inbox_of(runtime: Runtime, address: Address) -> list[object]:
+    """The payloads that ever reached an entity."""
+    try:
+        events = await log_of(runtime, address)
+    except Exception:  # nobody there yet
+        return []
+    return [event.value["payload"] for event in events if event.type == "inbox"]
 
 
 @pytest.fixture(scope="session")

@@ -65,14 +65,14 @@ class Rig:
     @contextmanager
     def joined(self) -> Generator[Client]:
         """A client of the runtime, with the test types registered."""
-        from ray_agents.client import Client, Detach
+        from ray_agents.client import Client
         from ray_agents.cluster.attach import ClusterRuntime, attach
         from tests.faults.kinds import SOURCE, registry
 
         attachment = attach(self.settings)
         runtime = ClusterRuntime(self.settings, attachment)
         self._keeper = runtime.directory.keeper()
-        with Client(runtime, Detach(self.settings, attachment)) as client:
+        with Client(runtime, attachment.detach) as client:
             client.register(registry, source=SOURCE)
             yield client
 

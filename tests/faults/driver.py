@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from ray_agents.client import Client, Detach
+from ray_agents.client import Client
 from ray_agents.cluster.attach import ClusterRuntime, attach
 from ray_agents.cluster.untyped import import_ray
 from ray_agents.cluster.upkeep import stop
@@ -31,7 +31,7 @@ def serve(settings: Settings, lines: Iterable[str], answers: IO[str]) -> None:
     """Join, say so, and answer line by line."""
     attachment = attach(settings)
     runtime = ClusterRuntime(settings, attachment)
-    with Client(runtime, Detach(settings, attachment)) as client:
+    with Client(runtime, attachment.detach) as client:
         client.register(registry, source=SOURCE)
         driver = Driver(client, runtime)
         _say(answers, {"ok": time.time()})

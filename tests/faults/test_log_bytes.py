@@ -9,10 +9,10 @@ import pytest
 from ray_agents.errors import CorruptLog
 from ray_agents.events import Event, Operation
 from ray_agents.log.codec import LAYOUT, encode_frame, to_events
-from ray_agents.log.segment import Claim, Ending, Segment, new_segment, parse_segment
+from ray_agents.log.segment import Claim, Ending, Segment, new_preamble, parse_segment
 
 NAME = "entities/a/b/0000000003.arrows"
-HEADER = new_segment(3, Claim(host="host-1", token="token-1"))
+HEADER = new_preamble(3, Claim(host="host-1", token="token-1")).data
 
 
 def frame(first: int, count: int = 2) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 
 from ray_agents.errors import StoreFull, StoreUnavailable
 from ray_agents.log.memory import MemoryBlobs
+from ray_agents.log.owner import LogIO
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import Log, keys_of, message
 from ray_agents.views import Durability
@@ -93,7 +94,7 @@ async def test_appends_that_come_while_a_sync_is_under_way_share_the_next(
 
 async def test_a_wake_makes_three_syncs_and_reads_one_file(log: Log, blobs: FaultyBlobs) -> None:
     await log.wake("a")
-    fresh = Log(blobs)
+    fresh = Log(blobs, io=LogIO())
     before = blobs.calls.copy()
     with closing(fresh):
         await fresh.wake("b", "c")
@@ -101,6 +102,16 @@ async def test_a_wake_makes_three_syncs_and_reads_one_file(log: Log, blobs: Faul
     assert (calls["create"], calls["sync"]) == (1, 2)  # creating syncs once
     assert (calls["sync_names"], calls["read"], calls["names"]) == (1, 1, 1)
     assert calls["write"] == 3
+
+
+async def test_a_log_that_was_sealed_in_this_process_is_not_read_again(blobs: FaultyBlobs) -> None:
+    with closing(Log(blobs, io=LogIO())) as log:
+        for number in range(5):
+            await log.wake(f"m{number}")
+        assert keys_of((await log.reader().read(0)).events) == [f"m{n}" for n in range(5)]
+    assert blobs.calls["read"] == 0
+    with closing(Log(blobs)) as afresh:
+        assert keys_of((await afresh.claim()).history.read(0)) == [f"m{n}" for n in range(5)]
 
 
 async def test_a_cancelled_append_is_written_all_the_same_and_cancels_nobody_else(

@@ -18,7 +18,7 @@ from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.log.reader import LogReader
-from ray_agents.log.segment import epoch_of, new_segment, segment_name
+from ray_agents.log.segment import epoch_of, new_preamble, segment_name
 from ray_agents.log.threads import Kept
 from ray_agents.ports import Blobs
 from ray_agents.testing.faulty_blobs import FaultyBlobs
@@ -242,7 +242,26 @@ async def test_intact_frames_that_are_not_the_listed_ones_are_reported(
     await log.wake("b")
     owner = Claim(host="host-1", token="token-1")
     rows = [Event.at(offset, 1, message(f"forged-{offset}")) for offset in range(2)]
-    forged = new_segment(1, owner) + encode_frame(rows).data
+    forged = new_preamble(1, owner).data + encode_frame(rows).data
     rewrite(blobs, segment_name(FOLDER, 1), lambda _: forged)
     with pytest.raises(CorruptLog, match="manifest lists"):
         await read_afresh(log)
+
+
+async def test_a_reader_whose_file_is_merged_away_under_it_reads_on(log: Log) -> None:
+    blobs = FaultyBlobs(log.blobs)
+    owner = await log.claim()
+    await owner.append([message("a")])
+    blobs.meanwhile["append"] = lambda: log.blobs.delete(segment_name(FOLDER, 1))
+    with closing(LogIO(threads_max=1)) as io:
+        assert (await LogReader(blobs, FOLDER, io).read(0)).events == []
+    await owner.abandon()
+
+
+async def test_each_row_is_rewritten_a_logarithm_of_times(log: Log) -> None:
+    blobs = FaultyBlobs(log.blobs)
+    log.blobs = blobs
+    for number in range(300):
+        await log.wake(f"m{number}")
+    assert blobs.bytes_created < 300 * 5_000
+    assert len(await read_afresh(log)) == 300

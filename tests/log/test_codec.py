@@ -9,10 +9,10 @@ from ray_agents.events import Event, Operation
 from ray_agents.log.arrow import ipc
 from ray_agents.log.codec import LAYOUT, encode_frame, to_batch, to_events
 from ray_agents.log.marker import blanked_digest, read_marker
-from ray_agents.log.segment import Claim, Ending, new_segment, parse_segment
+from ray_agents.log.segment import Claim, Ending, new_preamble, parse_segment
 
 NAME = "log/0000000007.arrows"
-HEADER = new_segment(7, Claim(host="host-1", token="t"))
+HEADER = new_preamble(7, Claim(host="host-1", token="t")).data
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 events_of_a_log = st.lists(
     st.builds(
@@ -67,5 +67,5 @@ def test_a_segment_names_its_owner_from_the_first_byte_on() -> None:
 
 
 def test_a_host_named_like_a_marker_confuses_nobody() -> None:
-    data = new_segment(7, Claim(host="RAm1" * 20, token="RAm1" + "0" * 31))
+    data = new_preamble(7, Claim(host="RAm1" * 20, token="RAm1" + "0" * 31)).data
     assert parse_segment(NAME, data).head.host == "RAm1" * 20

@@ -124,9 +124,9 @@ async def test_types_are_listed(api: httpx.AsyncClient) -> None:
 async def test_definitions_register_by_import_path(
     api: httpx.AsyncClient, runtime: FakeRuntime
 ) -> None:
-    answer = await api.post("/v1/types", json={"source": "tests.serve.test_routes:registry"})
+    answer = await api.post("/v1/types", json={"source": "ray_agents.demo:registry"})
     assert answer.status_code == 201
-    assert runtime.registered[0][1] == "tests.serve.test_routes:registry"
+    assert runtime.registered[0][1] == "ray_agents.demo:registry"
 
 
 @pytest.mark.parametrize("source", ["nowhere:registry", "json:nothing", "json:loads"])

@@ -1,0 +1,57 @@
+"""The wake state of a log, read so that its cost follows what is open and not what is past.
+
+``load(history) == fold(every row)``, by test. Theory of operation. Let the *cut* be the end of the
+range of the oldest wake that has not ended, or of the last that has. All rows a wake commits come
+after its range, and wakes run one after another; so before the cut nothing is open, and the last
+row of each key tells all there is to know. Those are found by column, without decoding the others;
+from the cut on, rows are folded one by one. Only messages behind the watermark are decoded.
+"""
+
+from __future__ import annotations
+
+from ray_agents.events import (
+    EffectStaged,
+    EntityCreated,
+    MessageReceived,
+    WakeRecorded,
+    WakeStatus,
+)
+from ray_agents.log.history import History
+from ray_agents.projection import CONTROL_TYPES, Outgoing, State, fold, is_row_type
+
+FOLDED_ROWS_MAX = 64  # so few rows are folded sooner than any column of them is looked at
+ENDS = (WakeStatus.HANDLED.value, WakeStatus.SKIPPED.value)
+
+
+def load(history: History, *, tip: int | None = None) -> State:
+    """The wake state after every row of ``history``, which ends at ``tip`` if that is known."""
+    if tip is not None and tip <= FOLDED_ROWS_MAX:
+        return fold(history.read(0))
+    created = history.find(EntityCreated.TYPE, "entity")
+    if created is None:
+        return State()
+    life = created.offset
+    still_open, ended = history.unended(WakeRecorded.TYPE, header="status", ends=ENDS, start=life)
+    cut = _cut(history, life, [WakeRecorded.of(event).to_offset for event in still_open])
+    row_types = frozenset(name for name in history.types() if is_row_type(name))
+    state = State(created=EntityCreated.of(created), life_offset=life, watermark=life)
+    for event in history.latest(row_types | {EffectStaged.TYPE}, start=life, stop=cut):
+        if event.type == EffectStaged.TYPE:
+            outgoing = Outgoing(offset=event.offset, effect=EffectStaged.of(event))
+            state.outbox[event.key] = outgoing
+        else:
+            state.rows.setdefault(event.type, {})[event.key] = event.text
+    fold(history.read(cut, types=CONTROL_TYPES | row_types), state)
+    state.wakes_ended = ended
+    if state.alive:
+        state.pending = history.read(state.watermark, types={MessageReceived.TYPE})
+    return state
+
+
+def _cut(history: History, life: int, open_ends: list[int]) -> int:
+    if open_ends:
+        return min(open_ends)
+    last = history.last(WakeRecorded.TYPE)
+    if last is None or last.offset < life:
+        return life + 1
+    return WakeRecorded.of(last).to_offset

@@ -1,0 +1,151 @@
+"""Random logs of an entity that could really be: wakes one after another, lives, retries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from ray_agents import wakes
+from ray_agents.definition import Limits
+from ray_agents.effects import Effects
+from ray_agents.events import (
+    Draft,
+    EffectStaged,
+    EntityCreated,
+    EntityStopped,
+    Event,
+    MessageReceived,
+    Operation,
+    OutboxKind,
+    WakeStatus,
+)
+from ray_agents.projection import State
+
+LIMITS = Limits(attempts_max=2)
+KEYS = "abcd"
+
+
+@dataclass
+class LogMaker:
+    """Writes a log by chance, each row one that the runtime could write after those before."""
+
+    random: Random
+    events: list[Event] = field(default_factory=list[Event])
+    state: State = field(default_factory=State)
+    effects: Effects | None = None
+    messages: int = 0
+    kill_chance: float = 0.02
+
+    def write(self, *drafts: Draft) -> None:
+        for draft in drafts:
+            offset = self.events[-1].offset + 1 if self.events else 1
+            event = Event.at(offset + (self.random.random() < 0.1), offset, draft)
+            self.events.append(event)
+            self.state.apply(event)
+
+    def step(self) -> None:
+        """One more thing happens."""
+        if not self.state.alive:
+            self.spawn()
+            return
+        steps: list[Callable[[], None]] = [self.message, self.wake, self.wake, self.effect]
+        steps += [self.effect, self.end, self.end, self.resolve, self.deliver, self.other]
+        if self.random.random() < self.kill_chance:
+            steps = [self.kill]
+        self.random.choice(steps)()
+
+    def spawn(self) -> None:
+        life = self.state.created.life + 1 if self.state.created else 0
+        created = EntityCreated(
+            entity_type="t", args={}, tags={}, parent=None, life=life, spawn_id="s", timestamp=0
+        )
+        self.effects = None
+        self.write(created.draft())
+
+    def kill(self) -> None:
+        self.effects = None
+        self.write(EntityStopped(reason=None, life=0, timestamp=0).draft())
+
+    def message(self) -> None:
+        self.messages += 1
+        key = f"m{self.messages}"
+        row = MessageReceived(
+            key=key, payload=key, message_type="message", sender=None, timestamp=0
+        )
+        self.write(row.draft())
+
+    def other(self) -> None:
+        self.write(Draft.of("text", "t", value="hello"))
+
+    def wake(self) -> None:
+        """Begin an attempt, or let one whose host died be tried again."""
+        if self.effects is not None and self.random.random() < 0.7:
+            return
+        attempt = wakes.Attempt(host="h", definition_version=1, now=len(self.events))
+        current = self.state.current
+        if current is not None:
+            begun = wakes.again(current, attempt, LIMITS)
+        elif wakes.due(self.state):
+            begun = wakes.begin(self.state, attempt)
+        else:
+            return
+        self.write(begun.draft())
+        started = begun.status is WakeStatus.STARTED
+        committed = self.state.effects.get(begun.key, {})
+        self.effects = Effects(begun.key, dict(committed), self.state.rows) if started else None
+        for (scope, _), done in committed.items() if self.effects is not None else ():
+            assert self.effects is not None
+            self.effects.adopt(scope)
+            assert done.events
+
+    def effect(self) -> None:
+        """Stage something, and perhaps commit it."""
+        if self.effects is None:
+            return
+        key = self.random.choice(KEYS)
+        kind = self.random.choice(["upsert", "delete", "send"])
+        if kind == "send":
+            place = f"{len(self.events)}-{self.effects.next_ordinal()}"
+            sent = EffectStaged(key=place, kind=OutboxKind.SEND, target="/t/x", body={})
+            self.effects.stage("send", place, content=place, drafts=[sent.draft({})])
+        elif kind == "upsert" or self.effects.row("state:rows", key) is None:
+            draft = Draft.of("state:rows", key, value=len(self.events))
+            self.effects.stage("upsert", key, content=len(self.events), drafts=[draft])
+        else:
+            draft = Draft(type="state:rows", key=key, operation=Operation.DELETE)
+            self.effects.stage("delete", key, content=None, drafts=[draft])
+        if self.random.random() < 0.5:
+            self.write(*self.effects.take())
+
+    def end(self) -> None:
+        """The running attempt ends, well or badly."""
+        running = [w for w in self.state.wakes.values() if w.status is WakeStatus.STARTED]
+        if self.effects is None or not running:
+            return
+        wake = running[0]
+        if self.random.random() < 0.6:
+            end = wakes.handled(wake, now=0, reply=None, text=None)
+            self.write(*self.effects.take(), end.draft())
+        else:
+            self.write(wakes.failed(wake, "no", now=0, limits=LIMITS).draft())
+        self.effects = None
+
+    def resolve(self) -> None:
+        for wake in self.state.parked:
+            if self.random.random() < 0.3:
+                retried = wakes.retried(wake, now=0, version=1)
+                skipped = wakes.skipped(wake, now=0)
+                self.write(self.random.choice([retried, skipped]).draft())
+
+    def deliver(self) -> None:
+        for outgoing in list(self.state.outbox.values())[:1]:
+            self.write(outgoing.effect.delivered())
+
+
+def random_log(seed: int, *, steps: int, kill_chance: float = 0.02) -> list[Event]:
+    """The log of that seed."""
+    maker = LogMaker(Random(seed), kill_chance=kill_chance)
+    for _ in range(steps):
+        maker.step()
+    return maker.events

@@ -1,0 +1,80 @@
+"""Waking reads little of a log, and comes to the state that the whole log tells."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from random import Random
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ray_agents.cluster import waking
+from ray_agents.events import Event
+from ray_agents.log.codec import to_batch
+from ray_agents.log.history import History
+from ray_agents.log.rows import Rows
+from ray_agents.projection import State, fold
+from tests.cluster.logs import random_log
+
+seeds = st.integers(0, 10_000)
+
+
+def history_of(events: list[Event], *, seed: int) -> History:
+    """The events as some adopted parts, and recent ones behind them."""
+    random = Random(seed)
+    cuts = sorted(random.randint(0, len(events)) for _ in range(random.randint(0, 4)))
+    pieces = [events[a:b] for a, b in zip([0, *cuts], [*cuts, len(events)], strict=True)]
+    history = History([Rows([to_batch(piece)]) for piece in pieces[:-1] if piece])
+    history.extend(pieces[-1])
+    return history
+
+
+def assert_same(left: State, right: State) -> None:
+    for field in fields(State):
+        mine, other = getattr(left, field.name), getattr(right, field.name)
+        if field.name == "rows":
+            mine, other = ({t: list(r.items()) for t, r in x.items() if r} for x in (mine, other))
+        elif isinstance(mine, dict):
+            mine, other = list(mine.items()), list(other.items())
+        assert mine == other, field.name
+
+
+@given(seed=seeds, steps=st.integers(0, 150))
+@example(seed=1, steps=150)
+def test_the_state_at_waking_is_the_fold_of_the_whole_log(seed: int, steps: int) -> None:
+    events = random_log(seed, steps=steps)
+    assert_same(waking.load(history_of(events, seed=seed)), fold(events))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_so_for_long_logs_which_are_read_by_column(seed: int) -> None:
+    events = random_log(seed, steps=5000, kill_chance=0.0003)
+    assert len(events) > 1500
+    assert_same(waking.load(history_of(events, seed=seed)), fold(events))
+
+
+@given(seed=seeds, steps=st.integers(0, 100), start=st.integers(0, 100), stop=st.integers(0, 100))
+def test_the_latest_rows_are_found_in_their_order(
+    seed: int, steps: int, start: int, stop: int
+) -> None:
+    events = random_log(seed, steps=steps)
+    types = {"state:rows", "outbox", "wake"}
+    expected: dict[tuple[str, str], Event] = {}
+    for event in events:
+        if event.type in types and start <= event.offset < stop:
+            if event.operation == "delete":
+                expected.pop((event.type, event.key), None)
+            else:
+                expected[event.type, event.key] = event
+    found = history_of(events, seed=seed).latest(types, start=start, stop=stop)
+    assert found == list(expected.values())
+
+
+@given(seed=seeds)
+def test_find_gives_the_newest_row_of_a_key(seed: int) -> None:
+    events = random_log(seed, steps=100)
+    history = history_of(events, seed=seed)
+    newest = {(event.type, event.key): event for event in events}
+    assert all(history.find(*pair) == event for pair, event in newest.items())
+    assert history.find("inbox", "no such message") is None
