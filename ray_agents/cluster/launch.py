@@ -20,6 +20,7 @@ import psutil
 from ray_agents.cluster.head import (
     KILL_GRACE,
     Stopped,
+    absolute_store,
     describe,
     end,
     end_directory,
@@ -86,8 +87,7 @@ def stop_ray(settings: Settings) -> Stopped:
     running = recorded(settings)
     if running is None:
         raise RuntimeUnavailable(
-            f"no local runtime of the store {settings.store!r} is running; `ray-agents start` "
-            "starts one",
+            f"no runtime of the store {absolute_store(settings)!r} is running here",
             store=settings.store,
         )
     if running.embedded and running.is_alive:
@@ -176,6 +176,18 @@ def leave_ray(settings: Settings, running: RunningRay) -> None:
     if running.embedded and running.processes[0].pid == os.getpid():
         end_directory(Path(running.directory), within=KILL_GRACE)
         forget_running(settings)
+
+
+def clear_leftovers(settings: Settings) -> None:
+    """End what a dead runtime of this store has left behind; a live one is let be.
+
+    Raises:
+        RuntimeUnavailable: another process is starting the runtime of this store.
+        StoreUnavailable: the store's directory cannot be written.
+    """
+    with _only_one(open_state_folder(settings)):
+        if find_running(settings) is None:
+            _end_leftovers(settings)
 
 
 def _token_file(settings: Settings, folder: Path) -> Path:
