@@ -13,6 +13,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -50,6 +51,8 @@ from ray_agents.cluster.untyped import import_ray, ray_errors
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.settings import Settings
 
+LEFTOVERS_WITHIN = timedelta(seconds=1)
+
 
 def start_ray(settings: Settings) -> RunningRay:
     """Start a head node that outlives this process; if the store has a live one, return that.
@@ -71,7 +74,11 @@ def start_ray(settings: Settings) -> RunningRay:
             | settings_environment(settings, token_file)
         )
         running = run_head(settings, directory, environment)
-        write_running(settings, running)
+        try:
+            write_running(settings, running)
+        except BaseException:  # nobody would know of it
+            end_directory(directory, within=KILL_GRACE)
+            raise
         return running
 
 
@@ -201,7 +208,7 @@ def _token_file(settings: Settings, folder: Path) -> Path:
 def _end_leftovers(settings: Settings) -> None:
     """What a runtime that died in part has left behind: it would hold ports and memory."""
     if (stale := recorded(settings)) is not None:
-        end(stale, within=settings.stop_deadline)
+        end(stale, within=LEFTOVERS_WITHIN)  # without its daemons nobody of it can save anything
         forget_running(settings)
 
 
