@@ -12,6 +12,7 @@ with. How a version's code travels is said in ``shipping``.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,8 @@ from ray_agents.ports import Blobs
 from ray_agents.views import TypeView
 
 VERSION_TRIES_MAX = 20
+_HERE: dict[str, Definition] = {}  # by digest: in the process that registered it, it is itself
+LOOK_SECONDS = 0.0005  # looks closer together are one: to acknowledge a registration takes longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,7 @@ class Definitions:
         self._blobs = blobs
         self._loaded: dict[tuple[str, int], Versioned] = {}
         self._placements: dict[tuple[str, int], Placement] = {}
+        self._seen: dict[str, tuple[int, float]] = {}
 
     def register(self, definition: Definition, *, source: str | None = None) -> TypeView:
         """Record a definition; the same one again is no new version.
@@ -60,6 +64,7 @@ class Definitions:
         view = view_of(definition, 0, source or "by value").model_dump(mode="json")
         placement = _placement_record(definition.placement)
         digest = xxh3_64_hexdigest(to_json([body.pop("identity"), view, placement]))
+        _HERE[digest] = definition
         for _ in range(VERSION_TRIES_MAX):
             newest = self._newest(definition.type)
             if newest and self._record(definition.type, newest)["digest"] == digest:
@@ -74,9 +79,7 @@ class Definitions:
             name = self._name(definition.type, version)
             if self._blobs.create(name, to_json(record)):
                 self._blobs.sync_names(name)
-                self._loaded[definition.type, version] = Versioned(
-                    version=version, definition=definition
-                )
+                self._seen.pop(definition.type, None)
                 return self._view(definition.type, version)
         message = f"{VERSION_TRIES_MAX} other registrations of {definition.type!r} came first"
         raise InvalidDefinition(message, type=definition.type)
@@ -112,9 +115,19 @@ class Definitions:
         known = self._loaded.get((type_name, wanted))
         if known is None:
             record = self._record(type_name, wanted)
-            known = Versioned(version=wanted, definition=unpacked(type_name, record))
+            definition = _HERE.get(record["digest"]) or unpacked(type_name, record)
+            known = Versioned(version=wanted, definition=definition)
             self._loaded[type_name, wanted] = known
         return known
+
+    def load_seen(self, type_name: str) -> Versioned:
+        """The newest version this process has met, without a look for a newer one.
+
+        Raises:
+            UnknownType, InvalidDefinition: as :meth:`load`.
+        """
+        version, _ = self._seen.get(type_name, (0, 0.0))
+        return self.load(type_name, version or None)
 
     def placement(self, type_name: str) -> Placement:
         """Where entities of the type's newest version live, without loading its code.
@@ -138,8 +151,22 @@ class Definitions:
         return self._view(type_name, self.newest_version(type_name))
 
     def _newest(self, type_name: str) -> int:
-        names = self._blobs.names(type_folder(type_name))
-        return int(names[-1].removesuffix(".json")) if names else 0
+        """The newest version, 0 if there is none; versions have no gaps and are never deleted.
+
+        A host asks several times for each message, and in a burst each look at the store would
+        cost its event loop a turn: whoever waits for the interpreter's lock takes it.
+        """
+        version, looked = self._seen.get(type_name, (0, 0.0))
+        now = time.monotonic()
+        if version and now - looked < LOOK_SECONDS:
+            return version
+        if not version:
+            names = self._blobs.names(type_folder(type_name))
+            version = int(names[-1].removesuffix(".json")) if names else 0
+        while version and self._blobs.exists(self._name(type_name, version + 1)):
+            version += 1
+        self._seen[type_name] = (version, now)
+        return version
 
     def _name(self, type_name: str, version: int) -> str:
         return f"{type_folder(type_name)}/{version:06d}.json"

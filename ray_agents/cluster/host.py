@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,8 @@ from ray_agents.cluster.calls import (
     WAKING,
     Activate,
     Answer,
+    Ask,
+    Asked,
     Asleep,
     Call,
     Deliver,
@@ -42,10 +45,11 @@ from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.session import check_args
 from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
-from ray_agents.events import EffectStaged, OutboxKind
+from ray_agents.events import EffectStaged, Event, OutboxKind
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
 from ray_agents.model import Model
 from ray_agents.ports import Blobs, Clock
+from ray_agents.replies import SETTLING_TYPES, settles
 from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
@@ -110,6 +114,7 @@ class Host:
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
         self._resuming: set[asyncio.Task[None]] = set()
+        self._calls: Counter[Address] = Counter()
         self._log: HostLog | None = None
         self._stopping = False
         self._vanished: list[Entity] = []
@@ -137,6 +142,21 @@ class Host:
     def opening(self) -> bool:
         """Whether an entity is about to be awake here."""
         return bool(self._opening)
+
+    def entity(self, address: Address) -> Entity | None:
+        """The entity, if it is awake here and stays."""
+        entity = self._entities.get(address)
+        return None if entity is None or entity.leaving else entity
+
+    async def log_lost(self) -> None:
+        """Return when this host's log cannot be written any more: it must leave."""
+        if self._log is not None:
+            await self._log.lost_for_good()
+
+    def forget(self, address: Address) -> None:
+        """Another host has taken the entity over: it is no concern of this one any more."""
+        if self._log is not None and not self.owns(address):
+            self._log.asleep(address)
 
     @property
     def awake(self) -> list[Entity]:
@@ -173,6 +193,17 @@ class Host:
         Raises:
             RayAgentsError: what the entity answers; RuntimeUnavailable while this host leaves.
         """
+        if not isinstance(call, WAKING):
+            return await self._call(address, call)
+        self._calls[address] += 1
+        try:
+            return await self._call(address, call)
+        finally:
+            self._calls[address] -= 1
+            if not self._calls[address]:
+                del self._calls[address]
+
+    async def _call(self, address: Address, call: Call) -> Answer:
         for _ in range(CALL_TRIES_MAX):
             entity = self._entities.get(address)
             if entity is None or entity.leaving:
@@ -200,6 +231,8 @@ class Host:
             return await self._follow(entity, call)
         if isinstance(call, Describe):
             return entity.view()  # to be looked at keeps nobody awake
+        if isinstance(call, Ask):
+            return await self._ask(entity, call)
         with entity.serving():
             match call:
                 case Spawn(request=request):
@@ -216,6 +249,16 @@ class Host:
                     entity.wakeloop.advance()
                     entity.outbox.advance()
                     return entity.view()
+
+    async def _ask(self, entity: Entity, call: Ask) -> Asked:
+        with entity.serving():
+            receipt = await entity.deliver(call.request)
+        try:
+            async with asyncio.timeout(call.wait_seconds):
+                settled = await _settled(entity.owner, receipt.offset)
+        except TimeoutError:
+            settled = None  # within the caller's own bound
+        return Asked(receipt=receipt, settled=settled)
 
     async def _follow(self, entity: Entity, call: Follow) -> Followed:
         owner = entity.owner
@@ -279,6 +322,9 @@ class Host:
             return elsewhere
         if isinstance(call, Activate) and call.release_from:
             head = await read_head(e.blobs, folder, io=e.io)
+            elsewhere = await self._owner_elsewhere(address, head, Activate())
+            if elsewhere is not None:
+                return elsewhere
         better = e.place(address)
         if better is not None:
             return Moved(host=better)
@@ -316,7 +362,7 @@ class Host:
         except ClaimLost as lost:
             self._log.asleep(address)
             return Moved(host=lost.head.host)
-        entity = Entity(address, owner, state=load(owner.history), services=self._services)
+        entity = Entity(address, owner, state=load(owner.history, tip=owner.tip), services=self._services)
         self._entities[address] = entity
         name = f"life:{address}"
         life = asyncio.get_running_loop().create_task(self._live(entity), name=name)
@@ -333,7 +379,7 @@ class Host:
             while not entity.leaving:
                 idle = self._idle_seconds(entity)
                 quiet = self._equipment.clock.monotonic() - entity.last_active
-                if quiet >= idle and not entity.busy:
+                if quiet >= idle and not entity.busy and entity.address not in self._calls:
                     break
                 wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
                 try:
@@ -355,7 +401,8 @@ class Host:
 
     def _idle_seconds(self, entity: Entity) -> float:
         try:
-            return entity.definition.idle_timeout.total_seconds()
+            seen = self._equipment.definitions.load_seen(entity.address.type)
+            return seen.definition.idle_timeout.total_seconds()
         except RayAgentsError as error:  # a newest version that cannot be loaded keeps nobody awake
             LOGGER.warning("%s has no definition here: %s", entity.name, error)
             return IDLE_LOOK_MAX
@@ -365,13 +412,13 @@ class Host:
             LOGGER.warning("%s is lost: %s", entity.name, entity.owner.cause)
             await entity.drop()
             if entity.unfinished and not self._stopping:
-                self._resume_later(entity.address)
+                self.resume_later(entity.address)
             return
         await entity.seal()
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
 
-    def _resume_later(self, address: Address) -> None:
+    def resume_later(self, address: Address) -> None:
         """See to it that somebody goes on with an entity that was lost in mid-work."""
         name = f"resume:{address}"
         task = asyncio.get_running_loop().create_task(self._resume(address), name=name)
@@ -422,3 +469,17 @@ class Host:
             case OutboxKind.SPAWN:
                 spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
                 await self._equipment.peers.call(address, Spawn(request=spawn))
+
+
+async def _settled(owner: LogOwner, offset: int) -> Event | None:
+    """The durable row that settles the message at ``offset``; None if the ownership ends first."""
+    seen = offset
+    while True:
+        tip = owner.durable_tip
+        for event in owner.history.read(seen, stop=tip, types=SETTLING_TYPES):
+            if settles(event, offset):
+                return event
+        await owner.wait_beyond(tip)
+        if owner.durable_tip == tip:
+            return None
+        seen = tip
