@@ -362,7 +362,9 @@ class Host:
         except ClaimLost as lost:
             self._log.asleep(address)
             return Moved(host=lost.head.host)
-        entity = Entity(address, owner, state=load(owner.history, tip=owner.tip), services=self._services)
+        entity = Entity(
+            address, owner, state=load(owner.history, tip=owner.tip), services=self._services
+        )
         self._entities[address] = entity
         name = f"life:{address}"
         life = asyncio.get_running_loop().create_task(self._live(entity), name=name)

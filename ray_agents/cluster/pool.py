@@ -52,9 +52,7 @@ class Pool:
         self.waiting.setdefault(address)
         return not known
 
-    def offer(
-        self, host: str, *, now: float, waits: Callable[[Address], bool]
-    ) -> Address | None:
+    def offer(self, host: str, *, now: float, waits: Callable[[Address], bool]) -> Address | None:
         """An idle host; the entity it goes to at once, if one still waits. Twice is harmless."""
         self._forget_old(now)
         if host in self.idle or any(lease.host == host for lease in self.leases.values()):

@@ -19,6 +19,7 @@ from ray_agents.settings import Settings
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
 ROOT = Path(__file__).parents[2]
 CTRL_C = b"\x03"
+PROGRAM = "from ray_agents.cli import main; raise SystemExit(main())"
 Block = Callable[..., object]
 
 
@@ -32,14 +33,13 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ANTHROPIC")}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from ray_agents.cli import main; raise SystemExit(main())"]
-            + ["--store", str(folder / "store"), "demo"],
+            [sys.executable, "-c", PROGRAM, "--store", str(folder / "store"), "demo"],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             env=environment | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "200"},
             start_new_session=True,
-            preexec_fn=_own_the_terminal,  # so that Ctrl-C on it is a signal
+            preexec_fn=_own_the_terminal,  # noqa: PLW1509 - so that Ctrl-C on it is a signal
         )
         os.close(theirs)
 

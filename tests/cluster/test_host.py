@@ -45,8 +45,6 @@ async def gated(ctx: Any, wake: Any) -> Any:
     return f"attempt {wake.attempt}"
 
 
-
-
 def entity_of(runtime: LocalRuntime, address: Address) -> Entity | None:
     return next((e for e in runtime.hosts.host.awake if e.address == address), None)
 

@@ -165,9 +165,7 @@ def test_no_host_is_left_over_after_many_wakes(rig: Rig, client: Client) -> None
     spare = rig.settings.pool_size
     eventually(lambda: keeper_status(client)["idle"] == spare)
     solos = [host for host in keeper_status(client)["hosts"] if host.startswith("solo")]
-    eventually(
-        lambda: sum(h.startswith("solo") for h in keeper_status(client)["hosts"]) == spare
-    )
+    eventually(lambda: sum(h.startswith("solo") for h in keeper_status(client)["hosts"]) == spare)
     print(f"{len(solos)} solo hosts right after, {spare} soon after")
 
 

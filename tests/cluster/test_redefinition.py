@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -19,14 +21,16 @@ def cell(answer: str, *, begun: Path, gate: Path) -> Definition:
     """What a notebook cell defines; the handler waits until ``gate`` is there."""
 
     async def bot(ctx: Any, wake: Any) -> str:
-        import asyncio
-
-        begun.touch()
-        while not gate.exists():
-            await asyncio.wait([asyncio.create_task(asyncio.sleep(0))])
+        await asyncio.to_thread(_wait_for, gate, begun)
         return answer
 
     return Definition(type="bot", handler=bot)
+
+
+def _wait_for(gate: Path, begun: Path) -> None:
+    begun.touch()
+    while not gate.exists():
+        threading.Event().wait(0.01)
 
 
 def versions(client: Client) -> list[int]:

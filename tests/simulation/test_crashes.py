@@ -41,7 +41,9 @@ class Seen(BaseModel):
     times: int = 1
 
 
-@registry.entity("relay", state={"seen": Seen}, limits=LIMITS, idle_timeout=timedelta(milliseconds=5))
+@registry.entity(
+    "relay", state={"seen": Seen}, limits=LIMITS, idle_timeout=timedelta(milliseconds=5)
+)
 async def relay(ctx: Any, wake: Any) -> None:
     """Count each message, and do what it says: commit, fail for a while, send it on."""
     for event in ctx.events:

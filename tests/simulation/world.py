@@ -21,9 +21,7 @@ class Skipping(selectors.SelectSelector):
 
     passed = 0.0
 
-    def select(
-        self, timeout: float | None = None
-    ) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise AssertionError("everybody waits for somebody: the world stands still")
         self.passed += max(0.0, timeout)
