@@ -169,7 +169,11 @@ class AsyncClient:
         Raises:
             InvalidAddress, UnknownType, InvalidPayload, EntityExists: it is refused.
         """
-        fields = {"args": dict(args or {}), "tags": dict(tags or {}), "spawn_id": spawn_id}
+        fields: dict[str, Any] = {
+            "args": dict(args or {}),
+            "tags": dict(tags or {}),
+            "spawn_id": spawn_id,
+        }
         if message is not None:
             fields["message"] = SendRequest(payload=message)
         return await self._runtime.spawn(Address.parse(address), _checked(SpawnRequest, fields))

@@ -32,6 +32,7 @@ from ray_agents.views import Status
 
 ROOT = Path(__file__).parents[1]
 ADA = "/echo/ada"
+NO_ANSWER = r"127\.0\.0\.1:9"
 NOBODY = Settings(url="http://127.0.0.1:9")  # the discard port
 
 
@@ -231,8 +232,7 @@ def test_ctrl_c_cancels_the_call_and_the_client_goes_on(client: Client) -> None:
     timer = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        for _ in client.observe(ADA, offset=-1):
-            pass
+        list(client.observe(ADA, offset=-1))
     timer.join()
     assert followers(client) == []
     assert client.inspect(ADA).address == ADA
@@ -256,12 +256,11 @@ def test_an_interpreter_ends_though_a_client_is_open(tmp_path: Path) -> None:
 
 
 def test_no_control_api_there_is_said_with_its_address() -> None:
-    with connect(settings=NOBODY) as client:
-        with pytest.raises(RuntimeUnavailable, match=r"127\.0\.0\.1:9"):
-            client.types()
+    with connect(settings=NOBODY) as client, pytest.raises(RuntimeUnavailable, match=NO_ANSWER):
+        client.types()
 
 
 async def test_no_control_api_there_is_said_to_coroutines_too() -> None:
     async with connect_async(settings=NOBODY) as client:
-        with pytest.raises(RuntimeUnavailable, match=r"127\.0\.0\.1:9"):
+        with pytest.raises(RuntimeUnavailable, match=NO_ANSWER):
             await client.types()

@@ -193,6 +193,19 @@ def end_directory(directory: Path, *, within: timedelta) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def agents_of(running: RunningRay) -> list[ProcessMark]:
+    """Ray's agents beside the raylet.
+
+    They rename themselves, so that nothing tells whose they are once a raylet that was killed has
+    left them behind (as of Ray 2.60): they have to be recorded.
+    """
+    return [
+        ProcessMark.of(process)
+        for process in trees_of(running.processes)
+        if _title(process) in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    ]
+
+
 def _again(running: RunningRay, trees: list[psutil.Process]) -> list[ProcessMark]:
     """The first look's processes, and what has been started in the directory since."""
     marks = marks_in(Path(running.directory))
@@ -209,12 +222,15 @@ def _is_host(process: psutil.Process) -> bool:
     The agents and Serve's actors are named so too. They have nothing to save and take many
     seconds to heed a SIGTERM (or are restarted by each other): the raylet takes them along.
     """
+    title = _title(process)
+    return title.startswith("ray::") and not title.startswith(_NOTHING_TO_SAVE)
+
+
+def _title(process: psutil.Process) -> str:
     try:
-        words = process.cmdline()
+        return next(iter(process.cmdline()), "")
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return False
-    name = words[0] if words else ""
-    return name.startswith("ray::") and not name.startswith(_NOTHING_TO_SAVE)
+        return ""
 
 
 _NOTHING_TO_SAVE = (

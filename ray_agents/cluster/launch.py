@@ -13,6 +13,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,7 @@ import psutil
 from ray_agents.cluster.head import (
     KILL_GRACE,
     Stopped,
+    absolute_store,
     describe,
     end,
     end_directory,
@@ -49,6 +51,8 @@ from ray_agents.cluster.untyped import import_ray, ray_errors
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.settings import Settings
 
+LEFTOVERS_WITHIN = timedelta(seconds=1)
+
 
 def start_ray(settings: Settings) -> RunningRay:
     """Start a head node that outlives this process; if the store has a live one, return that.
@@ -70,7 +74,11 @@ def start_ray(settings: Settings) -> RunningRay:
             | settings_environment(settings, token_file)
         )
         running = run_head(settings, directory, environment)
-        write_running(settings, running)
+        try:
+            write_running(settings, running)
+        except BaseException:  # nobody would know of it
+            end_directory(directory, within=KILL_GRACE)
+            raise
         return running
 
 
@@ -86,8 +94,7 @@ def stop_ray(settings: Settings) -> Stopped:
     running = recorded(settings)
     if running is None:
         raise RuntimeUnavailable(
-            f"no local runtime of the store {settings.store!r} is running; `ray-agents start` "
-            "starts one",
+            f"no runtime of the store {absolute_store(settings)!r} is running here",
             store=settings.store,
         )
     if running.embedded and running.is_alive:
@@ -178,6 +185,18 @@ def leave_ray(settings: Settings, running: RunningRay) -> None:
         forget_running(settings)
 
 
+def clear_leftovers(settings: Settings) -> None:
+    """End what a dead runtime of this store has left behind; a live one is let be.
+
+    Raises:
+        RuntimeUnavailable: another process is starting the runtime of this store.
+        StoreUnavailable: the store's directory cannot be written.
+    """
+    with _only_one(open_state_folder(settings)):
+        if find_running(settings) is None:
+            _end_leftovers(settings)
+
+
 def _token_file(settings: Settings, folder: Path) -> Path:
     path = folder / TOKEN_NAME
     if settings.token is not None:
@@ -189,7 +208,7 @@ def _token_file(settings: Settings, folder: Path) -> Path:
 def _end_leftovers(settings: Settings) -> None:
     """What a runtime that died in part has left behind: it would hold ports and memory."""
     if (stale := recorded(settings)) is not None:
-        end(stale, within=settings.stop_deadline)
+        end(stale, within=LEFTOVERS_WITHIN)  # without its daemons nobody of it can save anything
         forget_running(settings)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -52,6 +53,10 @@ class RunningRay:
     def with_url(self, url: str) -> RunningRay:
         """The same, with its control API deployed at ``url``."""
         return replace(self, url=url)
+
+    def with_processes(self, more: Iterable[ProcessMark]) -> RunningRay:
+        """The same, with more processes that live and end with it."""
+        return replace(self, processes=tuple(dict.fromkeys((*self.processes, *more))))
 
 
 def state_folder(settings: Settings) -> Path:
@@ -101,7 +106,7 @@ def recorded(settings: Settings) -> RunningRay | None:
     try:
         text = (state_folder(settings) / RECORD_NAME).read_text()
         return _parsed(json.loads(text))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         path = state_folder(settings) / RECORD_NAME

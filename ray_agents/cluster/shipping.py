@@ -157,7 +157,7 @@ def _registry_at(source: str, module: Any) -> Registry:
     registry = getattr(module, attribute, None)
     if isinstance(registry, Registry):
         return registry
-    values: Mapping[str, Any] = vars(module)
+    values = cast("Mapping[str, Any]", vars(module))
     there = sorted(name for name, value in values.items() if isinstance(value, Registry))
     near = ", ".join(map(repr, there)) or "none"
     what = f"is a {type(registry).__name__}, not a Registry" if registry else "is not there"
@@ -226,8 +226,7 @@ def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, Mapping):
         yield from ((str(key), each) for key, each in cast("Mapping[Any, Any]", value).items())
     elif hasattr(value, "__dict__") and not inspect.ismodule(value):
-        fields: Mapping[str, Any] = vars(value)
-        yield from fields.items()
+        yield from cast("Mapping[str, Any]", vars(value)).items()
 
 
 def _unpickled(type_name: str, record: Mapping[str, Any]) -> Definition:

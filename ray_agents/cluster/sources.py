@@ -204,7 +204,7 @@ def _found(name: str) -> ModuleSpec | None:
 def _imports(name: str, source: Source) -> Iterator[str]:
     """The names that its import statements may mean, where their first part is own."""
     package = name if source.package else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(source.text)):
+    for node in ast.walk(ast.parse(source.text, source.path)):
         match node:
             case ast.Import(names=names):
                 candidates = [each.name for each in names]
