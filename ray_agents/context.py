@@ -216,9 +216,7 @@ class Context:
         """
         target = Address.parse(address)
         plain = _plain(payload, f"the message to {address!r}")
-        request = _checked(
-            SendRequest, payload=plain, type=message_type, from_=self.address
-        )
+        request = _checked(SendRequest, payload=plain, type=message_type, from_=self.address)
         return self._stage_outbox(OutboxKind.SEND, target, request)
 
     async def spawn(

@@ -196,31 +196,38 @@ class Host:
         raise RuntimeUnavailable(message, address=str(address))
 
     async def _serve(self, entity: Entity, call: Call) -> Answer:
-        if isinstance(call, Release):
-            await self._sleep(entity)
-            return None
-        if isinstance(call, Follow):
-            return await self._follow(entity, call)
-        if isinstance(call, Describe):
-            return entity.view()  # to be looked at keeps nobody awake
-        if isinstance(call, Ask):
-            return await self._ask(entity, call)
-        with entity.serving():
-            match call:
-                case Spawn(request=request):
-                    await entity.spawn(request)
-                    return entity.view()
-                case Deliver(request=request):
-                    return await entity.deliver(request)
-                case Kill(reason=reason):
-                    await entity.kill(reason)
-                    return entity.view()
-                case Resolve(verb=verb, wake=wake):
-                    return await entity.resolve(verb, wake)
-                case Activate():
-                    entity.wakeloop.advance()
-                    entity.outbox.advance()
-                    return entity.view()
+        match call:
+            case Release():
+                await self._sleep(entity)
+                return None
+            case Follow():
+                return await self._follow(entity, call)
+            case Describe():
+                return entity.view()  # to be looked at keeps nobody awake
+            case Ask():
+                return await self._ask(entity, call)
+            case _:
+                with entity.serving():
+                    return await self._serve_busy(entity, call)
+
+    async def _serve_busy(
+        self, entity: Entity, call: Spawn | Deliver | Kill | Resolve | Activate
+    ) -> Answer:
+        match call:
+            case Spawn(request=request):
+                await entity.spawn(request)
+                return entity.view()
+            case Deliver(request=request):
+                return await entity.deliver(request)
+            case Kill(reason=reason):
+                await entity.kill(reason)
+                return entity.view()
+            case Resolve(verb=verb, wake=wake):
+                return await entity.resolve(verb, wake)
+            case Activate():
+                entity.wakeloop.advance()
+                entity.outbox.advance()
+                return entity.view()
 
     async def _ask(self, entity: Entity, call: Ask) -> Asked:
         with entity.serving():
@@ -331,7 +338,9 @@ class Host:
         except ClaimLost as lost:
             self._log.asleep(address)
             return Moved(host=lost.head.host)
-        entity = Entity(address, owner, state=load(owner.history, tip=owner.tip), services=self._services)
+        entity = Entity(
+            address, owner, state=load(owner.history, tip=owner.tip), services=self._services
+        )
         self._entities[address] = entity
         name = f"life:{address}"
         life = asyncio.get_running_loop().create_task(self._live(entity), name=name)
