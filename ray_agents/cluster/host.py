@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
@@ -157,7 +157,11 @@ class Host:
 
     async def buried(self) -> None:
         """After :meth:`vanish`: return when nothing of it runs any more and no file is open."""
-        gone = [*self._lives.values(), *self._opening.values(), *self._resuming]
+        gone: list[asyncio.Task[Any]] = [
+            *self._lives.values(),
+            *self._opening.values(),
+            *self._resuming,
+        ]
         await asyncio.gather(*gone, return_exceptions=True)
         for entity in self._vanished:
             await entity.drop()
