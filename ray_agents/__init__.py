@@ -7,7 +7,6 @@ model's SDK.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from ray_agents.views import Durability, EntityView, Receipt, Reply, Status
     from ray_agents.wakes import Wake
 
-__version__ = version("ray-agents")
+    __version__: str
+
 __all__ = [
     "Address",
     "AgentConfig",
@@ -90,10 +90,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
+    if name == "__version__":
+        value = import_module("importlib.metadata").version("ray-agents")
+    elif name in _HOMES:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 

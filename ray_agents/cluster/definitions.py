@@ -33,6 +33,7 @@ from ray_agents.ports import Blobs
 from ray_agents.views import TypeView
 
 VERSION_TRIES_MAX = 20
+_HERE: dict[str, Definition] = {}  # by digest: in the process that registered it, it is itself
 LOOK_SECONDS = 0.0005  # looks closer together are one: to acknowledge a registration takes longer
 
 
@@ -63,6 +64,7 @@ class Definitions:
         view = view_of(definition, 0, source or "by value").model_dump(mode="json")
         placement = _placement_record(definition.placement)
         digest = xxh3_64_hexdigest(to_json([body.pop("identity"), view, placement]))
+        _HERE[digest] = definition
         for _ in range(VERSION_TRIES_MAX):
             newest = self._newest(definition.type)
             if newest and self._record(definition.type, newest)["digest"] == digest:
@@ -77,9 +79,6 @@ class Definitions:
             name = self._name(definition.type, version)
             if self._blobs.create(name, to_json(record)):
                 self._blobs.sync_names(name)
-                self._loaded[definition.type, version] = Versioned(
-                    version=version, definition=definition
-                )
                 self._seen.pop(definition.type, None)
                 return self._view(definition.type, version)
         message = f"{VERSION_TRIES_MAX} other registrations of {definition.type!r} came first"
@@ -116,7 +115,8 @@ class Definitions:
         known = self._loaded.get((type_name, wanted))
         if known is None:
             record = self._record(type_name, wanted)
-            known = Versioned(version=wanted, definition=unpacked(type_name, record))
+            definition = _HERE.get(record["digest"]) or unpacked(type_name, record)
+            known = Versioned(version=wanted, definition=definition)
             self._loaded[type_name, wanted] = known
         return known
 

@@ -81,14 +81,9 @@ def _runtime(settings: Settings, screen: Screen) -> Generator[Client]:
     with screen.busy("starting a local Ray"):
         start_ray(settings)
         attachment = attach(settings)
-        client = Client(ClusterRuntime(settings, attachment))
-    try:
+        client = Client(ClusterRuntime(settings, attachment), attachment.detach)
+    with client:
         yield client
-    finally:
-        client.close()
-        import ray
-
-        ray.shutdown()
 
 
 def _ask(client: Client, address: str, question: str, *, screen: Screen) -> None:

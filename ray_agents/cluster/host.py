@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -113,6 +114,7 @@ class Host:
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
         self._resuming: set[asyncio.Task[None]] = set()
+        self._calls: Counter[Address] = Counter()
         self._log: HostLog | None = None
         self._stopping = False
         self._vanished: list[Entity] = []
@@ -140,6 +142,21 @@ class Host:
     def opening(self) -> bool:
         """Whether an entity is about to be awake here."""
         return bool(self._opening)
+
+    def entity(self, address: Address) -> Entity | None:
+        """The entity, if it is awake here and stays."""
+        entity = self._entities.get(address)
+        return None if entity is None or entity.leaving else entity
+
+    async def log_lost(self) -> None:
+        """Return when this host's log cannot be written any more: it must leave."""
+        if self._log is not None:
+            await self._log.lost_for_good()
+
+    def forget(self, address: Address) -> None:
+        """Another host has taken the entity over: it is no concern of this one any more."""
+        if self._log is not None and not self.owns(address):
+            self._log.asleep(address)
 
     @property
     def awake(self) -> list[Entity]:
@@ -180,6 +197,17 @@ class Host:
         Raises:
             RayAgentsError: what the entity answers; RuntimeUnavailable while this host leaves.
         """
+        if not isinstance(call, WAKING):
+            return await self._call(address, call)
+        self._calls[address] += 1
+        try:
+            return await self._call(address, call)
+        finally:
+            self._calls[address] -= 1
+            if not self._calls[address]:
+                del self._calls[address]
+
+    async def _call(self, address: Address, call: Call) -> Answer:
         for _ in range(CALL_TRIES_MAX):
             entity = self._entities.get(address)
             if entity is None or entity.leaving:
@@ -305,6 +333,9 @@ class Host:
             return elsewhere
         if isinstance(call, Activate) and call.release_from:
             head = await read_head(e.blobs, folder, io=e.io)
+            elsewhere = await self._owner_elsewhere(address, head, Activate())
+            if elsewhere is not None:
+                return elsewhere
         better = e.place(address)
         if better is not None:
             return Moved(host=better)
@@ -361,7 +392,7 @@ class Host:
             while not entity.leaving:
                 idle = self._idle_seconds(entity)
                 quiet = self._equipment.clock.monotonic() - entity.last_active
-                if quiet >= idle and not entity.busy:
+                if quiet >= idle and not entity.busy and entity.address not in self._calls:
                     break
                 wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
                 try:
@@ -394,13 +425,13 @@ class Host:
             LOGGER.warning("%s is lost: %s", entity.name, entity.owner.cause)
             await entity.drop()
             if entity.unfinished and not self._stopping:
-                self._resume_later(entity.address)
+                self.resume_later(entity.address)
             return
         await entity.seal()
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
 
-    def _resume_later(self, address: Address) -> None:
+    def resume_later(self, address: Address) -> None:
         """See to it that somebody goes on with an entity that was lost in mid-work."""
         name = f"resume:{address}"
         task = asyncio.get_running_loop().create_task(self._resume(address), name=name)

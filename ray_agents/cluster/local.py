@@ -7,7 +7,6 @@ here. Several may share one store in one process, as the tests of take-over do.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Self
@@ -44,7 +43,8 @@ class LocalHosts:
         model_for: Callable[[AgentConfig], Model],
     ) -> None:
         self.definitions = Definitions(blobs)
-        self.id = f"local-{os.getpid()}-{secrets.token_hex(4)}"
+        self.id = f"local-{os.getpid()}-{clock.fresh_id()}"
+        self._closed = False
         self._recovery = Recovery(blobs, io=io, route=self.call)
         self.host = Host(
             Equipment(
@@ -61,6 +61,11 @@ class LocalHosts:
                 place=lambda _: None,
             )
         )
+
+    @property
+    def gone(self) -> bool:
+        """Whether this host has ended, in whatever way."""
+        return self._closed
 
     async def open(self, *, recover: bool = True) -> None:
         """Begin, and resume what dead hosts left undone."""
@@ -108,12 +113,19 @@ class LocalHosts:
 
     async def close(self) -> None:
         """Seal everything; twice is harmless."""
-        if _LIVE.pop(self.id, None) is not None:
+        _LIVE.pop(self.id, None)
+        if not self._closed:
+            self._closed = True
             await self.host.stop(STOP_DEADLINE)
+
+    def isolate(self) -> None:
+        """Become a host that nobody reaches and that runs on, as one that was stopped too long."""
+        _LIVE.pop(self.id, None)
 
     def vanish(self) -> None:
         """Stop as a killed process does: nothing is sealed, nothing is said."""
         _LIVE.pop(self.id, None)
+        self._closed = True
         self.host.vanish()
 
     async def crash(self) -> None:
@@ -127,6 +139,9 @@ class LocalRuntime(HostRuntime):
 
     Args:
         store: a directory, or ``memory:``, or blobs shared with another runtime.
+        clock: its time and names; this machine's if not given.
+        model_for: what answers agents; Claude, or their ``test_responses``, if not given.
+        io: how it does file work; in threads if not given. The runtime closes it.
     """
 
     def __init__(
@@ -135,9 +150,10 @@ class LocalRuntime(HostRuntime):
         *,
         clock: Clock | None = None,
         model_for: Callable[[AgentConfig], Model] | None = None,
+        io: LogIO | None = None,
     ) -> None:
         self.blobs = open_blobs(store) if isinstance(store, str) else store
-        self._own_io = LogIO()
+        self._own_io = io or LogIO()
         self.hosts = LocalHosts(
             self.blobs,
             io=self._own_io,

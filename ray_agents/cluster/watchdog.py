@@ -17,7 +17,6 @@ import time
 import traceback
 from datetime import timedelta
 
-BOUND = timedelta(seconds=10)
 BEAT_SECONDS = 0.5
 LOGGER = logging.getLogger("ray_agents.watchdog")
 EXIT_STATUS = 70
@@ -26,7 +25,7 @@ EXIT_STATUS = 70
 class Watchdog:
     """Watches one event loop from a thread; started once per host."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, host: str, bound: timedelta = BOUND):
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, host: str, bound: timedelta) -> None:
         self._loop = loop
         self._host = host
         self._bound = bound.total_seconds()

@@ -24,9 +24,9 @@ class DyingBlobs:
         self.inner = inner
         self.writes = 0
         self.dead = False
-        self._crash_at = crash_at
+        self.crash_at = crash_at
         self._after = after
-        self._died = died
+        self.died = died
         self._lock = Lock()
 
     def mutate(self, change: Callable[[], object]) -> object:
@@ -34,12 +34,12 @@ class DyingBlobs:
         with self._lock:
             if not self.dead:
                 self.writes += 1
-                self.dead = self.writes == self._crash_at
+                self.dead = self.writes == self.crash_at
                 if not self.dead:
                     return change()
                 if self._after:
                     change()
-                self._died()
+                self.died()
         raise StoreUnavailable("the process is dead")
 
     def create(self, name: str, data: bytes) -> bool:

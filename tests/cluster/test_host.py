@@ -1,0 +1,243 @@
+"""Hosts: falling asleep and waking under fire, two hosts on one store, and an owner of the past."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+import pytest
+
+from ray_agents.address import Address
+from ray_agents.cluster.calls import Activate, Describe, Release
+from ray_agents.cluster.entity import Entity
+from ray_agents.cluster.local import LocalRuntime
+from ray_agents.definition import Limits, Registry
+from ray_agents.errors import Fenced, InvalidDefinition, RayAgentsError, RuntimeUnavailable
+from ray_agents.events import Draft, Event
+from ray_agents.ports import Blobs
+from ray_agents.requests import SendRequest
+from ray_agents.views import Receipt
+from tests.cluster import gates
+from tests.cluster.conftest import ask, log_of, spawned
+from tests.cluster.stores import DyingBlobs, memory
+
+SENDS, SENDS_MANY = 200, 10_000
+ENTITIES = 10
+registry = Registry()
+
+
+@registry.entity("hasty", idle_timeout=timedelta(0))
+async def hasty(ctx: Any, wake: Any) -> Any:
+    return wake.payload
+
+
+@registry.entity("brief", idle_timeout=timedelta(milliseconds=20))
+@registry.entity("calm")
+async def calm(ctx: Any, wake: Any) -> Any:
+    return wake.payload
+
+
+@registry.entity("gated", limits=Limits(retry_delay=timedelta(milliseconds=1)))
+async def gated(ctx: Any, wake: Any) -> Any:
+    await gates.wait("gate")
+    return f"attempt {wake.attempt}"
+
+
+
+
+def entity_of(runtime: LocalRuntime, address: Address) -> Entity | None:
+    return next((e for e in runtime.hosts.host.awake if e.address == address), None)
+
+
+def handled_once(events: list[Event], receipts: list[Receipt]) -> bool:
+    """Whether each message stands once in the log, in one wake that was handled once."""
+    offsets = sorted(event.offset for event in events if event.type == "inbox")
+    ends = [e.value for e in events if e.type == "wake" and e.value["status"] == "handled"]
+    covered = [o for o in offsets for end in ends if end["from_offset"] <= o < end["to_offset"]]
+    return offsets == sorted(receipt.offset for receipt in receipts) == covered
+
+
+async def send_at_the_worst_moment(
+    runtime: LocalRuntime, address: Address, random: Random
+) -> tuple[Receipt, bool]:
+    """Send when the entity seals, or near it; whether it was sealing indeed."""
+    while (entity := entity_of(runtime, address)) is not None and not entity.sealing:
+        await asyncio.sleep(0)
+    for _ in range(random.choice([0, 0, 1, 2, 3, 5, 8])):
+        await asyncio.sleep(0)
+    entity = entity_of(runtime, address)
+    hit = entity is not None and entity.sealing
+    return await runtime.send(address, SendRequest(payload=1)), hit
+
+
+async def send_many(runtime: LocalRuntime, number: int, *, sends: int) -> int:
+    """Send to one entity at the worst moments; how many sends met a sealing entity."""
+    random, address = Random(number), await spawned(runtime, f"/hasty/h{number}")
+    sent = [await send_at_the_worst_moment(runtime, address, random) for _ in range(sends)]
+    await ask(runtime, address, "last", "last")
+    last = await runtime.send(address, SendRequest(payload="last", id="last"))
+    receipts = [*(receipt for receipt, _ in sent), last]
+    assert handled_once(await log_of(runtime, address), receipts)
+    return sum(hit for _, hit in sent)
+
+
+async def test_sends_in_the_instant_of_falling_asleep_are_neither_lost_nor_doubled(
+    store: Blobs,
+) -> None:
+    async with LocalRuntime(store) as runtime:
+        await runtime.register(registry)
+        each = SENDS // ENTITIES
+        hits = await asyncio.gather(*(send_many(runtime, n, sends=each) for n in range(ENTITIES)))
+    assert sum(hits) > SENDS / 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_ten_thousand_such_sends(store: Blobs) -> None:
+    """Acceptance 7, in this process."""
+    async with LocalRuntime(store) as runtime:
+        await runtime.register(registry)
+        each = SENDS_MANY // ENTITIES
+        hits = await asyncio.gather(*(send_many(runtime, n, sends=each) for n in range(ENTITIES)))
+    assert sum(hits) > SENDS_MANY / 5
+
+
+async def test_two_runtimes_on_one_store_take_turns(store: Blobs) -> None:
+    async with LocalRuntime(store) as a, LocalRuntime(store) as b:
+        await a.register(registry)
+        h = await spawned(a, "/hasty/h")
+        replies = [await ask((a, b)[n % 2], h, n) for n in range(100)]
+        assert [reply.value for reply in replies] == list(range(100))
+        assert [e.offset for e in await log_of(a, h)] == [e.offset for e in await log_of(b, h)]
+        hosts = {e.value["host"] for e in await log_of(a, h) if e.type == "wake"}
+        assert hosts <= {a.hosts.id, b.hosts.id}
+
+
+async def test_sends_from_two_sides_at_once_find_the_one_owner(store: Blobs) -> None:
+    async with LocalRuntime(store) as a, LocalRuntime(store) as b:
+        await a.register(registry)
+        h = await spawned(a, "/calm/h")
+        await a.hosts.call(h, Release())
+        sends = [(a, b)[n % 2].send(h, SendRequest(payload=n)) for n in range(200)]
+        receipts = await asyncio.gather(*sends)
+        await ask(a, h, "last", "last")
+        receipts.append(await b.send(h, SendRequest(payload="last", id="last")))
+        assert handled_once(await log_of(b, h), receipts)
+        assert (await a.inspect(h)).epoch == 2
+
+
+async def test_an_owner_of_the_past_appends_nothing(store: Blobs) -> None:
+    """Acceptance 6, in this process: stopped while another takes over, then continued."""
+    async with LocalRuntime(store) as old:
+        await old.register(registry)
+        g = await spawned(old, "/gated/g")
+        await old.send(g, SendRequest(payload=1, id="m1"))
+        await gates.reached["gate"].wait()
+        zombie = entity_of(old, g)
+        assert zombie is not None
+        old.hosts.isolate()
+        async with LocalRuntime(store) as new:
+            await new.inspect(g)
+            with pytest.raises(Fenced):
+                await zombie.enqueue([Draft.of("text", "t", value="late")]).durable()
+            gates.opened["gate"].set()
+            assert (await ask(new, g, 1, "m1")).value == "attempt 2"
+            assert (await ask(old, g, 1, "m1")).value == "attempt 2"
+            events = await log_of(new, g)
+            assert handled_once(events, [await new.send(g, SendRequest(payload=1, id="m1"))])
+            assert all(event.type != "text" for event in events)
+
+
+async def test_a_host_that_lost_an_entity_finds_the_new_owner(store: Blobs) -> None:
+    async with LocalRuntime(store) as old:
+        await old.register(registry)
+        c = await spawned(old, "/calm/c")
+        old.hosts.isolate()
+        async with LocalRuntime(store) as new:
+            assert (await ask(new, c, 1)).value == 1
+            assert (await ask(old, c, 2)).value == 2
+            assert (await old.inspect(c)).host == new.hosts.id
+
+
+async def test_what_only_looks_wakes_nobody(runtime: LocalRuntime) -> None:
+    await runtime.register(registry)
+    c = await spawned(runtime, "/calm/c")
+    await runtime.hosts.call(c, Release())
+    await runtime.inspect(c)
+    await log_of(runtime, c)
+    await runtime.hosts.call(c, Describe())
+    assert not runtime.hosts.host.awake
+
+
+async def test_an_observer_of_a_sleeper_learns_that_it_woke(runtime: LocalRuntime) -> None:
+    await runtime.register(registry)
+    h = await spawned(runtime, "/hasty/h")
+    seen: list[object] = []
+
+    async def observe() -> None:
+        async for event in runtime.observe(h):
+            if event.type == "inbox":
+                seen.append(event.value["payload"])
+                if len(seen) == 5:
+                    return
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(observe())
+        for n in range(5):
+            while runtime.hosts.host.awake or len(seen) < n:
+                await asyncio.sleep(0)
+            await runtime.send(h, SendRequest(payload=n))
+    assert seen == [0, 1, 2, 3, 4]
+
+
+async def test_a_crash_ends_every_call_with_a_clear_error() -> None:
+    store = memory()
+    runtime = LocalRuntime(store)
+    async with runtime:
+        await runtime.register(registry)
+        c = await spawned(runtime, "/calm/c")
+        sends = [asyncio.create_task(runtime.send(c, SendRequest(payload=n))) for n in range(50)]
+        asks = [asyncio.create_task(ask(runtime, c, n)) for n in range(5)]
+        await asyncio.sleep(0)
+        await runtime.crash()
+        results = await asyncio.gather(*sends, *asks, return_exceptions=True)
+    assert all(isinstance(r, RayAgentsError) for r in results if not isinstance(r, Receipt))
+
+
+async def test_a_store_that_fails_ends_the_ownership_and_says_so() -> None:
+    dying = DyingBlobs(memory())
+    runtime = LocalRuntime(dying)
+    async with runtime:
+        await runtime.register(registry)
+        c = await spawned(runtime, "/calm/c")
+        dying.dead = True
+        with pytest.raises(RayAgentsError, match="dead"):
+            await runtime.send(c, SendRequest(payload=1))
+        dying.dead = False
+        assert (await ask(runtime, c, 2)).value == 2
+        await runtime.crash()
+
+
+async def test_a_stopped_host_refuses_new_calls(runtime: LocalRuntime) -> None:
+    await runtime.register(registry)
+    c = await spawned(runtime, "/calm/c")
+    await runtime.hosts.close()
+    with pytest.raises(RuntimeUnavailable, match="is leaving"):
+        await runtime.hosts.host.call(c, Activate())
+
+
+async def test_a_newest_version_that_cannot_be_loaded_keeps_nobody_awake(
+    runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch, wait_until: Any
+) -> None:
+    await runtime.register(registry)
+    b = await spawned(runtime, "/brief/b")
+    entity = entity_of(runtime, b)
+    assert entity is not None
+
+    def broken(*_: object) -> None:
+        raise InvalidDefinition("it cannot be loaded here")
+
+    monkeypatch.setattr(entity.services.definitions, "load", broken)
+    await wait_until(lambda: not runtime.hosts.host.awake)
