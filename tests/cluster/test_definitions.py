@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from pydantic_core import from_json, to_json
 
-from ray_agents.cluster.definitions import PYTHON, Definitions, import_registry
+from ray_agents.cluster.definitions import Definitions
+from ray_agents.cluster.shipping import PYTHON, import_registry
 from ray_agents.definition import Definition, Packed, Registry
 from ray_agents.errors import InvalidDefinition, UnknownType
 from ray_agents.log.memory import MemoryBlobs
