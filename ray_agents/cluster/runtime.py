@@ -49,6 +49,8 @@ from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
 
 FOLLOW_SECONDS = 15.0
+LOOKS_AFTER_WAKE = 50
+LOOK_AGAIN = timedelta(milliseconds=20)
 T = TypeVar("T")
 
 
@@ -172,7 +174,7 @@ class HostRuntime:
             UnknownOffset: the offset lies beyond the end of the log.
         """
         reader = LogReader(self._blobs, entity_folder(address), self._io)
-        position = await self._start(address, reader, offset)
+        position, looks_left = await self._start(address, reader, offset), 0
         while True:
             seen = self._watch.mark()
             answer = await self._hosts.call(
@@ -184,11 +186,16 @@ class HostRuntime:
                 yield event
                 position = event.offset + 1
             if events:
+                looks_left = 0
                 continue
             if not live:
                 return
-            if asleep:
+            if asleep and looks_left:  # a host says that it wakes before it has the log
+                looks_left -= 1
+                await self._clock.sleep(LOOK_AGAIN)
+            elif asleep:
                 await self._watch.woken(address, since=seen)
+                looks_left = LOOKS_AFTER_WAKE
 
     async def _start(self, address: Address, reader: LogReader, offset: int) -> int:
         reading = await reader.read(0, limit=1)
