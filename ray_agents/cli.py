@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -53,11 +54,18 @@ class Installed:
         running = find_running(settings)
         url = target.url or settings.url or (running.url if running else None)
         if url is None:
-            message = f"no runtime of the store {settings.store!r} answers here; `ray-agents start`"
+            message = f"no runtime of the store {str(Path(settings.store).absolute())!r} runs here"
             raise RuntimeUnavailable(message, store=settings.store)
         return connect(url, settings=settings)
 
-    def start(self, target: Target, *, app: str | None, http_port: int | None) -> Description:
+    def start(
+        self,
+        target: Target,
+        *,
+        app: str | None,
+        http_port: int | None,
+        report: Callable[[str], None],
+    ) -> Description:
         """Start a runtime here."""
         from ray_agents.cluster import upkeep
 
@@ -65,7 +73,7 @@ class Installed:
         chosen = replace(
             settings, app=app or settings.app, http_port=http_port or settings.http_port
         )
-        return upkeep.start(chosen)
+        return upkeep.start(chosen, report=report)
 
     def stop(self, target: Target, *, within: timedelta | None) -> Description:
         """Seal everything and stop."""

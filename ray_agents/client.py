@@ -12,9 +12,11 @@ local Ray that ends with this process; ``connect("http://…")`` speaks to a con
 from __future__ import annotations
 
 import asyncio
+import atexit
+import importlib
 import os
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Any, Self, TypeVar
@@ -23,7 +25,7 @@ from pydantic import ValidationError
 
 from ray_agents.address import Address
 from ray_agents.definition import Definition, Registry
-from ray_agents.errors import InvalidPayload
+from ray_agents.errors import InvalidPayload, RuntimeUnavailable
 from ray_agents.events import JSON, Event
 from ray_agents.ports import Runtime
 from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
@@ -33,6 +35,8 @@ from ray_agents.views import EntityView, Page, Receipt, Reply, Status, TypeView
 T = TypeVar("T")
 R = TypeVar("R", SendRequest, SpawnRequest, ListQuery)
 ASK_WITHIN = timedelta(minutes=1)
+CANCEL_WITHIN = timedelta(seconds=5)
+Detach = Callable[[], None]
 
 
 def connect(url: str | None = None, *, settings: Settings | None = None) -> Client:
@@ -59,19 +63,26 @@ def connect_runtime(settings: Settings) -> Runtime:
     return _prepare(settings.url, settings)[0]
 
 
-class Detach:
-    """What remains to be done when a client closes; calling it twice is harmless."""
+def replica_settings() -> Settings:
+    """The settings of the Serve replica this process is; its first call, before Serve listens.
 
-    def __init__(self, settings: Settings, attachment: Any = None) -> None:
-        self._settings = settings
-        self._attachment = attachment
+    Raises:
+        InvalidSetting: a variable does not fit, or the token file cannot be read.
+    """
+    from ray_agents.cluster.replica import begin_replica
 
-    def __call__(self) -> None:
-        attachment, self._attachment = self._attachment, None
-        if attachment is not None:
-            from ray_agents.cluster.attach import detach
+    return begin_replica()
 
-            detach(self._settings, attachment)
+
+def registry_at(source: str) -> Registry:
+    """The registry at ``module:attribute``, as its file is now; Serve's replicas use it.
+
+    Raises:
+        InvalidDefinition: it cannot be imported, or is no Registry; the message says which.
+    """
+    from ray_agents.cluster.shipping import import_registry
+
+    return import_registry(source)
 
 
 def _prepare(url: str | None, settings: Settings | None) -> tuple[Runtime, Detach]:
@@ -81,28 +92,50 @@ def _prepare(url: str | None, settings: Settings | None) -> tuple[Runtime, Detac
         from ray_agents.cluster.running import token_for
         from ray_agents.http.runtime import HttpRuntime
 
-        return HttpRuntime(address, token_for(chosen, address)), Detach(chosen)
+        return HttpRuntime(address, token_for(chosen, address)), _nothing
     from ray_agents.cluster.attach import ClusterRuntime, attach
 
     attachment = attach(chosen)
-    return ClusterRuntime(chosen, attachment), Detach(chosen, attachment)
+    return ClusterRuntime(chosen, attachment), attachment.detach
+
+
+def _nothing() -> None:
+    """What remains to be done when a client of a control API closes."""
 
 
 class AsyncClient:
-    """The verbs as coroutines; enter it with ``async with``."""
+    """The verbs as coroutines; enter it with ``async with``, once."""
 
-    def __init__(self, runtime: Runtime, detach: Detach | None = None) -> None:
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, detach: Detach = _nothing) -> None:
+        self._entered: Runtime | None = None
+        self._unentered: Runtime | None = runtime
         self._detach = detach
 
     async def __aenter__(self) -> Self:
-        await self._runtime.__aenter__()
+        runtime, self._unentered = self._unentered, None
+        if runtime is None:
+            raise _closed()
+        try:
+            self._entered = await runtime.__aenter__()
+        except BaseException:
+            self._detach()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._runtime.__aexit__(*exc)
-        if self._detach is not None:
+        runtime, self._entered = self._entered, None
+        if runtime is None:
+            return
+        try:
+            await runtime.__aexit__(*exc)
+        finally:
             self._detach()
+
+    @property
+    def _runtime(self) -> Runtime:
+        if self._entered is None:
+            raise _closed() if self._unentered is None else _not_entered()
+        return self._entered
 
     async def register(
         self, what: Registry | Definition, *, source: str | None = None
@@ -136,7 +169,11 @@ class AsyncClient:
         Raises:
             InvalidAddress, UnknownType, InvalidPayload, EntityExists: it is refused.
         """
-        fields = {"args": dict(args or {}), "tags": dict(tags or {}), "spawn_id": spawn_id}
+        fields: dict[str, Any] = {
+            "args": dict(args or {}),
+            "tags": dict(tags or {}),
+            "spawn_id": spawn_id,
+        }
         if message is not None:
             fields["message"] = SendRequest(payload=message)
         return await self._runtime.spawn(Address.parse(address), _checked(SpawnRequest, fields))
@@ -224,18 +261,40 @@ class AsyncClient:
         return await self._runtime.skip(Address.parse(address), wake=wake)
 
 
-class Client:
-    """The verbs, blocking: :class:`AsyncClient` on an event loop in a thread of its own."""
+_unclosed: set[Client] = set()
 
-    def __init__(self, runtime: Runtime, detach: Detach | None = None) -> None:
+
+def _close_all() -> None:
+    for client in list(_unclosed):
+        client.close()
+
+
+# Logs are sealed on threads of executors, which end before `atexit` begins. What is registered
+# with them, and after them, comes before their end; should that private way be closed one day,
+# the end of a process is what a crash is: the next start takes up what was left.
+importlib.import_module("concurrent.futures.thread")
+_at_exit: Callable[[Callable[[], None]], object] = getattr(
+    threading, "_register_atexit", atexit.register
+)
+_at_exit(_close_all)
+
+
+class Client:
+    """The verbs, blocking: :class:`AsyncClient` on an event loop in a thread of its own.
+
+    So it works in a notebook, whose own loop runs already. Calls may come from several threads.
+    What is not closed is closed when the interpreter ends.
+    """
+
+    def __init__(self, runtime: Runtime, detach: Detach = _nothing) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="ray-agents-client", daemon=True
         )
         self._thread.start()
-        self._detach = detach
-        self._client = AsyncClient(runtime)
+        self._client = AsyncClient(runtime, detach)
         self._closed = False
+        _unclosed.add(self)
         try:
             self._do(self._client.__aenter__())
         except BaseException:
@@ -252,24 +311,35 @@ class Client:
         """Let go; twice is harmless. A runtime embedded in this process seals and ends."""
         if self._closed:
             return
-        self._closed = True
         try:
-            asyncio.run_coroutine_threadsafe(
-                self._client.__aexit__(None, None, None), self._loop
-            ).result()
+            self._do(self._client.__aexit__(None, None, None))
         finally:
+            self._closed = True
+            _unclosed.discard(self)
+            asyncio.run_coroutine_threadsafe(_wind_up(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-            if self._detach is not None:
-                self._detach()
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """The answer of ``work``, done on the loop; Ctrl-C cancels it and waits for its end."""
+        if self._closed:
+            work.close()
+            raise _closed()
+        ended = threading.Event()
+
+        async def doing() -> T:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(doing(), self._loop)
         try:
             return future.result()
         except BaseException:
-            future.cancel()
+            if future.cancel():
+                ended.wait(CANCEL_WITHIN.total_seconds())
             raise
 
     def register(self, what: Registry | Definition, *, source: str | None = None) -> list[TypeView]:
@@ -294,14 +364,23 @@ class Client:
 
     def observe(self, address: str, *, offset: int = 0, live: bool = True) -> Iterator[Event]:
         """See :meth:`AsyncClient.observe`; closing the iterator ends it."""
-        events = self._client.observe(address, offset=offset, live=live)
+        events: Any = self._client.observe(address, offset=offset, live=live)
         try:
             while True:
                 try:
-                    yield self._do(_next(events))
+                    yield self._do(anext(events))
                 except StopAsyncIteration:
                     return
         finally:
+            self._end(events)
+
+    def _end(self, events: Any) -> None:
+        """Close an iterator; the garbage collector may ask for it on the loop's own thread."""
+        if self._closed:
+            return  # closing the client has closed it
+        if threading.current_thread() is self._thread:
+            self._loop.create_task(_close(events))
+        else:
             self._do(_close(events))
 
     def inspect(self, address: str) -> EntityView:
@@ -338,10 +417,26 @@ def _checked(model: type[R], fields: Mapping[str, Any]) -> R:
         raise InvalidPayload(f"{field!r} cannot be that: {first['msg']}", field=field) from error
 
 
-async def _next(events: AsyncIterator[Event]) -> Event:
-    return await anext(events)
-
-
 async def _close(events: Any) -> None:
     async with aclosing(events):
         pass
+
+
+async def _wind_up() -> None:
+    """End what still runs on this loop: abandoned iterators, and what they wait for."""
+    ours = asyncio.current_task()
+    left = [task for task in asyncio.all_tasks() if task is not ours]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    loop = asyncio.get_running_loop()
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
+
+
+def _closed() -> RuntimeUnavailable:
+    return RuntimeUnavailable("this client is closed; connect() gives a new one")
+
+
+def _not_entered() -> RuntimeUnavailable:
+    return RuntimeUnavailable("this client is not open yet: `async with connect_async() as client`")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
@@ -208,7 +207,6 @@ class Context:
         payload: JSON,
         *,
         message_type: str = "message",
-        after: timedelta | None = None,
     ) -> str:
         """Send a message at the next commit point, exactly one inbox row; the message's id.
 
@@ -218,9 +216,7 @@ class Context:
         """
         target = Address.parse(address)
         plain = _plain(payload, f"the message to {address!r}")
-        request = _checked(
-            SendRequest, payload=plain, type=message_type, from_=self.address, after=after
-        )
+        request = _checked(SendRequest, payload=plain, type=message_type, from_=self.address)
         return self._stage_outbox(OutboxKind.SEND, target, request)
 
     async def spawn(

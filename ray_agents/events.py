@@ -282,7 +282,7 @@ class WakeRecorded:
         return Draft.of(
             self.TYPE,
             self.key,
-            value=asdict(self),
+            value={name: getattr(self, name) for name in _WAKE_FIELDS},  # asdict takes 50 µs
             operation=Operation.UPSERT,
             headers={"status": self.status.value},
         )
@@ -293,6 +293,9 @@ class WakeRecorded:
         row = cast("dict[str, Any]", event.value)
         row["status"] = WakeStatus(row["status"])
         return cls(**row)
+
+
+_WAKE_FIELDS = tuple(WakeRecorded.__dataclass_fields__)
 
 
 class OutboxKind(StrEnum):

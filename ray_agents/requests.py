@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,7 +20,7 @@ class Request(BaseModel):
 
 
 class SendRequest(Request):
-    """A message: ``id`` makes a repeated send harmless; ``after`` delays it."""
+    """A message: ``id`` makes a repeated send harmless."""
 
     payload: Any = None
     type: str = Field(default="message", min_length=1, max_length=128)
@@ -29,7 +28,6 @@ class SendRequest(Request):
         default=None, max_length=256, validation_alias="from", serialization_alias="from"
     )
     id: str | None = Field(default=None, min_length=1, max_length=MESSAGE_ID_LENGTH_MAX)
-    after: timedelta | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

@@ -43,6 +43,9 @@ class Settings:
     pool_size: int = 2
     pool_max: int = 64
     packed_hosts: int = 2
+    packed_linger: timedelta = timedelta(seconds=60)
+    host_silence_max: timedelta = timedelta(seconds=10)
+    blocked_loop_max: timedelta = timedelta(seconds=10)
     num_cpus: int | None = None
     object_store_bytes: int = 128 * 1024 * 1024
     start_deadline: timedelta = timedelta(seconds=60)
@@ -77,8 +80,11 @@ _RANGES: tuple[tuple[str, Any, Any], ...] = (
     ("streams_max", 1, 100_000),
     ("heartbeat", timedelta(milliseconds=10), timedelta(minutes=10)),
     ("pool_size", 0, 1_000),
-    ("pool_max", 0, 10_000),
+    ("pool_max", 1, 10_000),
     ("packed_hosts", 1, 64),
+    ("packed_linger", timedelta(0), timedelta(days=1)),
+    ("host_silence_max", timedelta(milliseconds=500), timedelta(hours=1)),
+    ("blocked_loop_max", timedelta(seconds=1), timedelta(hours=1)),
     ("num_cpus", 1, 4_096),
     ("object_store_bytes", 80 * 1024 * 1024, 2**50),
     ("start_deadline", timedelta(seconds=1), timedelta(hours=1)),

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from ray_agents.cluster.tokens import token_of
+from ray_agents.errors import InvalidSetting
 from ray_agents.ports import Runtime
 from ray_agents.settings import Settings
 from serve import problem, routes
@@ -25,8 +25,14 @@ def create_app(runtime_factory: RuntimeFactory, settings: Settings) -> FastAPI:
     """Build the API; its lifespan enters the runtime that ``runtime_factory`` makes.
 
     Raises:
-        InvalidSetting: the token file cannot be read.
+        InvalidSetting: other machines are to be answered, and there is no token.
     """
+    if settings.token is None and not settings.on_loopback:
+        raise InvalidSetting(
+            f"RAY_AGENTS_HTTP_HOST={settings.http_host!r} answers other machines, which takes a "
+            "token: set RAY_AGENTS_TOKEN or RAY_AGENTS_TOKEN_FILE",
+            variable="RAY_AGENTS_HTTP_HOST",
+        )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -47,6 +53,6 @@ def create_app(runtime_factory: RuntimeFactory, settings: Settings) -> FastAPI:
     problem.install(app)
     # The last one added is the outermost: a request without the token has no body read.
     app.add_middleware(BodyLimit, bytes_max=settings.body_bytes_max)
-    app.add_middleware(BearerToken, token=token_of(settings))
+    app.add_middleware(BearerToken, token=settings.token)
     app.add_middleware(problem.Unexpected)
     return app

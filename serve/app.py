@@ -5,14 +5,12 @@ Each replica reads its settings from its environment and joins the cluster it ru
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve as ray_serve
 
-from ray_agents.cluster.loopback import narrow_replica
-from ray_agents.settings import from_env
+from ray_agents.client import connect_runtime, replica_settings
 from serve.api import create_app
 
 STREAMS_MAX = 1_000  # every live stream holds one of the replica's places; Serve's default is 5
@@ -21,10 +19,7 @@ untyped_serve: Any = ray_serve  # its decorators are typed in part only
 
 def build() -> FastAPI:
     """The API over the cluster this process runs in; Serve calls it in the replica."""
-    from ray_agents.client import connect_runtime
-
-    narrow_replica()
-    return create_app(connect_runtime, from_env(os.environ))
+    return create_app(connect_runtime, replica_settings())
 
 
 app: Any = untyped_serve.deployment(

@@ -1,7 +1,5 @@
 """The verbs over HTTP: each route is one call of the Runtime and no decision of its own."""
 
-# ruff: noqa: FAST003 - `type` and `id` reach every route through `At`, which ruff does not resolve
-
 from __future__ import annotations
 
 import asyncio
@@ -18,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.status import HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
 
 from ray_agents.address import Address
+from ray_agents.client import registry_at
 from ray_agents.definition import Registry
 from ray_agents.errors import InvalidDefinition, RuntimeUnavailable
 from ray_agents.events import JSON, wire_offset
@@ -101,34 +100,14 @@ async def register(
 ) -> list[TypeView]:
     """Make definitions known, by import path."""
     if request.source is not None:
-        registry = await asyncio.to_thread(import_registry, request.source)
+        registry = await asyncio.to_thread(registry_at, request.source)
     else:
         registry = await asyncio.to_thread(_unpickled, request.value, settings)
     return await runtime.register(registry, source=request.source)
 
 
-def import_registry(source: str) -> Registry:
-    """The registry at ``module:attribute``.
-
-    Raises:
-        InvalidDefinition: it cannot be imported, or is no Registry; the message says which.
-    """
-    module, _, attribute = source.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for name in attribute.split("."):
-            found = getattr(found, name)
-    except Exception as error:  # importing runs the author's code, which may raise anything
-        message = f"cannot import {source!r} on the server: {type(error).__name__}: {error}"
-        raise InvalidDefinition(message, source=source) from error
-    if not isinstance(found, Registry):
-        raise InvalidDefinition(f"{source!r} is not a Registry but {found!r}", source=source)
-    return found
-
-
 def _unpickled(value: str | None, settings: Settings) -> Registry:
-    guarded = settings.token is not None or settings.token_file is not None
-    if value is None or not settings.register_by_value or not guarded:
+    if value is None or not settings.register_by_value or settings.token is None:
         raise InvalidDefinition(
             "definitions are registered by import path: give `source` as module:attribute "
             "(by value, which lets any token holder run code on the server, it takes "

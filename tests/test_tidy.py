@@ -76,9 +76,9 @@ FOLDERS = {
     "cluster": {"log", "models", "streams", "testing"},
     "testing": {"log", "models", "streams", "cluster"},
 }
-# The demonstration is a user of the doors that happens to live where it starts a cluster; like
-# them it may import everything.
-USERS_OF_THE_DOORS = {"ray_agents.cluster.demonstration"}
+# The demonstration is a user of the doors that happens to live where it starts a cluster, and the
+# test tools open a door onto a runtime in this process; like the doors they may import everything.
+USERS_OF_THE_DOORS = {"ray_agents.cluster.demonstration", "ray_agents.testing.clients"}
 SERVE_MAY_REACH = {"client", "streams"}  # besides the root's names and the pure modules
 
 

@@ -11,25 +11,32 @@ no order between calls; the log has both, so nothing here depends on either.
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import os
 import secrets
+import sys
+from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any
 
-import ray
+import psutil
+from ray.exceptions import RayError
 
 from ray_agents.address import Address
-from ray_agents.cluster.calls import Answer, Call
+from ray_agents.cluster.awake import Awake
+from ray_agents.cluster.calls import WAKING, Answer, Call
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import Directory, Refused
-from ray_agents.cluster.entity import Entity
 from ray_agents.cluster.host import Equipment, Host
-from ray_agents.cluster.placement import FRONT, PACKED, SOLO, kind_of
+from ray_agents.cluster.placement import FRONT, PACKED, SOLO, actor_name, kind_of
 from ray_agents.cluster.pool import LEASE_MAX, Pool
+from ray_agents.cluster.untyped import as_actor, import_ray, in_group
 from ray_agents.cluster.watchdog import Watchdog
 from ray_agents.definition import Dedicated, Packed
-from ray_agents.errors import RayAgentsError
+from ray_agents.errors import RayAgentsError, RuntimeUnavailable
+from ray_agents.events import WakeRecorded, WakeStatus
 from ray_agents.log.owner import LogIO
 from ray_agents.log.store import open_blobs
 from ray_agents.model import ModelSettings
@@ -37,22 +44,31 @@ from ray_agents.models.choice import chooser
 from ray_agents.settings import Settings
 from ray_agents.wakes import must_be_alone
 
-PACKED_LINGER = timedelta(seconds=60)
+SWITCH_SECONDS = 0.0005  # with Python's 5 ms, file threads wait that long for a busy loop
 LEAVE_BOUND = timedelta(seconds=2)
+LEAVE_LINGER = timedelta(milliseconds=250)
+PRELOAD_AFTER = timedelta(seconds=1)
+PRELOAD_LOOKS_MAX = 30
+PRELOAD_BELOW_PERCENT = 50  # of the machine's processors: it costs two CPU seconds
+RAY = import_ray()
+LOGGER = logging.getLogger("ray_agents.host")
 
 
-@ray.remote(concurrency_groups={"control": 1000})
+@as_actor(concurrency_groups={"control": 1000})
 class EntityHost:
     """One host process. ``name`` is the actor's; the host's id adds a suffix of its own."""
 
     def __init__(self, name: str, settings: Settings) -> None:
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._name = name
         self._kind = kind_of(name)
         self._id = f"{name}.{secrets.token_hex(6)}"
         self._settings = settings
         self._clock = SystemClock()
         self._pool = Pool()
-        self._used = False
+        self._tenant: Address | None = None
+        self._used_at = self._clock.monotonic()
+        self._emptying: asyncio.Task[Any] | None = None
         self._left = asyncio.Event()
         self._opening: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
@@ -88,26 +104,43 @@ class EntityHost:
 
     async def _start(self) -> None:
         await self._host.open()
-        Watchdog(asyncio.get_running_loop(), host=self._id).start()
+        gc.freeze()  # what Ray and Arrow have made lives as long as we: no need to look through it
+        loop, bound = asyncio.get_running_loop(), self._settings.blocked_loop_max
+        Watchdog(loop, host=self._id, bound=bound).start()
+        self._later(self._leave_when_lost())
         if self._kind != SOLO:
             self._later(self._directory.keeper().announce.remote(self._id))
+        if self._kind != FRONT:
+            self._later(self._preload())
 
     async def call(self, address: Address, call: Call) -> Answer | Refused:
         """Answer one call about one entity."""
         if self._opening is None or not self._opening.done():
             await self.start()
-        self._used = True
+        if not isinstance(call, WAKING):
+            return await self._answer(address, call)
+        if self._kind == SOLO and self._tenant not in (None, address):
+            message = f"host {self._id!r} is taken; ask for another"
+            return Refused(error=RuntimeUnavailable(message, host=self._id))
+        self._tenant, self._used_at = address, self._clock.monotonic()
+        # A caller that goes away does not take its call along: half a delivery is none.
+        answering = self._later(self._answer(address, call))
+        return await asyncio.shield(answering)
+
+    async def _answer(self, address: Address, call: Call) -> Answer | Refused:
         try:
             return await self._host.call(address, call)
         except RayAgentsError as error:
             return Refused(error=error)
+        finally:
+            self._emptied()
 
-    @ray.method(concurrency_group="control")
+    @in_group("control")
     async def check(self, address: Address) -> tuple[str, bool]:
         """This host's id, and whether it owns ``address``."""
         return self._id, self._host.owns(address)
 
-    @ray.method(concurrency_group="control")
+    @in_group("control")
     async def status(self) -> dict[str, Any]:
         """What this host holds, for ``ray-agents status``."""
         return {
@@ -115,15 +148,16 @@ class EntityHost:
             "kind": self._kind,
             "pid": os.getpid(),
             "used": self._used,
+            "tenant": str(self._tenant) if self._kind == SOLO and self._tenant else None,
             "entities": [entity.name for entity in self._host.awake],
             "waiting": [str(address) for address in self._pool.waiting],
             "idle_hosts": len(self._pool.idle),
         }
 
-    @ray.method(concurrency_group="control")
+    @in_group("control")
     async def live(self) -> None:
         """Return when this host leaves in good order; never otherwise. Its death is the answer."""
-        while not self._left.is_set():
+        while not self._left.is_set():  # noqa: ASYNC110 - it is set in another thread's loop
             await asyncio.sleep(0.05)
 
     async def stop(self, deadline: timedelta) -> None:
@@ -135,34 +169,63 @@ class EntityHost:
         """End the process. Everything is synced, and callers look the entity up again."""
         self._left.set()
         self._io.close()
-        ray.actor.exit_actor()
+        RAY.actor.exit_actor()
 
     # -- the front ----------------------------------------------------------------------------
 
     async def offer(self, host: str) -> bool:
         """An idle solo host, from the keeper; whether it was taken at once."""
         await self.start()
-        address = self._pool.offer(host, now=self._clock.monotonic())
+        address = self._pool.offer(host, now=self._clock.monotonic(), waits=self._waits)
         if address is None:
             return False
-        self._later(self._hand_over(host, address))
+        self._later(self._give(host, address))
         return True
 
     async def withdraw(self, host: str) -> None:
         """A solo host has died."""
         self._pool.drop(host)
 
-    async def _hand_over(self, name: str, address: Address) -> None:
-        await self._directory.activate(name, address, release_from=self._id)
+    async def waiting(self) -> int:
+        """How many entities wait here for a host."""
+        return len(self._pool.waiting)
 
-    def _place(self, address: Address) -> str | None:
+    async def _give(self, name: str, address: Address) -> None:
+        if not await self.hand_over(name, address):
+            self._pool.drop(name)
+            await self._directory.keeper().returned.remote(name)
+        await self._directory.keeper().want.remote(len(self._pool.waiting))
+
+    async def hand_over(self, name: str, address: Address) -> bool:
+        """Let the new host ``name`` take over what was accepted here; whether it had to."""
+        if not self._waits(address):
+            return False
+        try:
+            await self._directory.activate(name, address, release_from=self._id)
+        except (RayError, RayAgentsError) as error:
+            LOGGER.warning("%s could not be handed to %s: %s", address, name, error)
+            self._host.resume_later(address)
+        else:
+            self._host.forget(address)
+        return True
+
+    async def waits(self, address: str) -> bool:
+        """Whether the entity waits here for a host."""
+        return self._waits(Address.parse(address))
+
+    def _waits(self, address: Address) -> bool:
+        entity = self._host.entity(address)
+        return entity is not None and entity.waiting_for is not None
+
+    def _place(self, address: Address, last_host: str | None) -> str | None:
         """Where a sleeping entity is to wake, if not here."""
         if self._kind != FRONT:
             return None
         placement = self._definitions.placement(address.type)
         if isinstance(placement, Packed) or placement.resources:
             return None
-        host = self._pool.lend(address, now=self._clock.monotonic())
+        spent = actor_name(last_host) if last_host else None
+        host = self._pool.lend(address, now=self._clock.monotonic(), spent=spent)
         if host is not None:
             self._later(self._directory.keeper().taken.remote(host))
             self._later(self._reclaim(host))
@@ -172,44 +235,100 @@ class EntityHost:
         """Take a lent host back into the pool if its borrower never came."""
         await asyncio.sleep(LEASE_MAX.total_seconds())
         if not await self._directory.used(host):
+            self._pool.drop(host)
             await self._directory.keeper().returned.remote(host)
 
-    def _admit(self, entity: Entity) -> str | None:
+    def _admit(self, entity: Awake) -> str | None:
         """What a wake must wait for before it runs here."""
         if self._kind == SOLO:
             return None
         current = entity.state.current
-        if self._kind == PACKED and (current is None or not must_be_alone(current)):
+        if self._kind == PACKED and (current is None or not self._needs_own_host(entity, current)):
             return None
         placement = self._definitions.placement(entity.address.type)
         resources = placement.resources if isinstance(placement, Dedicated) else None
         if self._kind == FRONT and not resources:
-            self._pool.wait(entity.address)
-            self._later(self._directory.keeper().want.remote())
+            if self._pool.wait(entity.address):
+                waiting = len(self._pool.waiting)
+                self._later(self._directory.keeper().want.remote(waiting))
             return "a free host"
-        self._later(
-            self._directory.keeper().place.remote(str(entity.address), resources, self._id)
-        )
+        self._later(self._directory.keeper().place.remote(str(entity.address), resources, self._id))
         return str(resources) if resources else "a host of its own"
+
+    def _needs_own_host(self, entity: Awake, wake: WakeRecorded) -> bool:
+        """Whether the wake is to run alone; one that has had all its attempts is parked here."""
+        started = wake.status is WakeStatus.STARTED
+        spent = started and wake.attempt >= entity.limits_of(wake).attempts_max
+        return must_be_alone(wake) and not spent
 
     # -- leaving ------------------------------------------------------------------------------
 
     def _emptied(self) -> None:
-        if self._kind == SOLO and self._used:
-            self._later(self._leave_soon(timedelta()))
-        if self._kind == PACKED:
-            self._later(self._leave_soon(PACKED_LINGER))
+        """Leave when nobody has been here for a while; the front stays."""
+        if self._kind == FRONT or (self._kind == SOLO and not self._used) or not self._empty:
+            return
+        if self._emptying is None or self._emptying.done():
+            linger = timedelta() if self._kind == SOLO else self._settings.packed_linger
+            self._emptying = self._later(self._leave_after(linger.total_seconds()))
 
-    async def _leave_soon(self, linger: timedelta) -> None:
-        await asyncio.sleep(linger.total_seconds())
-        if not self._host.awake and not self._host.opening:
+    @property
+    def _empty(self) -> bool:
+        return not self._host.awake and not self._host.opening
+
+    @property
+    def _used(self) -> bool:
+        return self._tenant is not None
+
+    async def _leave_after(self, linger: float) -> None:
+        left = linger
+        while left > 0:
+            await asyncio.sleep(left)
+            left = self._used_at + linger - self._clock.monotonic()
+        if self._empty:
+            await self._leave_now()
+
+    async def _leave_when_lost(self) -> None:
+        """A host whose own log is lost cannot take anybody in: its name is better free."""
+        await self._host.log_lost()
+        LOGGER.error("the log of host %s is lost; the host leaves", self._id)
+        await self._leave_now()
+
+    async def _leave_now(self) -> None:
+        try:
             await self.stop(LEAVE_BOUND)
-            ray.get_runtime_context().current_actor.leave.remote()
+            # Whoever calls now is refused at once and asks elsewhere; a call that meets the end of
+            # the process is told so only when Ray has noticed, up to a second later.
+            await asyncio.sleep(LEAVE_LINGER.total_seconds())
+        finally:
+            RAY.get_runtime_context().current_actor.leave.remote()
 
-    def _later(self, work: Any) -> None:
-        async def run() -> None:
-            await work
+    # -- the rest -----------------------------------------------------------------------------
+
+    async def _preload(self) -> None:
+        """Import what a first agent run needs, while nobody waits for this host."""
+        psutil.cpu_percent()
+        for _ in range(PRELOAD_LOOKS_MAX):
+            await asyncio.sleep(PRELOAD_AFTER.total_seconds())
+            if psutil.cpu_percent() < PRELOAD_BELOW_PERCENT:
+                await asyncio.get_running_loop().run_in_executor(None, _preload)
+                return
+
+    def _later(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
+        async def run() -> Any:
+            return await work
 
         task = asyncio.get_running_loop().create_task(run())
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            LOGGER.warning("host %s: %s", self._id, error)
+
+
+def _preload() -> None:
+    from ray_agents.models.anthropic import preload
+
+    preload()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ray_agents.events import Event
 from ray_agents.requests import SendRequest, SpawnRequest
-from ray_agents.views import EntityView
+from ray_agents.views import EntityView, Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,14 @@ class Deliver:
     """Put a message, with its id, into the inbox. Answered by a Receipt."""
 
     request: SendRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """As ``Deliver``, and wait up to ``wait_seconds`` for what becomes of it. -> Asked."""
+
+    request: SendRequest
+    wait_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +75,25 @@ class Release:
     """Seal the entity so that another host may take it. Answered by None."""
 
 
-Call = Spawn | Deliver | Kill | Resolve | Activate | Describe | Follow | Release
-WAKING = (Spawn, Deliver, Kill, Resolve, Activate)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenge:
+    """Somebody has claimed the entity, for this host was silent: look, and let go. -> None."""
+
+
+Waking = Spawn | Deliver | Kill | Resolve | Activate
+Call = Waking | Ask | Describe | Follow | Release | Challenge
+WAKING = (Spawn, Deliver, Ask, Kill, Resolve, Activate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The message is accepted; ``settled`` is the row that tells what became of it, if it is there.
+
+    If it is not, the time was up or the entity changed hands: follow the log.
+    """
+
+    receipt: Receipt
+    settled: Event | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

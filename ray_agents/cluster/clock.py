@@ -10,6 +10,7 @@ from datetime import timedelta
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 NAME_LENGTH = 20
 TIME_LENGTH = 9
+CHANCES = len(ALPHABET) ** (NAME_LENGTH - TIME_LENGTH)
 
 
 class SystemClock:
@@ -25,12 +26,12 @@ class SystemClock:
 
     def fresh_id(self) -> str:
         """Nine characters of milliseconds since the epoch, eleven of chance (56 bits)."""
-        stamp, name = time.time_ns() // 1_000_000, ""
-        for _ in range(TIME_LENGTH):
-            stamp, digit = divmod(stamp, len(ALPHABET))
+        number = time.time_ns() // 1_000_000 * CHANCES + secrets.randbelow(CHANCES)
+        name = ""
+        for _ in range(NAME_LENGTH):
+            number, digit = divmod(number, len(ALPHABET))
             name = ALPHABET[digit] + name
-        chance = "".join(secrets.choice(ALPHABET) for _ in range(NAME_LENGTH - TIME_LENGTH))
-        return name + chance
+        return name
 
     async def sleep(self, duration: timedelta) -> None:
         """Return after ``duration``."""

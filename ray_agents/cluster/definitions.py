@@ -5,47 +5,36 @@ log of a type's definitions, whose offset is the version. (Files rather than a s
 many clients may register and none of them should have to own anything.) So the runtime knows its
 types after the loss of every process.
 
-*By import path* (``module:attribute``) is for code that is installed where hosts run, or lies in
-one of the recorded folders. *By value* is cloudpickle, for types of a notebook cell or a script's
-``__main__``; it records the Python version and refuses a mismatch by name.
-
-A host asks for the newest version at each wake, so a new version applies from the next wake on
-and a running handler finishes on its own.
+A host asks for the newest version at each wake, so a new version applies from the next wake on,
+and a running handler finishes on its own; a wake that is run again keeps the version it began
+with. How a version's code travels is said in ``shipping``.
 """
 
 from __future__ import annotations
 
-import base64
-import importlib
-import inspect
-import linecache
-import sys
-from collections.abc import Iterable
+import time
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from pydantic_core import from_json, to_json
 from xxhash import xxh3_64_hexdigest
 
 from ray_agents.cluster.folders import TYPES, type_folder
+from ray_agents.cluster.shipping import shipped_by_path, shipped_by_value, unpacked
 from ray_agents.definition import (
     Dedicated,
     Definition,
     Packed,
     Placement,
-    Registry,
     Resources,
 )
 from ray_agents.errors import InvalidDefinition, UnknownType
 from ray_agents.ports import Blobs
 from ray_agents.views import TypeView
 
-cloudpickle: Any = importlib.import_module("cloudpickle")  # it has no types
 VERSION_TRIES_MAX = 20
-_SOURCES: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_HERE: dict[str, Definition] = {}  # by digest: in the process that registered it, it is itself
+LOOK_SECONDS = 0.0005  # looks closer together are one: to acknowledge a registration takes longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +52,7 @@ class Definitions:
         self._blobs = blobs
         self._loaded: dict[tuple[str, int], Versioned] = {}
         self._placements: dict[tuple[str, int], Placement] = {}
+        self._seen: dict[str, tuple[int, float]] = {}
 
     def register(self, definition: Definition, *, source: str | None = None) -> TypeView:
         """Record a definition; the same one again is no new version.
@@ -70,8 +60,11 @@ class Definitions:
         Raises:
             InvalidDefinition: it cannot be shipped to a host.
         """
-        body = shipped_by_path(source) if source else shipped_by_value(definition)
-        digest = xxh3_64_hexdigest(to_json(body))
+        body = shipped_by_path(definition, source) if source else shipped_by_value(definition)
+        view = view_of(definition, 0, source or "by value").model_dump(mode="json")
+        placement = _placement_record(definition.placement)
+        digest = xxh3_64_hexdigest(to_json([body.pop("identity"), view, placement]))
+        _HERE[digest] = definition
         for _ in range(VERSION_TRIES_MAX):
             newest = self._newest(definition.type)
             if newest and self._record(definition.type, newest)["digest"] == digest:
@@ -79,16 +72,14 @@ class Definitions:
             version = newest + 1
             record = {
                 "digest": digest,
-                "placement": _placement_record(definition.placement),
-                "view": view_of(definition, version, source or "by value").model_dump(mode="json"),
+                "placement": placement,
+                "view": view | {"version": version},
                 **body,
             }
             name = self._name(definition.type, version)
             if self._blobs.create(name, to_json(record)):
                 self._blobs.sync_names(name)
-                self._loaded[definition.type, version] = Versioned(
-                    version=version, definition=definition
-                )
+                self._seen.pop(definition.type, None)
                 return self._view(definition.type, version)
         message = f"{VERSION_TRIES_MAX} other registrations of {definition.type!r} came first"
         raise InvalidDefinition(message, type=definition.type)
@@ -124,9 +115,19 @@ class Definitions:
         known = self._loaded.get((type_name, wanted))
         if known is None:
             record = self._record(type_name, wanted)
-            known = Versioned(version=wanted, definition=_materialise(type_name, record))
+            definition = _HERE.get(record["digest"]) or unpacked(type_name, record)
+            known = Versioned(version=wanted, definition=definition)
             self._loaded[type_name, wanted] = known
         return known
+
+    def load_seen(self, type_name: str) -> Versioned:
+        """The newest version this process has met, without a look for a newer one.
+
+        Raises:
+            UnknownType, InvalidDefinition: as :meth:`load`.
+        """
+        version, _ = self._seen.get(type_name, (0, 0.0))
+        return self.load(type_name, version or None)
 
     def placement(self, type_name: str) -> Placement:
         """Where entities of the type's newest version live, without loading its code.
@@ -150,8 +151,22 @@ class Definitions:
         return self._view(type_name, self.newest_version(type_name))
 
     def _newest(self, type_name: str) -> int:
-        names = self._blobs.names(type_folder(type_name))
-        return int(names[-1].removesuffix(".json")) if names else 0
+        """The newest version, 0 if there is none; versions have no gaps and are never deleted.
+
+        A host asks several times for each message, and in a burst each look at the store would
+        cost its event loop a turn: whoever waits for the interpreter's lock takes it.
+        """
+        version, looked = self._seen.get(type_name, (0, 0.0))
+        now = time.monotonic()
+        if version and now - looked < LOOK_SECONDS:
+            return version
+        if not version:
+            names = self._blobs.names(type_folder(type_name))
+            version = int(names[-1].removesuffix(".json")) if names else 0
+        while version and self._blobs.exists(self._name(type_name, version + 1)):
+            version += 1
+        self._seen[type_name] = (version, now)
+        return version
 
     def _name(self, type_name: str, version: int) -> str:
         return f"{type_folder(type_name)}/{version:06d}.json"
@@ -165,70 +180,6 @@ class Definitions:
 
     def _view(self, type_name: str, version: int) -> TypeView:
         return TypeView.model_validate(self._record(type_name, version)["view"])
-
-
-def shipped_by_path(source: str) -> dict[str, Any]:
-    """The record of a definition that hosts import; the source's digest makes its version."""
-    module_name, _, attribute = source.partition(":")
-    module = sys.modules.get(module_name)
-    folders = [folder for folder in sys.path if folder]
-    return {
-        "by": "path",
-        "module": module_name,
-        "attribute": attribute or "registry",
-        "folders": folders,
-        "source_digest": _source_digest(module),
-    }
-
-
-def _source_digest(module: ModuleType | None) -> str:
-    """The digest of a module's source as it was when this process first asked."""
-    if module is None:
-        return ""
-    known = _SOURCES.get(module)
-    if known is None:
-        try:
-            linecache.checkcache(getattr(module, "__file__", None))
-            text = inspect.getsource(module)
-        except (OSError, TypeError):
-            text = ""
-        known = _SOURCES[module] = xxh3_64_hexdigest(text.encode())
-    return known
-
-
-def shipped_by_value(definition: Definition) -> dict[str, Any]:
-    """The record of a definition that travels as cloudpickle.
-
-    Raises:
-        InvalidDefinition: something in it cannot be pickled; the message names it.
-    """
-    module = sys.modules.get(definition.handler.__module__)
-    by_value = module is not None and module.__name__ != "__main__" and not _installed(module)
-    try:
-        if by_value and module is not None:
-            cloudpickle.register_pickle_by_value(module)
-        data = cloudpickle.dumps(definition)
-    except Exception as error:  # anything a user's object may raise while being pickled
-        message = (
-            f"the handler of {definition.type!r} cannot be shipped to a host: {error}. It refers "
-            "to something that lives in this process only (a lock, a connection, an open file): "
-            "make that inside the handler"
-        )
-        raise InvalidDefinition(message, type=definition.type) from error
-    finally:
-        if by_value and module is not None:
-            cloudpickle.unregister_pickle_by_value(module)
-    return {"by": "value", "python": PYTHON, "pickle": base64.b64encode(data).decode()}
-
-
-def _installed(module: Any) -> bool:
-    """Whether hosts can import the module: it lies among the installed packages."""
-    path = getattr(module, "__file__", None) or ""
-    return (
-        "site-packages" in path
-        or path.startswith((sys.base_prefix, sys.prefix))
-        or (module.__name__.split(".")[0] == __name__.split(".")[0])
-    )
 
 
 def view_of(definition: Definition, version: int, source: str) -> TypeView:
@@ -268,67 +219,3 @@ def _placement_words(definition: Definition) -> str:
             return f"packed, hosts={hosts}"
         case Dedicated(resources=resources):
             return f"dedicated, {resources}" if resources else "dedicated"
-
-
-def _materialise(type_name: str, record: dict[str, Any]) -> Definition:
-    if record["by"] == "value":
-        return _unpickled(type_name, record)
-    module = _imported(type_name, record["module"], record["folders"])
-    if _source_digest(module) != record["source_digest"]:
-        module = _reloaded(type_name, module)  # this process knows the code of another version
-    registry = getattr(module, record["attribute"], None)
-    if not isinstance(registry, Registry):
-        message = (
-            f"{record['module']}:{record['attribute']}, which defines {type_name!r}, is not a "
-            f"Registry but {registry!r}"
-        )
-        raise InvalidDefinition(message, type=type_name)
-    return registry.get(type_name)
-
-
-def _imported(type_name: str, module_name: str, folders: Iterable[str]) -> ModuleType:
-    missing = [folder for folder in folders if folder not in sys.path]
-    sys.path.extend(missing)
-    try:
-        return importlib.import_module(module_name)
-    except Exception as error:  # a missing module, or whatever the user's module raises
-        message = f"{module_name!r}, which defines {type_name!r}, cannot be imported: {error}"
-        raise InvalidDefinition(message, type=type_name) from error
-
-
-def _reloaded(type_name: str, module: ModuleType) -> ModuleType:
-    _SOURCES.pop(module, None)
-    try:
-        return importlib.reload(module)
-    except Exception as error:  # whatever the user's module raises while it is read
-        message = f"{module.__name__!r}, which defines {type_name!r}, cannot be read: {error}"
-        raise InvalidDefinition(message, type=type_name) from error
-
-
-def _unpickled(type_name: str, record: dict[str, Any]) -> Definition:
-    if record["python"] != PYTHON:
-        message = (
-            f"{type_name!r} was registered by value from Python {record['python']}, and this host "
-            f"runs Python {PYTHON}; register it again from {PYTHON} or by import path"
-        )
-        raise InvalidDefinition(message, type=type_name, python=record["python"])
-    try:
-        return cloudpickle.loads(base64.b64decode(record["pickle"]))
-    except (ImportError, AttributeError) as error:
-        message = f"{type_name!r} cannot be loaded on this host: {error}"
-        raise InvalidDefinition(message, type=type_name) from error
-
-
-def import_registry(source: str, folders: Iterable[str] = ()) -> Registry:
-    """The registry at ``module:attribute``, for ``--app``.
-
-    Raises:
-        InvalidDefinition: it cannot be imported or is no Registry.
-    """
-    module_name, _, attribute = source.partition(":")
-    module = _imported(source, module_name, folders)
-    registry = getattr(module, attribute or "registry", None)
-    if not isinstance(registry, Registry):
-        message = f"{source!r} is not a Registry; write it as module:attribute"
-        raise InvalidDefinition(message, source=source)
-    return registry

@@ -8,8 +8,10 @@ agent with its memory.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ import psutil
 from ray_agents.client import Client
 from ray_agents.cluster.attach import ClusterRuntime, attach
 from ray_agents.cluster.launch import start_ray, stop_ray
-from ray_agents.cluster.running import RunningRay
+from ray_agents.cluster.running import RunningRay, recorded
 from ray_agents.demo import registry
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.events import WakeRecorded, WakeStatus
@@ -52,7 +54,7 @@ def run_demo(settings: Settings, *, screen: Screen) -> None:
             _second_life(with_model, address, screen)
         finally:
             _end(with_model)
-    screen.note(f"Its log stays in {demo.store}; `ray-agents start` runs your own agents.")
+    _say(screen, f"Its log stays in {demo.store}; `ray-agents start` runs your own agents.")
 
 
 def _first_life(settings: Settings, address: str, screen: Screen) -> None:
@@ -81,14 +83,9 @@ def _runtime(settings: Settings, screen: Screen) -> Generator[Client]:
     with screen.busy("starting a local Ray"):
         start_ray(settings)
         attachment = attach(settings)
-        client = Client(ClusterRuntime(settings, attachment))
-    try:
+        client = Client(ClusterRuntime(settings, attachment), attachment.detach)
+    with client:
         yield client
-    finally:
-        client.close()
-        import ray
-
-        ray.shutdown()
 
 
 def _ask(client: Client, address: str, question: str, *, screen: Screen) -> None:
@@ -129,8 +126,6 @@ def _show_process(view: EntityView, screen: Screen) -> None:
 
 def _kill_everything(settings: Settings, screen: Screen) -> None:
     """End every process of the runtime the hard way, as a power cut would."""
-    from ray_agents.cluster.running import recorded
-
     running = recorded(settings)
     if running is None:
         raise RuntimeUnavailable("the demo's runtime has gone already")
@@ -152,10 +147,15 @@ def _kill(running: RunningRay) -> int:
 
 
 def _end(settings: Settings) -> None:
-    from ray_agents.cluster.running import recorded
-
-    if recorded(settings) is not None:
-        stop_ray(settings)
+    """Stop what runs, within the stop deadline; a second Ctrl-C does not keep us from it."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+    try:
+        if recorded(settings) is not None:
+            stop_ray(settings)
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -164,12 +164,17 @@ def _model(settings: Settings, screen: Screen) -> Generator[Settings]:
     if settings.anthropic_api_key or settings.anthropic_base_url:
         yield settings
         return
-    screen.note(
+    screen.show(
         "No ANTHROPIC_API_KEY is set, so a stand-in for the Messages API answers: the real SDK "
         "talks to it over HTTP, but its words come from a script."
     )
     command = [sys.executable, "-m", "ray_agents.testing.messages_api", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603
+    with subprocess.Popen(  # noqa: S603 - our own interpreter, our own module
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal's Ctrl-C is for us; we end it when we are done
+    ) as server:
         try:
             url = server.stdout.readline().strip() if server.stdout else ""
             if not url.startswith("http"):

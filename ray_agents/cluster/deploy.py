@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from ray_agents.cluster.head import PACKAGE_ROOT
-from ray_agents.cluster.sockets import require_free
+from ray_agents.cluster.sockets import LOOPBACK, require_free
 from ray_agents.cluster.untyped import import_serve, ray_errors
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.settings import Settings
 
 APPLICATION = "ray-agents"
 IMPORT_PATH = "serve.app:app"
+_POLL = timedelta(milliseconds=50)
 
 
 def deploy_serve(settings: Settings, *, import_path: str = IMPORT_PATH) -> str:
@@ -30,8 +36,10 @@ def deploy_serve(settings: Settings, *, import_path: str = IMPORT_PATH) -> str:
         RuntimeUnavailable: there is no ``serve/`` beside the package, or Serve did not start.
     """
     require_free(settings.http_host, settings.http_port)
+    url = url_of(settings)
     application = _application(import_path)
     serve = import_serve()
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start(
             proxy_location="HeadOnly",
@@ -41,7 +49,34 @@ def deploy_serve(settings: Settings, *, import_path: str = IMPORT_PATH) -> str:
         serve.run(application, name=APPLICATION, route_prefix="/")
     except ray_errors() as error:
         raise RuntimeUnavailable(f"Ray Serve did not start the control API: {error}") from error
-    return f"http://{settings.http_host}:{settings.http_port}"
+    _await_answer(url, within=settings.start_deadline)
+    return url
+
+
+def url_of(settings: Settings) -> str:
+    """Where a client on this machine finds the control API."""
+    host = LOOPBACK if settings.http_host in ("0.0.0.0", "::") else settings.http_host  # noqa: S104
+    return (
+        f"http://[{host}]:{settings.http_port}"
+        if ":" in host
+        else f"http://{host}:{settings.http_port}"
+    )
+
+
+def _await_answer(url: str, *, within: timedelta) -> None:
+    """Serve says that replicas are ready; HAProxy learns of them a moment later."""
+    client = httpx.Client(base_url=url, trust_env=False, timeout=1)
+    attempts = Retrying(
+        stop=stop_after_delay(within),
+        wait=wait_fixed(_POLL),
+        retry=retry_if_exception_type(httpx.HTTPError),
+        reraise=True,
+    )
+    with client:
+        try:
+            attempts(lambda: client.get("/healthz").raise_for_status())
+        except httpx.HTTPError as error:
+            raise RuntimeUnavailable(f"{url!r} does not answer after its start: {error}") from error
 
 
 def withdraw_serve() -> None:

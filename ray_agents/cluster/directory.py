@@ -9,21 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
 from ray_agents.address import Address
-from ray_agents.cluster.calls import WAKING, Activate, Answer, Asleep, Call, Moved, Release
+from ray_agents.cluster.calls import (
+    WAKING,
+    Activate,
+    Answer,
+    Asleep,
+    Call,
+    Challenge,
+    Moved,
+    Release,
+)
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.host import Verdict
 from ray_agents.cluster.placement import FRONT, KEEPER, actor_name, entry_name
+from ray_agents.cluster.untyped import import_ray
 from ray_agents.definition import Packed, Resources
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable
 from ray_agents.log.owner import LogIO, read_head
@@ -31,10 +41,13 @@ from ray_agents.ports import Blobs
 from ray_agents.settings import Settings
 
 CALL_BOUND = timedelta(seconds=60)
-CHECK_BOUND = timedelta(seconds=10)
+NOBODY = Address("none", "none")
 RETRY_DELAY = 0.05
+SILENT_SECONDS = 30.0  # how long a silent host is passed over before it is asked again
 REMEMBERED_MAX = 100_000
 HOST_CONCURRENCY_MAX = 10_000
+RAY = import_ray()
+LOGGER = logging.getLogger("ray_agents.directory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +62,8 @@ def host_actor(name: str, settings: Settings, resources: Resources | None = None
     from ray_agents.cluster.actor import EntityHost
 
     wanted = resources or Resources()
-    return EntityHost.options(
+    actor_class: Any = EntityHost
+    return actor_class.options(
         name=name,
         namespace=settings.namespace,
         lifetime="detached",
@@ -73,6 +87,8 @@ class Directory:
         self._definitions = definitions
         self._known: OrderedDict[Address, str] = OrderedDict()
         self._actors: dict[str, Any] = {}
+        self._silent: dict[str, float] = {}
+        self._silence = settings.host_silence_max.total_seconds()
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -112,18 +128,51 @@ class Directory:
         raise RuntimeUnavailable(message, address=str(address)) from last
 
     async def _ask(self, name: str, address: Address, call: Call) -> Answer:
-        answer = await self._actor(name).call.remote(address, call)
+        answer = await self._answered(name, self._actor(name).call.remote(address, call))
         if isinstance(answer, Refused):
             raise answer.error
         return answer
 
+    async def _answered(self, name: str, reference: Any) -> Any:
+        """What a host answers, as long as it answers its control calls meanwhile.
+
+        Raises:
+            RuntimeUnavailable: it is silent: stopped, or cut off.
+        """
+        future: asyncio.Future[Any] = asyncio.wrap_future(reference.future())
+        while not (await asyncio.wait({future}, timeout=self._silence / 2))[0]:
+            if not await self.responds(name):
+                future.add_done_callback(_take_note)
+                self._silent[name] = time.monotonic() + SILENT_SECONDS
+                raise RuntimeUnavailable(f"host {name!r} is silent", host=name)
+        return future.result()
+
+    async def responds(self, name: str) -> bool:
+        """Whether the actor answers a control call within the bound of silence; a dead one does."""
+        actor = self._actors.get(name) or self._existing(name)
+        if actor is None:
+            return True
+        try:
+            async with asyncio.timeout(self._silence):
+                await actor.check.remote(NOBODY)
+        except TimeoutError:
+            return False
+        except RayError:
+            return True
+        return True
+
+    def _silent_now(self) -> set[str]:
+        now = time.monotonic()
+        self._silent = {name: until for name, until in self._silent.items() if until > now}
+        return set(self._silent)
+
     async def _entry(self, address: Address, call: Call) -> str | None:
         if isinstance(call, WAKING):
-            placement = await self._io.run(self._definitions.placement, address.type)
+            placement = self._definitions.placement(address.type)  # a look costs less than a thread
             if isinstance(placement, Packed):
                 hosts = min(placement.hosts, self._settings.packed_hosts)
                 placement = Packed(hosts=hosts)
-            return entry_name(address, placement)
+            return entry_name(address, placement, silent=self._silent_now())
         head = await read_head(self._blobs, entity_folder(address), io=self._io)
         if head is None or head.sealed:
             return None
@@ -162,21 +211,25 @@ class Directory:
 
     def _existing(self, name: str) -> Any:
         try:
-            return ray.get_actor(name, namespace=self._settings.namespace)
+            return RAY.get_actor(name, namespace=self._settings.namespace)
         except ValueError:
             return None
 
     async def check(self, host: str, address: Address) -> Verdict:
-        """Whether ``host`` lives and owns ``address``; silence for 10 s counts as death."""
+        """Whether ``host`` lives and owns ``address``; silence counts as death after its bound."""
         name = actor_name(host)
         actor = self._actors.get(name) or self._existing(name)
         if actor is None:
             return Verdict.DEAD
         try:
-            async with asyncio.timeout(CHECK_BOUND.total_seconds()):
+            async with asyncio.timeout(self._silence):
                 host_there, owns = await actor.check.remote(address)
-        except (ActorDiedError, TimeoutError):
+        except ActorDiedError:
             self._actors.pop(name, None)
+            return Verdict.DEAD
+        except TimeoutError:
+            LOGGER.warning("host %s is silent for %s s; it counts as dead", host, self._silence)
+            self._silent[name] = time.monotonic() + SILENT_SECONDS
             return Verdict.DEAD
         except ActorUnavailableError as error:
             raise RuntimeUnavailable(f"host {host!r} does not answer now: {error}") from error
@@ -189,9 +242,18 @@ class Directory:
         actor = self._existing(actor_name(host))
         if actor is not None:
             try:
-                await actor.call.remote(address, Release())
-            except RayActorError:
-                return
+                await self._answered(actor_name(host), actor.call.remote(address, Release()))
+            except (RayActorError, RuntimeUnavailable):
+                return  # dead or silent: whether it may be taken over, the claim decides
+
+    def challenge(self, host: str, address: Address) -> None:
+        """Leave word for a silent host that an entity has another owner; it may read it or not."""
+        actor = self._existing(actor_name(host)) if actor_name(host) in self._silent else None
+        if actor is not None:
+            told: asyncio.Future[Any] = asyncio.wrap_future(
+                actor.call.remote(address, Challenge()).future()
+            )
+            told.add_done_callback(_take_note)
 
     async def used(self, name: str) -> bool:
         """Whether a solo host has been used, or has gone."""
@@ -202,6 +264,10 @@ class Directory:
             return (await actor.status.remote())["used"]
         except RayActorError:
             return True
+
+    def forget_host(self, name: str) -> None:
+        """Look the actor of that name up again, next time."""
+        self._actors.pop(name, None)
 
     async def activate(self, name: str, address: Address, *, release_from: str) -> Answer:
         """Have the host ``name`` take ``address`` over from the host that accepted for it."""
@@ -223,3 +289,9 @@ class Directory:
         """Forget every host; they go on."""
         self._known.clear()
         self._actors.clear()
+
+
+def _take_note(future: asyncio.Future[Any]) -> None:
+    """Nobody waits for this answer any more; its error is not news."""
+    if not future.cancelled():
+        future.exception()

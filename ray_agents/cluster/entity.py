@@ -172,7 +172,7 @@ class Entity:
             await self._acknowledged(self.state.life_offset)
             return
         check_args(self.definition, request)
-        self._check_size("arguments", request.args)
+        self._check_size("arguments", request.args, self.definition.limits)
         event = EntityCreated(
             entity_type=self.address.type,
             args=request.args,
@@ -197,7 +197,7 @@ class Entity:
     def _first_message(self, request: SpawnRequest, spawn_id: str) -> list[MessageReceived]:
         if request.message is None:
             return []
-        self._check_size("message", request.message.payload)
+        self._check_size("message", request.message.payload, self.definition.limits)
         return [self._message(request.message, request.message.id or f"{spawn_id}-initial")]
 
     async def deliver(self, request: SendRequest) -> Receipt:
@@ -286,7 +286,7 @@ class Entity:
         definition = self.definition
         limits = definition.limits
         check_message(definition, message.message_type, message.payload)
-        self._check_size("message", message.payload)
+        self._check_size("message", message.payload, limits)
         if len(self.state.pending) >= limits.backlog_max:
             text = (
                 f"{self.name!r} has {len(self.state.pending)} unhandled messages, as many as it "
@@ -294,9 +294,9 @@ class Entity:
             )
             raise BacklogFull(text, address=self.name)
 
-    def _check_size(self, what: str, value: JSON) -> None:
+    def _check_size(self, what: str, value: JSON, limits: Limits) -> None:
         size = len(encode(value, what).encode())
-        bytes_max = self.definition.limits.message_bytes_max
+        bytes_max = limits.message_bytes_max
         if size > bytes_max:
             text = (
                 f"the {what} for {self.name!r}: {size} bytes; "

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -40,26 +41,24 @@ class Stopped:
 def fresh_directory() -> Path:
     """A new private directory for one runtime's sockets and logs.
 
+    It is in /tmp if the temporary directory's own path is too long for sockets, as on macOS.
+
     Raises:
-        RuntimeUnavailable: the temporary directory's path is too long for sockets, or not ours.
+        RuntimeUnavailable: a directory of our name there belongs to somebody else.
     """
-    parent = Path(tempfile.gettempdir()) / f"ray-agents-{os.getuid()}"
-    directory = parent / secrets.token_hex(4)
-    if len(str(directory)) > DIRECTORY_LENGTH_MAX:
-        raise RuntimeUnavailable(
-            f"the temporary directory {tempfile.gettempdir()!r} has too long a path for Ray's "
-            "sockets; set TMPDIR to a shorter one, e.g. /tmp",
-            directory=str(directory),
-        )
+    name, fresh = f"ray-agents-{os.getuid()}", secrets.token_hex(4)
+    parent = Path(tempfile.gettempdir()) / name
+    if len(str(parent / fresh)) > DIRECTORY_LENGTH_MAX:
+        parent = Path("/tmp") / name  # noqa: S108 - made private below
     parent.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     if parent.stat().st_uid != os.getuid() or parent.is_symlink():
         raise RuntimeUnavailable(
             f"{str(parent)!r} belongs to somebody else; set TMPDIR to a directory of yours",
             directory=str(parent),
         )
-    parent.chmod(PRIVATE_FOLDER)
-    directory.mkdir(mode=PRIVATE_FOLDER)
-    return directory
+    parent.chmod(PRIVATE_FOLDER)  # the one that counts: Ray opens its own directory to all
+    (parent / fresh).mkdir(mode=PRIVATE_FOLDER)
+    return parent / fresh
 
 
 def run_head(settings: Settings, directory: Path, environment: dict[str, str]) -> RunningRay:
@@ -70,9 +69,18 @@ def run_head(settings: Settings, directory: Path, environment: dict[str, str]) -
     """
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     try:
+        _ray_start(settings, directory, inherited | environment)
+        return _started(settings, directory, environment["RAY_AUTH_TOKEN_PATH"])
+    except BaseException:  # Ctrl-C too: nobody would know of what is left running
+        end_directory(directory, within=KILL_GRACE)
+        raise
+
+
+def _ray_start(settings: Settings, directory: Path, environment: dict[str, str]) -> None:
+    try:
         done = subprocess.run(  # noqa: S603 - our own interpreter, our own words
             [sys.executable, "-m", "ray.scripts.scripts", *_start_words(settings, directory)],
-            env=inherited | environment | {"PYTHONPATH": _python_path()},
+            env=environment | {"PYTHONPATH": _python_path()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -80,16 +88,13 @@ def run_head(settings: Settings, directory: Path, environment: dict[str, str]) -
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        end_directory(directory, within=KILL_GRACE)
         raise RuntimeUnavailable(
             f"Ray did not start within {settings.start_deadline.total_seconds():g} s; "
             "RAY_AGENTS_START_DEADLINE gives it longer"
         ) from error
     if done.returncode != 0:
-        end_directory(directory, within=KILL_GRACE)
         words = (done.stderr or done.stdout)[-LAST_WORDS:].strip()
         raise RuntimeUnavailable(f"Ray did not start; its last words were:\n{words}")
-    return describe(settings, directory, environment["RAY_AUTH_TOKEN_PATH"])
 
 
 def _start_words(settings: Settings, directory: Path) -> list[str]:
@@ -117,19 +122,26 @@ def _python_path() -> str:
     return os.pathsep.join(filter(None, [str(PACKAGE_ROOT), given]))
 
 
-def describe(settings: Settings, directory: Path, token_file: str) -> RunningRay:
-    """The runtime whose daemons work in ``directory``.
-
-    Raises:
-        RuntimeUnavailable: there are no daemons, or no address file.
-    """
-    marks = [mark for mark in marks_in(directory) if mark.pid != os.getpid()]
+def _started(settings: Settings, directory: Path, token_file: str) -> RunningRay:
+    marks = marks_in(directory)
     try:
         address = (directory / "ray_current_cluster").read_text().strip()
     except OSError as error:
         raise RuntimeUnavailable(f"Ray left no address in {str(directory)!r}") from error
     if not marks:
-        raise RuntimeUnavailable(f"Ray's daemons in {str(directory)!r} ended at once; see its logs")
+        raise RuntimeUnavailable("Ray's daemons ended as soon as they had started; try again")
+    return describe(settings, directory, address=address, token_file=token_file, marks=marks)
+
+
+def describe(
+    settings: Settings,
+    directory: Path,
+    *,
+    address: str,
+    token_file: str,
+    marks: Sequence[ProcessMark],
+) -> RunningRay:
+    """The record of the runtime that works in ``directory``."""
     return RunningRay(
         store=absolute_store(settings),
         namespace=settings.namespace,
@@ -181,6 +193,19 @@ def end_directory(directory: Path, *, within: timedelta) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def agents_of(running: RunningRay) -> list[ProcessMark]:
+    """Ray's agents beside the raylet.
+
+    They rename themselves, so that nothing tells whose they are once a raylet that was killed has
+    left them behind (as of Ray 2.60): they have to be recorded.
+    """
+    return [
+        ProcessMark.of(process)
+        for process in trees_of(running.processes)
+        if _title(process) in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    ]
+
+
 def _again(running: RunningRay, trees: list[psutil.Process]) -> list[ProcessMark]:
     """The first look's processes, and what has been started in the directory since."""
     marks = marks_in(Path(running.directory))
@@ -197,12 +222,15 @@ def _is_host(process: psutil.Process) -> bool:
     The agents and Serve's actors are named so too. They have nothing to save and take many
     seconds to heed a SIGTERM (or are restarted by each other): the raylet takes them along.
     """
+    title = _title(process)
+    return title.startswith("ray::") and not title.startswith(_NOTHING_TO_SAVE)
+
+
+def _title(process: psutil.Process) -> str:
     try:
-        words = process.cmdline()
+        return next(iter(process.cmdline()), "")
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return False
-    name = words[0] if words else ""
-    return name.startswith("ray::") and not name.startswith(_NOTHING_TO_SAVE)
+        return ""
 
 
 _NOTHING_TO_SAVE = (

@@ -24,8 +24,11 @@ from ray_agents.cluster.calls import (
     WAKING,
     Activate,
     Answer,
+    Ask,
+    Asked,
     Asleep,
     Call,
+    Challenge,
     Deliver,
     Describe,
     Follow,
@@ -35,6 +38,7 @@ from ray_agents.cluster.calls import (
     Release,
     Resolve,
     Spawn,
+    Waking,
 )
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.entity import Entity
@@ -43,10 +47,11 @@ from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.session import check_args
 from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
-from ray_agents.events import EffectStaged, OutboxKind
+from ray_agents.events import EffectStaged, Event, OutboxKind
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
 from ray_agents.model import Model
 from ray_agents.ports import Blobs, Clock
+from ray_agents.replies import SETTLING_TYPES, settles
 from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
@@ -76,6 +81,10 @@ class Peers(Protocol):
         """Ask ``host`` to seal ``address`` and let go."""
         ...
 
+    def challenge(self, host: str, address: Address) -> None:
+        """Tell ``host``, should it live after all, that ``address`` has another owner now."""
+        ...
+
     async def call(self, address: Address, call: Call) -> Answer:
         """Bring a call to whoever owns ``address``, waking it."""
         ...
@@ -85,8 +94,9 @@ class Peers(Protocol):
 class Equipment:
     """What a host is made with.
 
-    ``admit`` may keep a wake from running here, saying why; ``place`` may name the host to which
-    a sleeping entity is to go instead; ``emptied`` is called when the last entity has gone.
+    ``admit`` may keep a wake from running here, saying why; ``place``, told of a sleeping entity
+    and its last host, may name the one to which it is to go instead; ``emptied`` is called when
+    the last entity has gone.
     """
 
     host: str
@@ -99,7 +109,7 @@ class Equipment:
     model_for: Callable[[AgentConfig], Model]
     admit: Callable[[Awake], str | None]
     emptied: Callable[[], None]
-    place: Callable[[Address], str | None]
+    place: Callable[[Address, str | None], str | None]
 
 
 class Host:
@@ -139,6 +149,21 @@ class Host:
     def opening(self) -> bool:
         """Whether an entity is about to be awake here."""
         return bool(self._opening)
+
+    def entity(self, address: Address) -> Entity | None:
+        """The entity, if it is awake here and stays."""
+        entity = self._entities.get(address)
+        return None if entity is None or entity.leaving else entity
+
+    async def log_lost(self) -> None:
+        """Return when this host's log cannot be written any more: it must leave."""
+        if self._log is not None:
+            await self._log.lost_for_good()
+
+    def forget(self, address: Address) -> None:
+        """Another host has taken the entity over: it is no concern of this one any more."""
+        if self._log is not None and not self.owns(address):
+            self._log.asleep(address)
 
     @property
     def awake(self) -> list[Entity]:
@@ -206,29 +231,55 @@ class Host:
         raise RuntimeUnavailable(message, address=str(address))
 
     async def _serve(self, entity: Entity, call: Call) -> Answer:
-        if isinstance(call, Release):
-            await self._sleep(entity)
-            return None
-        if isinstance(call, Follow):
-            return await self._follow(entity, call)
-        if isinstance(call, Describe):
-            return entity.view()  # to be looked at keeps nobody awake
+        match call:  # what keeps nobody awake
+            case Release():
+                return await self._sleep(entity)
+            case Challenge():
+                return await self._recheck(entity)
+            case Follow():
+                return await self._follow(entity, call)
+            case Describe():
+                return entity.view()
+            case Ask():
+                return await self._ask(entity, call)
+            case _:
+                with entity.serving():
+                    return await self._change(entity, call)
+
+    async def _change(self, entity: Entity, call: Waking) -> Answer:
+        match call:
+            case Spawn(request=request):
+                await entity.spawn(request)
+                return entity.view()
+            case Deliver(request=request):
+                return await entity.deliver(request)
+            case Kill(reason=reason):
+                await entity.kill(reason)
+                return entity.view()
+            case Resolve(verb=verb, wake=wake):
+                return await entity.resolve(verb, wake)
+            case Activate():
+                entity.wakeloop.advance()
+                entity.outbox.advance()
+                return entity.view()
+
+    async def _recheck(self, entity: Entity) -> None:
+        """Give the entity up at once, handler and all, if its log has a newer owner."""
+        e = self._equipment
+        head = await read_head(e.blobs, entity_folder(entity.address), io=e.io)
+        if head is None or head.epoch > entity.owner.epoch:
+            taken = f"{entity.name} was taken over while host {e.host!r} was silent"
+            entity.owner.give_up(Fenced(taken))
+
+    async def _ask(self, entity: Entity, call: Ask) -> Asked:
         with entity.serving():
-            match call:
-                case Spawn(request=request):
-                    await entity.spawn(request)
-                    return entity.view()
-                case Deliver(request=request):
-                    return await entity.deliver(request)
-                case Kill(reason=reason):
-                    await entity.kill(reason)
-                    return entity.view()
-                case Resolve(verb=verb, wake=wake):
-                    return await entity.resolve(verb, wake)
-                case Activate():
-                    entity.wakeloop.advance()
-                    entity.outbox.advance()
-                    return entity.view()
+            receipt = await entity.deliver(call.request)
+        try:
+            async with asyncio.timeout(call.wait_seconds):
+                settled = await _settled(entity.owner, receipt.offset)
+        except TimeoutError:
+            settled = None  # within the caller's own bound
+        return Asked(receipt=receipt, settled=settled)
 
     async def _follow(self, entity: Entity, call: Follow) -> Followed:
         owner = entity.owner
@@ -292,7 +343,10 @@ class Host:
             return elsewhere
         if isinstance(call, Activate) and call.release_from:
             head = await read_head(e.blobs, folder, io=e.io)
-        better = e.place(address)
+            elsewhere = await self._owner_elsewhere(address, head, Activate())
+            if elsewhere is not None:
+                return elsewhere
+        better = e.place(address, head.host if head else None)
         if better is not None:
             return Moved(host=better)
         return await self._claim(address, head)
@@ -329,7 +383,10 @@ class Host:
         except ClaimLost as lost:
             self._log.asleep(address)
             return Moved(host=lost.head.host)
-        entity = Entity(address, owner, state=load(owner.history), services=self._services)
+        if head is not None and not head.sealed:
+            e.peers.challenge(head.host, address)
+        state = load(owner.history, tip=owner.tip)
+        entity = Entity(address, owner, state=state, services=self._services)
         self._entities[address] = entity
         name = f"life:{address}"
         life = asyncio.get_running_loop().create_task(self._live(entity), name=name)
@@ -368,7 +425,8 @@ class Host:
 
     def _idle_seconds(self, entity: Entity) -> float:
         try:
-            return entity.definition.idle_timeout.total_seconds()
+            seen = self._equipment.definitions.load_seen(entity.address.type)
+            return seen.definition.idle_timeout.total_seconds()
         except RayAgentsError as error:  # a newest version that cannot be loaded keeps nobody awake
             LOGGER.warning("%s has no definition here: %s", entity.name, error)
             return IDLE_LOOK_MAX
@@ -378,13 +436,13 @@ class Host:
             LOGGER.warning("%s is lost: %s", entity.name, entity.owner.cause)
             await entity.drop()
             if entity.unfinished and not self._stopping:
-                self._resume_later(entity.address)
+                self.resume_later(entity.address)
             return
         await entity.seal()
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
 
-    def _resume_later(self, address: Address) -> None:
+    def resume_later(self, address: Address) -> None:
         """See to it that somebody goes on with an entity that was lost in mid-work."""
         name = f"resume:{address}"
         task = asyncio.get_running_loop().create_task(self._resume(address), name=name)
@@ -435,3 +493,17 @@ class Host:
             case OutboxKind.SPAWN:
                 spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
                 await self._equipment.peers.call(address, Spawn(request=spawn))
+
+
+async def _settled(owner: LogOwner, offset: int) -> Event | None:
+    """The durable row that settles the message at ``offset``; None if the ownership ends first."""
+    seen = offset
+    while True:
+        tip = owner.durable_tip
+        for event in owner.history.read(seen, stop=tip, types=SETTLING_TYPES):
+            if settles(event, offset):
+                return event
+        await owner.wait_beyond(tip)
+        if owner.durable_tip == tip:
+            return None
+        seen = tip

@@ -38,6 +38,10 @@ class HostLog:
         """Whether the host log cannot be written any more; its host must leave."""
         return self._owner.lost.is_set()
 
+    async def lost_for_good(self) -> None:
+        """Return when the host log is lost."""
+        await self._owner.lost.wait()
+
     async def seal(self) -> None:
         """End the log; a clean end lets nobody look for this host."""
         await self._owner.seal()

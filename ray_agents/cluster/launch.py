@@ -13,6 +13,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,7 @@ import psutil
 from ray_agents.cluster.head import (
     KILL_GRACE,
     Stopped,
+    absolute_store,
     describe,
     end,
     end_directory,
@@ -49,6 +51,8 @@ from ray_agents.cluster.untyped import import_ray, ray_errors
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.settings import Settings
 
+LEFTOVERS_WITHIN = timedelta(seconds=1)
+
 
 def start_ray(settings: Settings) -> RunningRay:
     """Start a head node that outlives this process; if the store has a live one, return that.
@@ -70,7 +74,11 @@ def start_ray(settings: Settings) -> RunningRay:
             | settings_environment(settings, token_file)
         )
         running = run_head(settings, directory, environment)
-        write_running(settings, running)
+        try:
+            write_running(settings, running)
+        except BaseException:  # nobody would know of it
+            end_directory(directory, within=KILL_GRACE)
+            raise
         return running
 
 
@@ -86,8 +94,7 @@ def stop_ray(settings: Settings) -> Stopped:
     running = recorded(settings)
     if running is None:
         raise RuntimeUnavailable(
-            f"no local runtime of the store {settings.store!r} is running; `ray-agents start` "
-            "starts one",
+            f"no runtime of the store {absolute_store(settings)!r} is running here",
             store=settings.store,
         )
     if running.embedded and running.is_alive:
@@ -125,15 +132,24 @@ def join_ray(running: RunningRay) -> None:
 
 
 def embed_ray(settings: Settings) -> RunningRay:
-    """Start a Ray that lives and dies with this process, and connect to it.
+    """Connect to a Ray that lives and dies with this process; to the store's own if one is live.
 
     Raises:
-        RuntimeUnavailable: Ray did not start.
+        RuntimeUnavailable: Ray did not start, or does not answer.
         StoreUnavailable: the store's directory cannot be written.
     """
     folder = open_state_folder(settings)
-    token_file = _token_file(settings, folder)
-    directory = fresh_directory()
+    with _only_one(folder):
+        if (running := find_running(settings)) is not None:
+            join_ray(running)
+            return running
+        _end_leftovers(settings)
+        running = _init_here(settings, _token_file(settings, folder), fresh_directory())
+        write_running(settings, running)
+        return running
+
+
+def _init_here(settings: Settings, token_file: Path, directory: Path) -> RunningRay:
     environment = head_environment(token_file) | settings_environment(settings, token_file)
     apply_to_this_process(environment)
     ray = import_ray()
@@ -151,22 +167,34 @@ def embed_ray(settings: Settings) -> RunningRay:
         )
     except ray_errors() as error:
         raise RuntimeUnavailable(f"Ray does not start in this process: {error}") from error
-    running = replace(
-        describe(settings, directory, str(token_file)),
+    running = describe(
+        settings,
+        directory,
         address=str(context.address_info["gcs_address"]),
-        processes=(ProcessMark.of(psutil.Process()),),
-        embedded=True,
+        token_file=str(token_file),
+        marks=[ProcessMark.of(psutil.Process())],
     )
-    write_running(settings, running)
-    return running
+    return replace(running, embedded=True)
 
 
 def leave_ray(settings: Settings, running: RunningRay) -> None:
-    """Disconnect this process; an embedded runtime ends with that, and its record goes."""
+    """Disconnect this process; if the runtime is embedded in it, that ends with its record."""
     import_ray().shutdown()
-    if running.embedded:
+    if running.embedded and running.processes[0].pid == os.getpid():
         end_directory(Path(running.directory), within=KILL_GRACE)
         forget_running(settings)
+
+
+def clear_leftovers(settings: Settings) -> None:
+    """End what a dead runtime of this store has left behind; a live one is let be.
+
+    Raises:
+        RuntimeUnavailable: another process is starting the runtime of this store.
+        StoreUnavailable: the store's directory cannot be written.
+    """
+    with _only_one(open_state_folder(settings)):
+        if find_running(settings) is None:
+            _end_leftovers(settings)
 
 
 def _token_file(settings: Settings, folder: Path) -> Path:
@@ -180,8 +208,7 @@ def _token_file(settings: Settings, folder: Path) -> Path:
 def _end_leftovers(settings: Settings) -> None:
     """What a runtime that died in part has left behind: it would hold ports and memory."""
     if (stale := recorded(settings)) is not None:
-        if not stale.embedded:
-            end(stale, within=settings.stop_deadline)
+        end(stale, within=LEFTOVERS_WITHIN)  # without its daemons nobody of it can save anything
         forget_running(settings)
 
 

@@ -42,6 +42,7 @@ class LocalHosts:
         clock: Clock,
         model_for: Callable[[AgentConfig], Model],
     ) -> None:
+        self.definitions = Definitions(blobs)
         self.id = f"local-{os.getpid()}-{clock.fresh_id()}"
         self._closed = False
         self._recovery = Recovery(blobs, io=io, route=self.call)
@@ -52,12 +53,12 @@ class LocalHosts:
                 blobs=blobs,
                 io=io,
                 clock=clock,
-                definitions=Definitions(blobs),
+                definitions=self.definitions,
                 peers=self,
                 model_for=model_for,
                 admit=lambda _: None,
                 emptied=lambda: None,
-                place=lambda _: None,
+                place=lambda *_: None,
             )
         )
 
@@ -104,6 +105,9 @@ class LocalHosts:
         if host not in _LIVE:
             return Verdict.DEAD
         return Verdict.OWNS if _LIVE[host].host.owns(address) else Verdict.NOT_MINE
+
+    def challenge(self, host: str, address: Address) -> None:
+        """Hosts of one process are never silent."""
 
     async def release(self, host: str, address: Address) -> None:
         """Ask a host of this process to let go."""
@@ -160,7 +164,11 @@ class LocalRuntime(HostRuntime):
             model_for=model_for or chooser(ModelSettings()),
         )
         super().__init__(
-            self.blobs, hosts=self.hosts, io=self._own_io, clock=clock or SystemClock()
+            self.blobs,
+            hosts=self.hosts,
+            io=self._own_io,
+            clock=clock or SystemClock(),
+            definitions=self.hosts.definitions,
         )
 
     async def __aenter__(self) -> Self:

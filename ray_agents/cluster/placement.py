@@ -6,6 +6,8 @@ and a fresh suffix, one per process: ``packed-0.k3x…``.
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 from xxhash import xxh3_64_intdigest
 
 from ray_agents.address import Address
@@ -27,15 +29,18 @@ def kind_of(name: str) -> str:
     return name.partition("-")[0]
 
 
-def entry_name(address: Address, placement: Placement) -> str:
-    """The actor to which a call for a sleeping entity goes first."""
+def entry_name(
+    address: Address, placement: Placement, *, silent: AbstractSet[str] = frozenset()
+) -> str:
+    """The actor to which a call for a sleeping entity goes first, past the ``silent`` ones."""
     match placement:
         case Packed(hosts=hosts):
-            return f"{PACKED}-{rendezvous(str(address), hosts)}"
+            slots = {slot for slot in range(hosts) if f"{PACKED}-{slot}" not in silent}
+            return f"{PACKED}-{rendezvous(str(address), slots or set(range(hosts)))}"
         case Dedicated():
             return FRONT
 
 
-def rendezvous(key: str, count: int) -> int:
-    """Highest random weight: few keys move when ``count`` changes (Thaler, Ravishankar 1998)."""
-    return max(range(count), key=lambda slot: xxh3_64_intdigest(f"{slot}|{key}".encode()))
+def rendezvous(key: str, slots: AbstractSet[int]) -> int:
+    """Highest random weight: few keys move when ``slots`` change (Thaler, Ravishankar 1998)."""
+    return max(slots, key=lambda slot: xxh3_64_intdigest(f"{slot}|{key}".encode()))

@@ -1,4 +1,4 @@
-"""The front's view of the warm pool: idle hosts, hosts lent, and who waits for one.
+"""The warm pool: the front's view of it, and the keeper's decision how many hosts to start.
 
 A dedicated entity that is to wake gets an idle host at once. Without one the front itself accepts
 its messages and puts it in line; each host that the keeper offers goes to the longest waiting. A
@@ -8,12 +8,14 @@ host lent to a caller that never came comes back after a while.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from ray_agents.address import Address
 
 LEASE_MAX = timedelta(seconds=2)
+STARTING_MAX = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,36 +34,60 @@ class Pool:
     leases: dict[Address, Lease] = field(default_factory=dict[Address, Lease])
     waiting: OrderedDict[Address, None] = field(default_factory=OrderedDict[Address, None])
 
-    def lend(self, address: Address, *, now: float) -> str | None:
-        """A host for the entity, the same one again while its lease lasts; None if there is none."""
-        lease = self.leases.get(address)
-        if lease is not None and now - lease.since < LEASE_MAX.total_seconds():
-            return lease.host
+    def lend(self, address: Address, *, now: float, spent: str | None) -> str | None:
+        """A host for the entity, the same one again while its lease lasts; None if there is none.
+
+        A lease of the host ``spent`` is over: the entity has been awake there, and sleeps.
+        """
         self._forget_old(now)
+        lease = self.leases.get(address)
+        if lease is not None and lease.host != spent:
+            return lease.host
         if self.waiting or not self.idle:
             return None
         host = self.idle.popleft()
         self.leases[address] = Lease(host=host, since=now)
         return host
 
-    def wait(self, address: Address) -> None:
-        """Put an entity in line; twice is harmless."""
+    def wait(self, address: Address) -> bool:
+        """Put an entity in line; whether it was not there yet."""
+        known = address in self.waiting
         self.waiting.setdefault(address)
+        return not known
 
-    def offer(self, host: str, *, now: float) -> Address | None:
-        """A new idle host; the entity it goes to at once, if one waits."""
-        if self.waiting:
+    def offer(self, host: str, *, now: float, waits: Callable[[Address], bool]) -> Address | None:
+        """An idle host; the entity it goes to at once, if one still waits. Twice is harmless."""
+        self._forget_old(now)
+        if host in self.idle or any(lease.host == host for lease in self.leases.values()):
+            return None
+        while self.waiting:
             address, _ = self.waiting.popitem(last=False)
-            self.leases[address] = Lease(host=host, since=now)
-            return address
+            if waits(address):
+                self.leases[address] = Lease(host=host, since=now)
+                return address
         self.idle.append(host)
         return None
 
     def drop(self, host: str) -> None:
-        """A host has died."""
+        """A host has died, or is not lent any more."""
         self.idle = deque(each for each in self.idle if each != host)
         self.leases = {a: lease for a, lease in self.leases.items() if lease.host != host}
 
     def _forget_old(self, now: float) -> None:
         limit = now - LEASE_MAX.total_seconds()
         self.leases = {a: lease for a, lease in self.leases.items() if lease.since > limit}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supply:
+    """Solo hosts as the keeper counts them: all that live, the idle of them, those starting."""
+
+    living: int
+    idle: int
+    starting: int
+
+    def to_start(self, *, size: int, most: int, waiting: int) -> int:
+        """How many to start now, so that nobody waits and ``size`` are idle, within ``most``."""
+        missing = size + waiting - self.idle - self.starting
+        room = most - self.living - self.starting
+        return max(0, min(missing, room, STARTING_MAX - self.starting))

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ray_agents.cluster.processes import ProcessMark
-from ray_agents.cluster.tokens import PRIVATE_FOLDER, private_file
+from ray_agents.cluster.tokens import PRIVATE_FOLDER, private_file, token_of
 from ray_agents.errors import StoreUnavailable
-from ray_agents.cluster.tokens import token_of
 from ray_agents.settings import Settings
 
 RECORD_NAME = "runtime.json"
@@ -53,6 +53,10 @@ class RunningRay:
     def with_url(self, url: str) -> RunningRay:
         """The same, with its control API deployed at ``url``."""
         return replace(self, url=url)
+
+    def with_processes(self, more: Iterable[ProcessMark]) -> RunningRay:
+        """The same, with more processes that live and end with it."""
+        return replace(self, processes=tuple(dict.fromkeys((*self.processes, *more))))
 
 
 def state_folder(settings: Settings) -> Path:
@@ -102,7 +106,7 @@ def recorded(settings: Settings) -> RunningRay | None:
     try:
         text = (state_folder(settings) / RECORD_NAME).read_text()
         return _parsed(json.loads(text))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         path = state_folder(settings) / RECORD_NAME

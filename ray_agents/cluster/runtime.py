@@ -16,6 +16,8 @@ from typing import Protocol, Self, TypeVar
 from ray_agents.address import Address
 from ray_agents.cluster.calls import (
     Answer,
+    Ask,
+    Asked,
     Asleep,
     Call,
     Deliver,
@@ -34,23 +36,24 @@ from ray_agents.cluster.wakewatch import WakeWatch
 from ray_agents.definition import Registry
 from ray_agents.errors import (
     AskTimedOut,
-    EntityGone,
     HandlerFailed,
     RuntimeUnavailable,
     UnknownEntity,
     UnknownOffset,
 )
-from ray_agents.events import EntityStopped, Event, WakeRecorded, WakeStatus
+from ray_agents.events import Event
 from ray_agents.log.owner import LogIO, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs, Clock
 from ray_agents.projection import fold
+from ray_agents.replies import reply_of
 from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
 
 FOLLOW_SECONDS = 15.0
 LOOKS_AFTER_WAKE = 50
 LOOK_AGAIN = timedelta(milliseconds=20)
+WAIT_AT_OWNER = 0.5  # of an ask's time, for the answer with the acceptance; then it is known
 T = TypeVar("T")
 
 
@@ -69,12 +72,20 @@ class Hosts(Protocol):
 class HostRuntime:
     """See ``ports.Runtime``."""
 
-    def __init__(self, blobs: Blobs, *, hosts: Hosts, io: LogIO, clock: Clock) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        *,
+        hosts: Hosts,
+        io: LogIO,
+        clock: Clock,
+        definitions: Definitions | None = None,
+    ) -> None:
         self._blobs = blobs
         self._hosts = hosts
         self._io = io
         self._clock = clock
-        self._definitions = Definitions(blobs)
+        self._definitions = definitions or Definitions(blobs)
         self._watch = WakeWatch(blobs, io=io, clock=clock)
         self._catalog = Catalog(blobs, io=io, describe=self.inspect)
 
@@ -140,25 +151,30 @@ class HostRuntime:
             HandlerFailed: the wake that took it was parked or skipped.
             EntityGone: the entity was killed before it answered.
         """
+        if request.id is None:
+            request = request.model_copy(update={"id": self._clock.fresh_id()})
+        seconds = within.total_seconds()
+        call = Ask(request=request, wait_seconds=min(FOLLOW_SECONDS, seconds * WAIT_AT_OWNER))
         receipt: Receipt | None = None
         try:
-            async with asyncio.timeout(within.total_seconds()):
-                receipt = await self.send(address, request)
-                return await self._reply(address, receipt)
+            async with asyncio.timeout(seconds):
+                asked = _expect(await self._hosts.call(address, call), Asked)
+                receipt = asked.receipt
+                reply = asked.settled and reply_of(receipt, asked.settled)
+                return reply or await self._reply(address, receipt)
         except TimeoutError as error:
-            state = f"message {receipt.id!r} is in its inbox" if receipt else "it was not accepted"
-            message = f"no reply from {str(address)!r} within {within}; {state}"
-            raise AskTimedOut(message, address=str(address)) from error
+            state = "is in its inbox" if receipt else "may be there; the same id again is harmless"
+            message = (
+                f"no reply from {str(address)!r} within {within}; message {request.id!r} {state}"
+            )
+            raise AskTimedOut(message, address=str(address), id=request.id) from error
 
     async def _reply(self, address: Address, receipt: Receipt) -> Reply:
-        async with aclosing(self.observe(address, offset=receipt.offset)) as events:
+        """Wait for it in the log, wherever the entity is."""
+        reader = LogReader(self._blobs, entity_folder(address), self._io)
+        async with aclosing(self._follow(address, reader, receipt.offset)) as events:
             async for event in events:
-                if event.type == EntityStopped.TYPE:
-                    message = f"{str(address)!r} was killed before it answered {receipt.id!r}"
-                    raise EntityGone(message, address=str(address), id=receipt.id)
-                if event.type != WakeRecorded.TYPE:
-                    continue
-                reply = _answer(address, receipt, event)
+                reply = reply_of(receipt, event)
                 if reply is not None:
                     return reply
         message = f"{str(address)!r} ended before it answered message {receipt.id!r}"
@@ -174,7 +190,16 @@ class HostRuntime:
             UnknownOffset: the offset lies beyond the end of the log.
         """
         reader = LogReader(self._blobs, entity_folder(address), self._io)
-        position, looks_left = await self._start(address, reader, offset), 0
+        start = await self._start(address, reader, offset)
+        async with aclosing(self._follow(address, reader, start, live=live)) as events:
+            async for event in events:
+                yield event
+
+    async def _follow(
+        self, address: Address, reader: LogReader, position: int, *, live: bool = True
+    ) -> AsyncGenerator[Event, None]:
+        """The events from ``position`` on, which lies in the log."""
+        looks_left = 0
         while True:
             seen = self._watch.mark()
             answer = await self._hosts.call(
@@ -198,14 +223,17 @@ class HostRuntime:
                 looks_left = LOOKS_AFTER_WAKE
 
     async def _start(self, address: Address, reader: LogReader, offset: int) -> int:
-        reading = await reader.read(0, limit=1)
-        if reading.head is None:
-            message = f"there is no entity at {str(address)!r}; spawn it first"
-            raise UnknownEntity(message, address=str(address))
+        answer = await self._hosts.call(address, Follow(offset=0, wait_seconds=0, limit=0))
+        if isinstance(answer, Followed):
+            tip = answer.tip
+        else:
+            reading = await reader.read(0, limit=1)
+            if reading.head is None:
+                message = f"there is no entity at {str(address)!r}; spawn it first"
+                raise UnknownEntity(message, address=str(address))
+            tip = reading.tip
         if offset <= 0 and offset != -1:
             return 0
-        answer = await self._hosts.call(address, Follow(offset=0, wait_seconds=0, limit=0))
-        tip = answer.tip if isinstance(answer, Followed) else reading.tip
         if offset > tip:
             message = f"offset {offset} lies beyond the end of {str(address)!r}, which is {tip}"
             raise UnknownOffset(message, address=str(address), offset=offset, tip=tip)
@@ -244,33 +272,6 @@ class HostRuntime:
     async def list(self, query: ListQuery) -> Page:
         """Some entities, by address; status is computed as they are read."""
         return await self._catalog.page(query)
-
-
-def _answer(address: Address, receipt: Receipt, event: Event) -> Reply | None:
-    """The reply that a wake's row holds for a message, if it does.
-
-    Raises:
-        HandlerFailed: the wake that took the message was parked or skipped.
-    """
-    wake = WakeRecorded.of(event)
-    if not wake.from_offset <= receipt.offset < wake.to_offset:
-        return None
-    if wake.status is WakeStatus.HANDLED:
-        return Reply(
-            address=str(address),
-            id=receipt.id,
-            wake=wake.key,
-            offset=event.offset,
-            text=wake.text or "",
-            value=wake.reply,
-        )
-    if wake.status in (WakeStatus.PARKED, WakeStatus.SKIPPED):
-        message = (
-            f"{str(address)!r} could not handle message {receipt.id!r}: wake {wake.key!r} "
-            f"is {wake.status.value} after {wake.attempt} attempts: {wake.error}"
-        )
-        raise HandlerFailed(message, address=str(address), wake=wake.key)
-    return None
 
 
 def _followed(answer: Answer) -> tuple[Event, ...]:

@@ -3,61 +3,93 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from ray_agents.cluster.launch import join_ray, start_ray, stop_ray
-from ray_agents.cluster.running import find_running, write_running
+from ray_agents.cluster.head import absolute_store, agents_of
+from ray_agents.cluster.launch import clear_leftovers, join_ray, start_ray, stop_ray
+from ray_agents.cluster.running import RunningRay, find_running, recorded, write_running
 from ray_agents.cluster.sockets import require_free
+from ray_agents.cluster.untyped import import_ray
+from ray_agents.definition import Registry
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.settings import Settings
 
 Description = Mapping[str, Any]
+Report = Callable[[str], None]
 
 
-def start(settings: Settings) -> Description:
+def start(settings: Settings, *, report: Report = lambda _: None) -> Description:
     """Start Ray, the keeper and the control API; resume unfinished work; register ``app``.
 
-    Returns when all of it answers. Started twice, it says what runs.
+    Returns when all of it answers. Started twice, it registers ``app`` and says what runs.
+    ``report`` is told of each step.
 
     Raises:
-        PortTaken, RuntimeUnavailable, StoreUnavailable, InvalidDefinition: it cannot start.
+        PortTaken, RuntimeUnavailable, StoreUnavailable, InvalidDefinition: it cannot start; then
+            nothing is left running.
     """
+    registry = _app(settings)
     known = find_running(settings)
     if known is None:
+        report("looking for what an earlier runtime may have left")
+        clear_leftovers(settings)
         require_free(settings.http_host, settings.http_port)
-    registry = None
-    if settings.app is not None:
-        from ray_agents.cluster.definitions import import_registry
-
-        registry = import_registry(settings.app, [os.getcwd()])  # noqa: PTH109 - sys.path takes text
-    running = start_ray(settings)
+        report("starting Ray")
     try:
+        running = start_ray(settings)
         join_ray(running)
+        report("resuming unfinished work, registering types")
         types = asyncio.run(_begin(settings, registry))
         if running.url is None:
-            from ray_agents.cluster.deploy import deploy_serve
-
-            running = running.with_url(deploy_serve(settings))
-            write_running(settings, running)
+            report("starting the control API")
+            running = _with_control_api(settings, running)
     except BaseException:
-        if known is None:
-            _leave()
+        _leave()
+        if known is None and recorded(settings) is not None:
+            report("ending what was started")
             stop_ray(settings)
         raise
     _leave()
-    return {
+    described = {
         "control API": running.url,
         "token file": running.token_file,
         "store": running.store,
         "ray": running.address,
         "types": types,
-        "was running": known is not None,
     }
+    return described | dict(_only_now(settings, known=known))
 
 
-async def _begin(settings: Settings, registry: Any) -> list[str]:
+def _app(settings: Settings) -> Registry | None:
+    if settings.app is None:
+        return None
+    sys.path.insert(0, str(Path.cwd()))  # where `python -m` would look, too
+    from ray_agents.cluster.shipping import import_registry
+
+    return import_registry(settings.app)
+
+
+def _with_control_api(settings: Settings, running: RunningRay) -> RunningRay:
+    from ray_agents.cluster.deploy import deploy_serve
+
+    running = running.with_url(deploy_serve(settings)).with_processes(agents_of(running))
+    write_running(settings, running)
+    return running
+
+
+def _only_now(settings: Settings, *, known: RunningRay | None) -> Description:
+    """What is only known of a fresh start, or of one that found a runtime."""
+    if known is not None:
+        return {"was running": True}
+    if settings.anthropic_base_url is not None:
+        return {"model API": settings.anthropic_base_url}
+    return {"model API": "Anthropic" if settings.anthropic_api_key else None}
+
+
+async def _begin(settings: Settings, registry: Registry | None) -> list[str]:
     from ray_agents.cluster.attach import ClusterRuntime
 
     async with ClusterRuntime(settings) as runtime:
@@ -98,9 +130,7 @@ def status(settings: Settings) -> Description:
     """
     running = find_running(settings)
     if running is None:
-        message = (
-            f"no runtime of the store {settings.store!r} is running; `ray-agents start` starts one"
-        )
+        message = f"no runtime of the store {absolute_store(settings)!r} is running here"
         raise RuntimeUnavailable(message, store=settings.store)
     join_ray(running)
     try:
@@ -124,6 +154,4 @@ async def _keeper(settings: Settings) -> dict[str, Any]:
 
 
 def _leave() -> None:
-    import ray
-
-    ray.shutdown()
+    import_ray().shutdown()

@@ -53,7 +53,10 @@ class WakeLoop:
     def advance(self) -> None:
         """Begin the next attempt, if one is due, none runs, and the host admits it."""
         entity = self._entity
-        if self.running or entity.leaving or not entity.state.alive:
+        if self.running or entity.leaving:
+            return
+        entity.waiting_for = None
+        if not entity.state.alive:
             return
         if entity.state.current is None and not wakes.due(entity.state):
             return
@@ -66,6 +69,7 @@ class WakeLoop:
 
     def cancel(self) -> None:
         """Tell the handler to stop and cancel it; what it had not committed never happened."""
+        self._entity.waiting_for = None
         if self._session is not None:
             self._session.cancelled.set()
         if self._task is not None:

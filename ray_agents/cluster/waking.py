@@ -19,11 +19,14 @@ from ray_agents.events import (
 from ray_agents.log.history import History
 from ray_agents.projection import CONTROL_TYPES, Outgoing, State, fold, is_row_type
 
+FOLDED_ROWS_MAX = 64  # so few rows are folded sooner than any column of them is looked at
 ENDS = (WakeStatus.HANDLED.value, WakeStatus.SKIPPED.value)
 
 
-def load(history: History) -> State:
-    """The wake state after every row of ``history``."""
+def load(history: History, *, tip: int | None = None) -> State:
+    """The wake state after every row of ``history``, which ends at ``tip`` if that is known."""
+    if tip is not None and tip <= FOLDED_ROWS_MAX:
+        return fold(history.read(0))
     created = history.find(EntityCreated.TYPE, "entity")
     if created is None:
         return State()

@@ -17,7 +17,6 @@ import time
 import traceback
 from datetime import timedelta
 
-BOUND = timedelta(seconds=10)
 BEAT_SECONDS = 0.5
 LOGGER = logging.getLogger("ray_agents.watchdog")
 EXIT_STATUS = 70
@@ -26,7 +25,7 @@ EXIT_STATUS = 70
 class Watchdog:
     """Watches one event loop from a thread; started once per host."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, host: str, bound: timedelta = BOUND):
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, host: str, bound: timedelta) -> None:
         self._loop = loop
         self._host = host
         self._bound = bound.total_seconds()
@@ -50,7 +49,7 @@ class Watchdog:
 
     def _end(self) -> None:
         task = asyncio.current_task(self._loop)
-        frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 - the only way to see it
+        frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the only way to see it
         where = "".join(traceback.format_stack(frame)) if frame else ""
         culprit = task.get_name() if task else "unknown"
         LOGGER.critical(

@@ -26,13 +26,14 @@ class Patience:
     """How long this end waits: to connect, for an answer, for a sign of life in a stream.
 
     ``silence`` is longer than the server's heartbeat. A broken stream is taken up again
-    ``attempts`` times in a row, ``pause`` apart at first, then twice that, up to ``pause_max``.
+    ``attempts`` times in a row, ``pause`` apart at first, then twice that, up to ``pause_max``:
+    36 s by default, in which Serve has replaced a dead HAProxy or replica (10 s, measured).
     """
 
     connect: timedelta = timedelta(seconds=5)
     answer: timedelta = timedelta(seconds=30)
     silence: timedelta = timedelta(seconds=60)
-    attempts: int = 8
+    attempts: int = 12
     pause: timedelta = timedelta(milliseconds=100)
     pause_max: timedelta = timedelta(seconds=5)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray_agents.errors import Fenced
 from ray_agents.log.files import LogFiles
-from ray_agents.log.segment import Claim, Head, new_segment, read_preamble, segment_name
+from ray_agents.log.segment import Claim, Head, Preamble, new_preamble, read_preamble, segment_name
 
 
 class ClaimLost(Fenced):
@@ -16,21 +16,22 @@ class ClaimLost(Fenced):
         return Head(**self.facts)
 
 
-def take(files: LogFiles, *, head: Head | None, claim: Claim) -> int:
-    """Create the segment after ``head``; return its epoch, which is ours.
+def take(files: LogFiles, *, head: Head | None, claim: Claim) -> Preamble:
+    """Create the segment after ``head``, with the preamble that is returned.
 
     Raises:
         ClaimLost: somebody else created it before, or long ago.
     """
     before = 0 if head is None else head.epoch
     name = segment_name(files.folder, before + 1)
-    if not files.blobs.create(name, new_segment(before + 1, claim)):
+    preamble = new_preamble(before + 1, claim)
+    if not files.blobs.create(name, preamble.data):
         if _token_of(files, name) != claim.token:
             raise _lost(files)
     elif _is_past(files, before):
         files.blobs.delete(name)
         raise _lost(files)
-    return before + 1
+    return preamble
 
 
 def _token_of(files: LogFiles, name: str) -> str | None:

@@ -26,6 +26,7 @@ SCHEMA: Any = pa.schema(
 )
 _ROW: Any = pa.struct(list(SCHEMA))
 _INT64: Any = pa.int64()
+_OPTIONS: Any = ipc.IpcWriteOptions()
 _MARKERS: Any = pa.KeyValueMetadata({"frame_marker": BLANK, "frame_marker_again": BLANK})
 _SCHEMA_BYTES: int = SCHEMA.serialize().size
 _OPERATIONS = {operation.value: operation for operation in Operation}
@@ -98,7 +99,7 @@ def encode_frame(events: Sequence[Event]) -> Frame:
 
 def _serialise(batch: Batch) -> bytearray:
     sink = pa.BufferOutputStream()
-    writer = ipc.new_stream(sink, SCHEMA)
+    writer = ipc.new_stream(sink, SCHEMA, options=_OPTIONS)
     writer.write_batch(batch, custom_metadata=_MARKERS)
     return bytearray(memoryview(sink.getvalue())[_SCHEMA_BYTES:])
 

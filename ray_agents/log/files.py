@@ -55,8 +55,12 @@ class LogFiles:
             return None
         segment = parse_segment(name, data)
         if segment.sealed:
-            self._kept.put((self.blobs, name), segment, size=len(data))
+            self.keep(segment)
         return segment
+
+    def keep(self, segment: Segment) -> None:
+        """Keep a sealed segment that was read, or written, in this process."""
+        self._kept.put((self.blobs, segment.name), segment, size=segment.position)
 
     def listed(self, entry: FileEntry) -> Rows | None:
         """The rows a manifest lists; None if the file is gone.

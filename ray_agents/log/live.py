@@ -10,9 +10,12 @@ from concurrent.futures import Future
 
 from ray_agents.errors import Fenced
 from ray_agents.log.codec import Frame
-from ray_agents.log.segment import segment_name
-from ray_agents.ports import Appender, Blobs
+from ray_agents.log.files import LogFiles
+from ray_agents.log.segment import Ending, Preamble, Segment, segment_name
+from ray_agents.ports import Appender
 from ray_agents.views import Durability
+
+KEPT_SEGMENT_BYTES_MAX = 65_536
 
 
 class LiveSegment:
@@ -20,24 +23,35 @@ class LiveSegment:
 
     def __init__(
         self,
-        blobs: Blobs,
-        folder: str,
+        files: LogFiles,
+        preamble: Preamble,
         *,
-        epoch: int,
         durability: Durability,
         named: Future[None] | None,
     ) -> None:
-        self._blobs = blobs
-        self._name = segment_name(folder, epoch)
-        self._next = segment_name(folder, epoch + 1)
+        self._files = files
+        self._blobs = files.blobs
+        self._preamble = preamble
+        self._name = segment_name(files.folder, preamble.epoch)
+        self._next = segment_name(files.folder, preamble.epoch + 1)
         self._sync = durability is Durability.SYNC
         self._named = named
         self._file: Appender | None = None
+        self._frames: list[Frame] = []
+        self._size = len(preamble.data)
 
     def _opened(self) -> Appender:
         if self._file is None:
             self._file = self._blobs.append(self._name)
         return self._file
+
+    def _write(self, frame: Frame) -> None:
+        self._opened().write(frame.data)
+        self._size += len(frame.data)
+        if self._size <= KEPT_SEGMENT_BYTES_MAX:
+            self._frames.append(frame)
+        else:
+            self._frames.clear()
 
     def commit(self, frame: Frame) -> None:
         """Write one frame, sync as the durability asks, and check the fence.
@@ -46,8 +60,7 @@ class LiveSegment:
             Fenced: a newer epoch exists, or our own segment was deleted.
             StoreUnavailable, StoreFull: the medium refused; nothing may be appended any more.
         """
-        file = self._opened()
-        file.write(frame.data)
+        self._write(frame)
         if self._sync:
             self.sync()
         self._check_fence()
@@ -66,15 +79,31 @@ class LiveSegment:
             raise Fenced(message, segment=self._name)
 
     def finish(self, closing: Frame, *, sync: bool, dropped: Sequence[str]) -> None:
-        """Delete ``dropped``, write the ``closing`` frame (not synced), and close."""
+        """Delete ``dropped``, write the ``closing`` frame (not synced), and close.
+
+        A small segment is kept in memory, for the next wake in this process.
+        """
         try:
             if sync:
                 self.sync()
             for name in dropped:
                 self._blobs.delete(name)
-            self._opened().write(closing.data)
+            self._write(closing)
         finally:
             self.close()
+        if self._frames:
+            self._files.keep(self._written())
+
+    def _written(self) -> Segment:
+        """What a reader of the closed file would find."""
+        return Segment(
+            name=self._name,
+            preamble=self._preamble,
+            digests=tuple(frame.digest for frame in self._frames),
+            batches=tuple(frame.batch for frame in self._frames),
+            position=self._size,
+            ending=Ending.CLEAN,
+        )
 
     def close(self) -> None:
         """Close the file; twice is harmless."""

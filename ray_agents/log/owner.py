@@ -9,13 +9,13 @@ nothing is written or synced after it, and every waiting append gets the error.
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Sequence
 
-from ray_agents.errors import Fenced, InvalidPayload, PayloadTooLarge
+from ray_agents.errors import Fenced, RayAgentsError
 from ray_agents.events import Draft, Event, Operation
 from ray_agents.log.adoption import Adopted, adopt
+from ray_agents.log.appending import SETTLED, Appending, Group, again, size_of
 from ray_agents.log.claiming import ClaimLost, take
 from ray_agents.log.codec import encode_frame
 from ray_agents.log.files import LogFiles
@@ -29,7 +29,6 @@ from ray_agents.views import Durability
 __all__ = ["Appending", "Claim", "ClaimLost", "Head", "History", "LogIO", "LogOwner", "read_head"]
 
 GROUP_BYTES_MAX = 8 * 1024 * 1024
-APPEND_BYTES_MAX = 64 * 1024 * 1024
 BATCH_SYNC_WITHIN = 0.05  # seconds between an acknowledgement and its sync with Durability.BATCH
 
 
@@ -40,43 +39,6 @@ async def read_head(blobs: Blobs, folder: str, *, io: LogIO) -> Head | None:
         CorruptLog: that segment is damaged.
     """
     return await io.run(LogFiles(blobs, folder, kept=io.kept).head)
-
-
-class _Group:
-    """Events that become one frame, and whoever waits for it."""
-
-    __slots__ = ("bytes", "error", "events", "settled")
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.bytes = 0
-        self.settled = asyncio.Event()
-        self.error: Exception | None = None
-
-    def settle(self, error: Exception | None) -> None:
-        self.error = error
-        self.settled.set()
-
-
-class Appending:
-    """An append under way; ``events`` have their offsets and times already."""
-
-    __slots__ = ("_group", "events")
-
-    def __init__(self, events: tuple[Event, ...], group: _Group) -> None:
-        self.events = events
-        self._group = group
-
-    async def durable(self) -> tuple[Event, ...]:
-        """Return the events once they are acknowledged.
-
-        Raises:
-            Fenced, StoreUnavailable, StoreFull: they are not, and the ownership has ended.
-        """
-        await self._group.settled.wait()
-        if self._group.error is not None:
-            raise copy.copy(self._group.error) from self._group.error
-        return self.events
 
 
 class LogOwner:
@@ -109,10 +71,12 @@ class LogOwner:
         self._last_time = adopted.last_time
         self._dropped = tuple(f"{folder}/{name}" for name in adopted.manifest.dropped)
         self._opening = list(self._assign([adopted.manifest.draft()]))
-        self._groups: deque[_Group] = deque()
+        self._groups: deque[Group] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._moved: asyncio.Event | None = None
         self._closing = False
+        self._ending = asyncio.Lock()
+        self._ended = False
         self._unsynced = False
         self._later: asyncio.TimerHandle | None = None
         self._syncing: asyncio.Task[None] | None = None
@@ -141,7 +105,12 @@ class LogOwner:
         """
         files = LogFiles(blobs, folder, kept=io.kept)
         taking = io.run(_take_and_adopt, files, io, claim=claim, head=head, durability=durability)
-        (live, adopted), _ = await asyncio.gather(taking, asyncio.gather(*beside))
+        taken, other = await asyncio.gather(taking, asyncio.gather(*beside), return_exceptions=True)
+        if isinstance(taken, BaseException):
+            raise taken
+        if isinstance(other, BaseException):
+            raise other
+        live, adopted = taken
         return cls(live, adopted, folder=folder, clock=clock, io=io, durability=durability)
 
     @property
@@ -159,7 +128,7 @@ class LogOwner:
         self._lose(cause)
 
     def enqueue(self, drafts: Sequence[Draft]) -> Appending:
-        """Give ``drafts`` (at least one) their offsets and time, and queue them as a whole.
+        """Give ``drafts`` their offsets and time, and queue them as a whole.
 
         Raises:
             Fenced: the ownership has ended.
@@ -167,11 +136,13 @@ class LogOwner:
             PayloadTooLarge, InvalidPayload: these drafts cannot be written; others can.
         """
         if self._closing or self.cause is not None:
-            raise copy.copy(self.cause) if self.cause else self._ended()
-        size = _size_of(drafts)
+            raise again(self.cause) if self.cause else self._ownership_ended()
+        size = size_of(drafts)
+        if not drafts:
+            return Appending((), SETTLED)
         group = self._groups[-1] if self._groups else None
         if group is None or group.bytes + size > GROUP_BYTES_MAX:
-            group = _Group()
+            group = Group()
             self._groups.append(group)
         group.events += self._opening
         self._opening = []
@@ -205,7 +176,7 @@ class LogOwner:
         finally:
             self._writing = None
 
-    def _publish(self, group: _Group) -> None:
+    def _publish(self, group: Group) -> None:
         self.history.extend(group.events)
         self.durable_tip = group.events[-1].offset + 1
         group.settle(None)
@@ -214,8 +185,8 @@ class LogOwner:
             self._unsynced = True
             self._later = asyncio.get_running_loop().call_later(BATCH_SYNC_WITHIN, self._start_sync)
 
-    def _lose(self, error: BaseException, *groups: _Group) -> None:
-        cause = error if isinstance(error, Exception) else self._ended()
+    def _lose(self, error: BaseException, *groups: Group) -> None:
+        cause = error if isinstance(error, Exception) else self._ownership_ended()
         if self.cause is None:
             self.cause = cause
         self.lost.set()
@@ -229,7 +200,7 @@ class LogOwner:
         if moved is not None:
             moved.set()
 
-    def _ended(self) -> Fenced:
+    def _ownership_ended(self) -> Fenced:
         message = f"log {self.folder!r}: epoch {self.epoch} has ended; look the owner up again"
         return Fenced(message, folder=self.folder, epoch=self.epoch)
 
@@ -258,22 +229,24 @@ class LogOwner:
 
         If the ownership is lost, before or here, it only closes; ``cause`` says why.
         """
-        if await self._stop() or self.cause is not None:
-            await self._io.run(self._live.close)
-            return
-        began = not self._opening
-        closing = Draft.of(
-            SEALED_ROW, "sealed", value={"epoch": self.epoch}, operation=Operation.UPSERT
-        )
-        events = [*self._opening, *self._assign([closing])]
+        await self._stop()
+        async with self._ending:
+            if self._ended:
+                return
+            self._ended = True
+            if self.cause is not None:
+                await self._io.run(self._live.close)
+            else:
+                await self._close_cleanly()
+
+    async def _close_cleanly(self) -> None:
+        dropped = () if self._opening else self._dropped
+        value = {"epoch": self.epoch}
+        closing = Draft.of(SEALED_ROW, "sealed", value=value, operation=Operation.UPSERT)
+        frame = encode_frame([*self._opening, *self._assign([closing])])
         try:
-            await self._io.run(
-                self._live.finish,
-                encode_frame(events),
-                sync=self._unsynced,
-                dropped=self._dropped if began else (),
-            )
-        except Exception as error:
+            await self._io.run(self._live.finish, frame, sync=self._unsynced, dropped=dropped)
+        except RayAgentsError as error:
             self._lose(error)
             raise
 
@@ -282,20 +255,22 @@ class LogOwner:
         waiting = list(self._groups)
         self._groups.clear()
         for group in waiting:
-            group.settle(self._ended())
+            group.settle(self._ownership_ended())
         await self._stop()
-        await self._io.run(self._live.close)
+        async with self._ending:
+            self._ended = True
+            await self._io.run(self._live.close)
 
-    async def _stop(self) -> bool:
-        """Take no more appends and wait for those under way; whether that was done before."""
-        before, self._closing = self._closing, True
+    async def _stop(self) -> None:
+        """Take no more appends, and wait for what is under way."""
+        self._closing = True
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
         if self._later is not None:
             self._later.cancel()
-        for task in (self._writing, self._syncing):
-            if task is not None:
-                await asyncio.wait([task])
+        if self._syncing is not None:
+            await asyncio.wait([self._syncing])
         self._wake_followers()
-        return before
 
 
 def _in_background(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -313,25 +288,10 @@ def _take_note(task: asyncio.Task[None]) -> None:
 def _take_and_adopt(
     files: LogFiles, io: LogIO, *, claim: Claim, head: Head | None, durability: Durability
 ) -> tuple[LiveSegment, Adopted]:
-    epoch = take(files, head=head, claim=claim)
+    preamble = take(files, head=head, claim=claim)
     named = None
     if durability is not Durability.MEMORY:
-        named = io.start(files.blobs.sync_names, segment_name(files.folder, epoch))
-    live = LiveSegment(files.blobs, files.folder, epoch=epoch, durability=durability, named=named)
-    return live, adopt(files, epoch=epoch, head=head)
-
-
-def _size_of(drafts: Sequence[Draft]) -> int:
-    """The bytes of text in ``drafts``; it also proves that they can be written."""
-    size = 0
-    for draft in drafts:
-        try:
-            texts = f"{draft.type}{draft.key}{draft.text}{''.join(draft.headers.values())}"
-            size += len(texts.encode())
-        except (UnicodeEncodeError, TypeError) as error:
-            message = f"{draft.type!r} {draft.key!r} is not text that can be written: {error}"
-            raise InvalidPayload(message, field=draft.type) from error
-    if size > APPEND_BYTES_MAX:
-        message = f"an append of {size} bytes; at most {APPEND_BYTES_MAX} are allowed"
-        raise PayloadTooLarge(message, bytes=size, bytes_max=APPEND_BYTES_MAX)
-    return size
+        name = segment_name(files.folder, preamble.epoch)
+        named = io.start(files.blobs.sync_names, name)
+    live = LiveSegment(files, preamble, durability=durability, named=named)
+    return live, adopt(files, epoch=preamble.epoch, head=head)

@@ -120,16 +120,26 @@ class LogReader:
 
     def _confirm(self, segment: Segment) -> bool:
         """Make what was read durable; whether its owner was still the newest after that."""
-        blobs, epoch = self._files.blobs, segment.preamble.epoch
         if self._view.head == segment.head and self._view.tip == _end_of(segment):
             return True
-        file = blobs.append(segment.name)
+        following = segment_name(self._files.folder, segment.preamble.epoch + 1)
+        return self._sync(segment) and not self._files.blobs.exists(following)
+
+    def _sync(self, segment: Segment) -> bool:
+        """Make durable what was read of somebody else's segment; False if it is gone by now."""
+        blobs = self._files.blobs
+        try:
+            file = blobs.append(segment.name)
+        except StoreUnavailable:
+            if blobs.exists(segment.name):
+                raise
+            return False
         try:
             file.sync()
         finally:
             file.close()
         blobs.sync_names(segment.name)
-        return not blobs.exists(segment_name(self._files.folder, epoch + 1))
+        return True
 
     def _serve(self, segment: Segment, batches: tuple[object, ...], *, head: Head) -> _View:
         batches = batches[:-1] if segment.sealed and batches is segment.batches else batches
@@ -152,14 +162,11 @@ class LogReader:
                 return self._held(segment, head)
         return _View(head=head)
 
-    def _held(self, segment: Segment, head: Head) -> _View:
+    def _held(self, segment: Segment, head: Head) -> _View | None:
         if segment.sealed:
             return self._serve(segment, segment.batches, head=head)
-        file = self._files.blobs.append(segment.name)
-        try:
-            file.sync()
-        finally:
-            file.close()
+        if not self._sync(segment):
+            return None
         tip = self._view.tip
         confirmed = tuple(batch for batch in segment.batches if batch.column(0)[-1].as_py() < tip)
         return self._serve(segment, confirmed, head=head)

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from ray_agents.errors import CorruptLog
 from ray_agents.events import Event, Operation
 from ray_agents.log.arrow import Batch, pa, pc
-from ray_agents.log.codec import SCHEMA, to_events
+from ray_agents.log.codec import to_events
 
 SCANS_MAX = 16
 VECTOR_ROWS_MIN = 512
@@ -49,26 +49,19 @@ class Rows:
     """One or more rows; immutable, so it may be shared by threads and owners."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
-        self.batch: Batch = batches[0] if len(batches) == 1 else _one(batches)
+        self.batch: Batch = batches[0] if len(batches) == 1 else pa.concat_batches(list(batches))
         offsets: Any = self.batch.column(0)
         self.count: int = len(offsets)
         self.first: int = offsets[0].as_py()
         self.end: int = offsets[-1].as_py() + 1
-        self.size: int = self.batch.nbytes
+        self.size: int = self.batch.get_total_buffer_size()
         self._scans = 0
         self._index: dict[tuple[str, str], int] | None = None
 
-    @property
-    def last_time(self) -> int:
-        """The time of the last row, microseconds since the epoch."""
-        return self.batch.column(1)[-1].value
-
-    def all(self) -> list[Event]:
-        """Every row."""
-        return to_events(self.batch)
-
     def pick(self, rows: Sequence[int]) -> list[Event]:
         """The rows at these positions."""
+        if len(rows) == 1:
+            return to_events(self.batch.slice(rows[0], 1))
         return to_events(self.batch.take(pa.array(rows, pa.int64()))) if rows else []
 
     @cached_property
@@ -176,11 +169,6 @@ def _places_by_column(batch: Batch) -> Iterable[tuple[tuple[str, str], Place]]:
     columns = (spans[name].to_pylist() for name in ("t", "k", "o_min", "o_max"))
     for name, key, first, last in zip(*columns, strict=True):
         yield (name, key), Place(first=first, last=last)
-
-
-def _one(batches: Sequence[Batch]) -> Batch:
-    table: Any = pa.Table.from_batches(list(batches), SCHEMA).combine_chunks()
-    return table.to_batches()[0]
 
 
 def check_order(name: str, rows: Rows, *, start: int) -> Rows:

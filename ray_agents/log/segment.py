@@ -139,8 +139,8 @@ def epoch_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def new_segment(epoch: int, claim: Claim) -> bytes:
-    """The bytes of a segment that has no frame yet."""
+def new_preamble(epoch: int, claim: Claim) -> Preamble:
+    """What a segment begins with; its ``data`` is a segment that has no frame yet."""
     places = LAYOUT.places
     schema: Any = SCHEMA.with_metadata(
         {
@@ -155,7 +155,9 @@ def new_segment(epoch: int, claim: Claim) -> bytes:
     )
     data = bytearray(memoryview(schema.serialize()))
     seal(data, find_places(data))
-    return bytes(data)
+    return Preamble(
+        epoch=epoch, host=claim.host, token=claim.token, layout=LAYOUT, data=bytes(data)
+    )
 
 
 def read_preamble(name: str, data: bytes) -> Preamble:

@@ -8,11 +8,13 @@ from uuid import uuid4
 
 from ray_agents.errors import StoreFull, StoreUnavailable
 from ray_agents.log.memory import MemoryBlobs
+from ray_agents.log.mounts import caching_mount
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.ports import Blobs
 
 STORE_VERSION = 1
 FORMAT_FILE = "FORMAT"
+MOUNT_TABLE = Path("/proc/self/mounts")
 
 
 def open_blobs(url: str) -> Blobs:
@@ -20,7 +22,7 @@ def open_blobs(url: str) -> Blobs:
 
     Raises:
         StoreUnavailable: the directory cannot be written, the scheme is not known, or the store
-            was made by a newer version.
+            was made by a newer version, or it is on an NFS mount that caches names.
     """
     if url == "memory:":
         return MemoryBlobs()
@@ -39,10 +41,25 @@ def _open_directory(root: Path) -> Blobs:
     except OSError as error:
         message = f"store {str(root)!r} cannot be made ({error.strerror}); choose another directory"
         raise StoreUnavailable(message, path=str(root)) from error
+    _check_mount(root)
     blobs = DirectoryBlobs(root)
     _check_format(blobs, root)
     _check_writable(blobs, root)
     return blobs
+
+
+def _check_mount(root: Path) -> None:
+    try:
+        table = MOUNT_TABLE.read_text("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return  # not Linux
+    found = caching_mount(str(root.resolve()), table)
+    if found is not None:
+        message = (
+            f"store {str(root)!r} is on an NFS mount that caches names, so an owner that was "
+            f"replaced might not notice: mount it with lookupcache=none,actimeo=0; it is {found!r}"
+        )
+        raise StoreUnavailable(message, path=str(root), mount=found)
 
 
 def _check_format(blobs: Blobs, root: Path) -> None:

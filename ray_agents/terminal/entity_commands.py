@@ -111,6 +111,8 @@ def ask(
         session.screen.json(reply.model_dump(mode="json"))
     elif reply.text or reply.value is None:
         session.screen.show(reply.text)
+    elif isinstance(reply.value, str):
+        session.screen.show(reply.value)
     else:
         session.screen.json(reply.value)
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -106,8 +106,18 @@ class Installation(Protocol):
         """
         ...
 
-    def start(self, target: Target, *, app: str | None, http_port: int | None) -> Description:
-        """Start a runtime here; return when it is ready, with what was started and where."""
+    def start(
+        self,
+        target: Target,
+        *,
+        app: str | None,
+        http_port: int | None,
+        report: Callable[[str], None],
+    ) -> Description:
+        """Start a runtime here; return when it is ready, with what was started and where.
+
+        ``report`` is told of each step.
+        """
         ...
 
     def stop(self, target: Target, *, within: timedelta | None) -> Description:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version as version_of
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -15,6 +16,12 @@ from ray_agents.terminal.session import Session, session_of
 
 RUNTIME = "The runtime"
 STANDS_ON = ("ray-agents", "ray", "pyarrow", "anthropic", "pydantic")
+
+NO_KEY = (
+    "no ANTHROPIC_API_KEY: agents that call a model will fail. Stop and set it, or let the "
+    "stand-in answer: python -m ray_agents.testing.messages_api --port 4438 & "
+    "ANTHROPIC_API_KEY=none ANTHROPIC_BASE_URL=http://127.0.0.1:4438 ray-agents start"
+)
 
 commands = typer.Typer()
 
@@ -55,9 +62,13 @@ def start(
     $ ray-agents --store /mnt/shared/agents start --port 9000
     """
     session = session_of(context)
-    with session.screen.busy("starting Ray and the control API"):
-        description = session.installation.start(session.target, app=app, http_port=port)
+    with session.screen.steps(silent=as_json) as report:
+        description = session.installation.start(
+            session.target, app=app, http_port=port, report=report
+        )
     _describe(session, description, as_json=as_json)
+    if not as_json:
+        _say_what_next(session, description)
 
 
 @commands.command(rich_help_panel=RUNTIME)
@@ -120,6 +131,21 @@ def version(context: typer.Context, *, as_json: typed.AsJson = False) -> None:
     """
     versions = {name: version_of(name) for name in STANDS_ON}
     _describe(session_of(context), versions, as_json=as_json)
+
+
+def _say_what_next(session: Session, description: Description) -> None:
+    """What a newcomer does after ``start``, and what will keep it from working."""
+    types = cast("Sequence[str]", description.get("types") or ())
+    example = f"/{types[0].partition(' ')[0]}/ada" if types else "/assistant/ada"
+    say = session.screen.note
+    if description.get("was running"):
+        say("it was running already, and keeps the settings it was started with")
+    elif "model API" in description and description["model API"] is None:
+        say(NO_KEY)
+    if not types:
+        say("next: ray-agents start --app MODULE:NAME (or ray_agents.demo:registry, to try it)")
+    say(f'next: ray-agents spawn {example} "Hello"')
+    say(f"      ray-agents observe {example}      ray-agents ps      ray-agents stop")
 
 
 def _describe(session: Session, description: Description, *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ Colour, breaking of lines and spinners belong to terminals; a pipe gets plain wh
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import tzinfo
@@ -88,3 +88,15 @@ class Screen:
                 yield
         else:
             yield
+
+    @contextmanager
+    def steps(self, *, silent: bool = False) -> Generator[Callable[[str], None]]:
+        """Give what tells of the steps of something: in place on a terminal, else line by line.
+
+        ``silent``, for programs, keeps it to terminals.
+        """
+        if self.err.is_terminal:
+            with self.err.status("") as status:
+                yield lambda doing: status.update(Text(doing, style="dim"))
+        else:
+            yield (lambda _: None) if silent else self.note

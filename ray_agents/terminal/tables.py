@@ -24,6 +24,7 @@ STATUS_STYLE: Mapping[Status, str] = {
     Status.STOPPED: "red",
 }
 NOTHING = "-"
+_PLAIN = {"null": "none", "true": "yes", "false": "no"}
 GAP = 3
 
 
@@ -90,8 +91,8 @@ def description(facts: Mapping[str, JSON]) -> RenderableType:
     rows: list[tuple[str, Text | str]] = []
     for name, value in facts.items():
         lines = cast("Sequence[JSON]", value) if isinstance(value, list | tuple) else [value]
-        for number, line in enumerate(lines):
-            text = line if isinstance(line, str) else encode(line)
+        for number, line in enumerate(lines or ["none"]):
+            text = line if isinstance(line, str) else _PLAIN.get(encode(line), encode(line))
             rows.append((name.replace("_", " ") if number == 0 else "", Text(visible(text))))
     return _pairs(rows)
 

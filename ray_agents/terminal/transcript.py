@@ -33,7 +33,17 @@ INDENT = 11  # a clock time, a space, a sign, a space
 TEXT_WIDTH_MAX = 110
 
 # Rows that repeat what others tell, or that only steer the runtime.
-SILENT = frozenset({"text", "reasoning", "manifest", "log_manifest", "log_sealed", "replay_watermark", "child_status"})
+SILENT = frozenset(
+    {
+        "text",
+        "reasoning",
+        "manifest",
+        "log_manifest",
+        "log_sealed",
+        "replay_watermark",
+        "child_status",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

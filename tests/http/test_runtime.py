@@ -68,9 +68,7 @@ async def http(runtime: FakeRuntime) -> AsyncIterator[HttpRuntime]:
 
 async def test_spawn_send_ask_and_inspect(http: HttpRuntime) -> None:
     view = await http.spawn(AMY, SpawnRequest(tags={"team": "x"}))
-    receipt = await http.send(
-        AMY, SendRequest(payload={"a": [1, None]}, after=timedelta(seconds=1))
-    )
+    receipt = await http.send(AMY, SendRequest(payload={"a": [1, None]}))
     reply = await http.ask(AMY, SendRequest(payload="hi"), within=timedelta(seconds=3))
     assert (view.status, receipt.offset) == (Status.SLEEPING, 0)
     assert reply.text == "3 s for hi"

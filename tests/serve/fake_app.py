@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve as ray_serve
 
-from ray_agents.cluster.loopback import narrow_replica
-from ray_agents.settings import from_env
+from ray_agents.client import replica_settings
 from serve.api import create_app
 from tests.fake_runtime import FakeRuntime
 
@@ -18,8 +16,7 @@ untyped_serve: Any = ray_serve
 
 def build() -> FastAPI:
     """As ``serve.app.build``, with the runtime exchanged."""
-    narrow_replica()
-    return create_app(lambda _: FakeRuntime(), from_env(os.environ))
+    return create_app(lambda _: FakeRuntime(), replica_settings())
 
 
 app: Any = untyped_serve.deployment(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx
 import pytest
 
+from ray_agents.errors import InvalidSetting
 from ray_agents.settings import Settings
 from serve.api import create_app
 from tests.fake_runtime import FakeRuntime
@@ -52,14 +52,6 @@ async def test_health_needs_no_token() -> None:
         assert (await api.get("/healthz")).status_code == 200
 
 
-async def test_the_token_may_lie_in_a_file(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text(f"{TOKEN}\n")
-    async with api_of(Settings(token_file=str(tmp_path / "token"))) as api:
-        assert (await api.get("/v1/types")).status_code == 401
-        headers = {"authorization": f"Bearer {TOKEN}"}
-        assert (await api.get("/v1/types", headers=headers)).status_code == 200
-
-
 async def test_a_body_over_the_limit_is_refused_by_its_announced_size() -> None:
     async with api_of(Settings(body_bytes_max=1_000)) as api:
         answer = await api.post(f"{AT}/messages", json={"payload": "x" * 1_000})
@@ -96,3 +88,10 @@ async def test_a_size_that_is_none_is_refused(size: str) -> None:
     async with api_of(Settings()) as api:
         answer = await api.post(f"{AT}/messages", headers={"content-length": size})
     assert answer.json()["type"] == "InvalidPayload"
+
+
+@pytest.mark.parametrize("host", ["::", "10.0.0.1"])
+def test_other_machines_are_not_answered_without_a_token(host: str) -> None:
+    with pytest.raises(InvalidSetting, match="RAY_AGENTS_TOKEN"):
+        create_app(lambda _: FakeRuntime(), Settings(http_host=host))
+    create_app(lambda _: FakeRuntime(), Settings(http_host=host, token=TOKEN))

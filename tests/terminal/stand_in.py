@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -193,8 +193,16 @@ class FakeInstallation:
             raise self.missing
         return nullcontext(self.client)
 
-    def start(self, target: Target, *, app: str | None, http_port: int | None) -> Description:
+    def start(
+        self,
+        target: Target,
+        *,
+        app: str | None,
+        http_port: int | None,
+        report: Callable[[str], None],
+    ) -> Description:
         self.asked.append(("start", (app, http_port)))
+        report("starting Ray")
         return {
             "control_api": "http://127.0.0.1:4437",
             "store": "./.ray-agents",

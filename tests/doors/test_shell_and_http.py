@@ -1,0 +1,95 @@
+"""``ray-agents start``, and then one entity through HTTP, through the shell, and from Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ray_agents.cluster.running import recorded
+from tests.doors.conftest import BOTS, Folder
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def http(started: Folder) -> Iterator[httpx.Client]:
+    """What ``curl`` with the token from the file would do."""
+    running = recorded(started.settings)
+    assert running is not None
+    token = Path(running.token_file).read_text().strip()
+    headers = {"authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=running.url or "", headers=headers, timeout=30) as client:
+        yield client
+
+
+def test_http_spawns_and_the_shell_sends_and_observes(started: Folder, http: httpx.Client) -> None:
+    assert http.put("/v1/entities/bot/one", json={}).status_code == 201
+    assert started.shell("ask", "/bot/one", "hello").stdout.strip() != ""
+    told = started.shell("observe", "/bot/one", "--no-follow", "--json").stdout.splitlines()
+    assert [json.loads(line)["type"] for line in told].count("inbox") == 1
+
+
+def test_the_shell_spawns_and_http_sends_and_observes(started: Folder, http: httpx.Client) -> None:
+    started.shell("spawn", "/bot/two")
+    sent = http.post("/v1/entities/bot/two/messages", json={"payload": "from afar"})
+    assert sent.status_code == 202
+    with http.stream("GET", "/v1/entities/bot/two/events", headers=EVENTS) as stream:
+        for line in stream.iter_lines():
+            if '"handled"' in line:
+                break
+    assert "from afar" in started.shell("view", "/bot/two").stdout
+
+
+EVENTS = {"accept": "text/event-stream"}
+
+
+def test_without_the_token_nothing_is_said(started: Folder, http: httpx.Client) -> None:
+    assert httpx.get(f"{http.base_url}/v1/entities").status_code == 401
+    refused = started.shell("--token", "wrong", "ps", check=False)
+    assert refused.returncode == 4
+
+
+def test_python_finds_what_the_shell_has_started(started: Folder) -> None:
+    script = "from ray_agents import connect\nwith connect() as c: print(c.types()[0].type)"
+    assert started.python("-c", script).stdout == "bot\n"
+
+
+def test_a_changed_file_applies_with_the_next_start(started: Folder) -> None:
+    started.shell("spawn", "/bot/three")
+    started.shell("ask", "/bot/three", "x")
+    (started.path / "bots.py").write_text(BOTS.format(answer="'changed'"))
+    said = started.shell("start", "--app", "bots:registry")
+    assert "bot (version 2)" in said.stdout
+    assert "it was running already" in said.stderr
+    assert started.shell("ask", "/bot/three", "x").stdout.strip() == "changed"
+    wakes = [each for each in events(started, "/bot/three") if each["type"] == "wake"]
+    handled = [each["value"] for each in wakes if each["value"]["status"] == "handled"]
+    assert [each["definition_version"] for each in handled] == [1, 2]
+
+
+def events(folder: Folder, address: str) -> list[dict[str, dict[str, object]]]:
+    said = folder.shell("observe", address, "--no-follow", "--json").stdout
+    return [json.loads(line) for line in said.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("spawn", "/nobody/x"), 3, "no definition of type 'nobody' is registered"),
+        (("spawn", "bot"), 2, "'bot'"),
+        (("send", "/bot/never", "x"), 3, "there is no entity at '/bot/never'"),
+        (("retry", "/bot/calm"), 1, "no wake is parked at '/bot/calm'"),
+        (("start", "--app", "no_bots:registry"), 2, "there is no module 'no_bots'"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    words: tuple[str, ...], code: int, said: str, started: Folder
+) -> None:
+    started.shell("spawn", "/bot/calm", check=False)
+    done = started.shell(*words, check=False)
+    assert said in done.stderr, done
+    assert done.returncode == code

@@ -1,0 +1,167 @@
+"""The medium refuses: what was not acknowledged is not claimed to be, and nothing is retried."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from ray_agents.errors import StoreFull, StoreUnavailable
+from ray_agents.log.memory import MemoryBlobs
+from ray_agents.log.owner import LogIO
+from ray_agents.testing.faulty_blobs import FaultyBlobs
+from ray_agents.testing.log_suite import Log, keys_of, message
+from ray_agents.views import Durability
+
+BROKEN = StoreUnavailable("the disk is on fire", path="somewhere")
+FULL = StoreFull("no room", path="somewhere")
+
+
+@pytest.fixture
+def blobs() -> FaultyBlobs:
+    return FaultyBlobs(MemoryBlobs())
+
+
+@pytest.fixture
+def log(blobs: FaultyBlobs) -> Iterator[Log]:
+    with closing(Log(blobs)) as log:
+        yield log
+
+
+@pytest.mark.parametrize("operation", ["write", "sync", "sync_names", "exists", "append"])
+async def test_a_refusal_ends_the_ownership_and_fails_every_append_that_waits(
+    log: Log, blobs: FaultyBlobs, operation: str
+) -> None:
+    blobs.refuse[operation] = BROKEN
+    owner = await log.claim()
+    appends = [asyncio.create_task(owner.append([message(f"m{n}")])) for n in range(3)]
+    outcomes = await asyncio.gather(*appends, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
+    assert owner.lost.is_set()
+    assert owner.durable_tip == 0
+    with pytest.raises(StoreUnavailable, match="fire"):
+        owner.enqueue([message("late")])
+    await owner.wait_beyond(10**9)
+    await owner.seal()
+
+
+async def test_after_a_failed_sync_the_file_is_never_written_or_synced_again(
+    log: Log, blobs: FaultyBlobs
+) -> None:
+    owner = await log.claim()
+    await owner.append([message("a")])
+    blobs.refuse["sync"] = BROKEN
+    with pytest.raises(StoreUnavailable):
+        await owner.append([message("b")])
+    del blobs.refuse["sync"]
+    before = (blobs.calls["sync"], blobs.calls["write"])
+    await owner.seal()
+    await owner.seal()
+    assert (blobs.calls["sync"], blobs.calls["write"]) == before
+    assert keys_of(owner.history.read(0)) == ["a"]
+
+
+async def test_a_full_disk_is_named_and_the_next_owner_goes_on_from_what_was_acknowledged(
+    log: Log, blobs: FaultyBlobs
+) -> None:
+    owner = await log.claim()
+    await owner.append([message("a")])
+    blobs.refuse["write"] = FULL
+    with pytest.raises(StoreFull):
+        await owner.append([message("b")])
+    await owner.abandon()
+    del blobs.refuse["write"]
+    after = await log.wake("c")
+    assert keys_of(after.history.read(0)) == ["a", "c"]
+
+
+async def test_appends_that_come_while_a_sync_is_under_way_share_the_next(
+    log: Log, blobs: FaultyBlobs
+) -> None:
+    owner = await log.claim()
+    await owner.append([message("first")])
+    before = blobs.calls.copy()
+    appends = [owner.enqueue([message(f"m{n}")]) for n in range(50)]
+    await asyncio.gather(*(appending.durable() for appending in appends))
+    calls = blobs.calls - before
+    assert (calls["write"], calls["sync"], calls["sync_names"]) == (1, 1, 0)
+    offsets = [event.offset for appending in appends for event in appending.events]
+    assert offsets == list(range(offsets[0], offsets[0] + 50))
+    await owner.seal()
+
+
+async def test_a_wake_makes_three_syncs_and_reads_one_file(log: Log, blobs: FaultyBlobs) -> None:
+    await log.wake("a")
+    fresh = Log(blobs, io=LogIO())
+    before = blobs.calls.copy()
+    with closing(fresh):
+        await fresh.wake("b", "c")
+    calls = blobs.calls - before
+    assert (calls["create"], calls["sync"]) == (1, 2)  # creating syncs once
+    assert (calls["sync_names"], calls["read"], calls["names"]) == (1, 1, 1)
+    assert calls["write"] == 3
+
+
+async def test_a_log_that_was_sealed_in_this_process_is_not_read_again(blobs: FaultyBlobs) -> None:
+    with closing(Log(blobs, io=LogIO())) as log:
+        for number in range(5):
+            await log.wake(f"m{number}")
+        assert keys_of((await log.reader().read(0)).events) == [f"m{n}" for n in range(5)]
+    assert blobs.calls["read"] == 0
+    with closing(Log(blobs)) as afresh:
+        assert keys_of((await afresh.claim()).history.read(0)) == [f"m{n}" for n in range(5)]
+
+
+async def test_a_cancelled_append_is_written_all_the_same_and_cancels_nobody_else(
+    log: Log,
+) -> None:
+    owner = await log.claim()
+    cancelled, kept = (asyncio.create_task(owner.append([message(key)])) for key in "ab")
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await kept
+    assert keys_of(owner.history.read(0)) == ["a", "b"]
+    await owner.seal()
+
+
+async def test_batch_durability_syncs_later_and_before_the_end(
+    log: Log, blobs: FaultyBlobs
+) -> None:
+    owner = await log.claim(durability=Durability.BATCH)
+    await owner.append([message("a")])
+    assert blobs.calls["sync"] == 0
+    await owner.seal()
+    assert blobs.calls["sync"] == 1
+
+
+async def test_batch_durability_that_fails_later_ends_the_ownership(
+    log: Log, blobs: FaultyBlobs
+) -> None:
+    blobs.refuse["sync"] = BROKEN
+    owner = await log.claim(durability=Durability.BATCH)
+    await owner.append([message("a")])
+    await asyncio.wait_for(owner.lost.wait(), 5)
+    with pytest.raises(StoreUnavailable):
+        owner.enqueue([message("b")])
+    await owner.seal()
+    assert blobs.calls["sync"] == 1
+
+
+async def test_memory_durability_never_syncs(log: Log, blobs: FaultyBlobs) -> None:
+    owner = await log.claim(durability=Durability.MEMORY)
+    await owner.append([message("a")])
+    await owner.seal()
+    assert (blobs.calls["sync"], blobs.calls["sync_names"]) == (0, 0)
+
+
+@pytest.mark.parametrize("operation", ["create", "read", "names"])
+async def test_a_claim_that_the_medium_refuses_says_so(
+    log: Log, blobs: FaultyBlobs, operation: str
+) -> None:
+    await log.wake("a")
+    with closing(Log(blobs)) as fresh:
+        blobs.refuse[operation] = BROKEN
+        with pytest.raises(StoreUnavailable, match="fire"):
+            await fresh.claim()

@@ -1,0 +1,267 @@
+"""Two owners at once, and an owner that dies between any two steps: one history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ray_agents.errors import CorruptLog, Fenced
+from ray_agents.events import Event
+from ray_agents.log.adoption import adopt
+from ray_agents.log.claiming import take
+from ray_agents.log.codec import encode_frame
+from ray_agents.log.files import LogFiles, manifest_of
+from ray_agents.log.memory import MemoryBlobs
+from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
+from ray_agents.log.posix import DirectoryBlobs
+from ray_agents.log.reader import LogReader
+from ray_agents.log.segment import epoch_of, new_preamble, segment_name
+from ray_agents.log.threads import Kept
+from ray_agents.ports import Blobs
+from ray_agents.testing.faulty_blobs import FaultyBlobs
+from ray_agents.testing.log_suite import FOLDER, Log, keys_of, message
+
+
+@pytest.fixture(params=["memory", "directory"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    return MemoryBlobs() if request.param == "memory" else DirectoryBlobs(tmp_path)
+
+
+@pytest.fixture
+def log(blobs: Blobs) -> Iterator[Log]:
+    with closing(Log(blobs)) as log:
+        yield log
+
+
+def files(log: Log) -> LogFiles:
+    """The files of the log as another process sees them."""
+    return LogFiles(log.blobs, FOLDER, kept=Kept())
+
+
+async def zombie_writes(owner: LogOwner, key: str) -> None:
+    """An append that must fail, though its bytes reach the file."""
+    with pytest.raises(Fenced):
+        await owner.append([message(key)])
+
+
+def rewrite(blobs: Blobs, name: str, change: Callable[[bytes], bytes]) -> None:
+    """What a bad disk does."""
+    data = blobs.read(name)
+    assert data is not None
+    blobs.delete(name)
+    blobs.create(name, change(data))
+
+
+async def read_afresh(log: Log) -> list[str]:
+    with closing(LogIO(threads_max=1)) as io:
+        return keys_of((await LogReader(log.blobs, FOLDER, io).read(0)).events)
+
+
+async def test_a_row_written_between_claim_and_adoption_is_adopted_unacknowledged(
+    log: Log,
+) -> None:
+    old = await log.claim()
+    await old.append([message("a")])
+    head = await read_head(log.blobs, FOLDER, io=log.io)
+    take(files(log), head=head, claim=Claim(host="h", token="new"))
+    await zombie_writes(old, "between")
+    adopted = adopt(files(log), epoch=2, head=head)
+    assert keys_of(adopted.parts[-1].between(0, 99, limit=None, types=None)) == ["a", "between"]
+    await old.abandon()
+
+
+async def test_a_row_written_after_the_adoption_is_in_no_history(log: Log) -> None:
+    old, reader = await log.claim(), log.reader()
+    await old.append([message("a")])
+    assert keys_of((await reader.read(0)).events) == ["a"]
+    new = await log.claim()
+    await zombie_writes(old, "late")
+    for expected in (["a"], ["a", "b"]):
+        assert keys_of((await reader.read(0)).events) == expected
+        assert await read_afresh(log) in (expected, [])
+        if expected == ["a"]:
+            await new.append([message("b")])
+    assert keys_of(new.history.read(0)) == await read_afresh(log) == ["a", "b"]
+    await new.seal()
+    assert keys_of((await log.claim()).history.read(0)) == ["a", "b"]
+    await old.abandon()
+
+
+async def test_an_owner_whose_segment_was_deleted_acknowledges_nothing(log: Log) -> None:
+    old = await log.claim()
+    await old.append([message("a")])
+    log.blobs.delete(segment_name(FOLDER, 1))
+    await zombie_writes(old, "late")
+    await old.abandon()
+
+
+async def test_an_owner_stopped_for_long_finds_itself_merged_away(log: Log) -> None:
+    stopped = await log.claim()
+    await stopped.append([message("first")])
+    for number in range(40):
+        await log.wake(f"m{number}")
+    assert not log.blobs.exists(segment_name(FOLDER, 1))
+    assert not log.blobs.exists(segment_name(FOLDER, 2))
+    await zombie_writes(stopped, "late")
+    assert await read_afresh(log) == ["first"] + [f"m{number}" for number in range(40)]
+    await stopped.seal()
+
+
+async def test_a_sealed_log_is_read_in_full_while_a_new_owner_has_not_begun(log: Log) -> None:
+    await log.wake("a", "b")
+    new = await log.claim()
+    assert await read_afresh(log) == ["a", "b"]
+    await new.abandon()
+    assert await read_afresh(log) == ["a", "b"]
+
+
+async def test_a_reader_holds_what_it_confirmed_while_a_new_owner_has_not_begun(log: Log) -> None:
+    reader = log.reader()
+    old = await log.claim()
+    await old.append([message("a")])
+    tip = (await reader.read(0)).tip
+    await old.append([message("b")])
+    new = await log.claim()
+    reading = await reader.read(0)
+    assert (keys_of(reading.events), reading.tip) == (["a"], tip)
+    await new.append([message("c")])
+    assert keys_of((await reader.read(0)).events) == ["a", "b", "c"]
+    assert keys_of((await reader.read(tip)).events) == ["b", "c"]
+    await old.abandon()
+    await new.seal()
+
+
+async def test_a_reader_in_the_midst_of_merges_reads_on(log: Log) -> None:
+    reader, seen = log.reader(), list[str]()
+    offset = 0
+    for number in range(60):
+        await log.wake(f"m{number}")
+        if number % 7 == 0:
+            reading = await reader.read(offset)
+            offset, seen = reading.tip, seen + keys_of(reading.events)
+    seen += keys_of((await reader.read(offset)).events)
+    assert seen == [f"m{number}" for number in range(60)]
+
+
+async def test_deletions_that_a_death_prevented_are_done_by_the_next_owner(log: Log) -> None:
+    for number in range(17):
+        await log.wake(f"m{number}")
+    merging = await log.claim()
+    await merging.append([message("last")])
+    segment = files(log).segment(18)
+    assert segment is not None
+    assert manifest_of(segment).dropped
+    await merging.abandon()
+    assert log.blobs.exists(segment_name(FOLDER, 1))
+    await log.wake("after")
+    assert not log.blobs.exists(segment_name(FOLDER, 1))
+    assert log.blobs.exists(segment_name(FOLDER, 18))
+    assert len(await read_afresh(log)) == 19
+
+
+async def test_nothing_is_deleted_by_an_owner_that_acknowledged_nothing(log: Log) -> None:
+    for number in range(17):
+        await log.wake(f"m{number}")
+    await log.wake()
+    assert log.blobs.exists(segment_name(FOLDER, 1))
+    assert len(await read_afresh(log)) == 17
+
+
+async def test_a_damaged_listed_file_is_reported_and_never_served(log: Log, blobs: Blobs) -> None:
+    await log.wake("a")
+    await log.wake("b")
+    rewrite(blobs, segment_name(FOLDER, 1), lambda data: data[:1000] + b"?" + data[1001:])
+    with pytest.raises(CorruptLog, match="0000000001"):
+        await read_afresh(log)
+    with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="0000000001"):
+        await afresh.claim()
+
+
+async def test_a_listed_file_that_is_gone_is_reported(log: Log, blobs: Blobs) -> None:
+    await log.wake("a")
+    await log.wake("b")
+    blobs.delete(segment_name(FOLDER, 1))
+    with pytest.raises(CorruptLog, match="0000000001"):
+        await read_afresh(log)
+    with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="0000000001"):
+        await afresh.claim()
+
+
+async def test_damage_in_the_newest_segment_prevents_the_next_claim(log: Log, blobs: Blobs) -> None:
+    await log.wake("a", "b")
+    rewrite(blobs, segment_name(FOLDER, 1), lambda data: data[:-300] + b"?" + data[-299:])
+    with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="after offset"):
+        await afresh.claim()
+    assert blobs.names(FOLDER) == ["0000000001.arrows"]
+
+
+async def test_a_reader_serves_no_row_written_while_somebody_else_took_over(log: Log) -> None:
+    blobs = FaultyBlobs(log.blobs)
+    old = await log.claim()
+    await old.append([message("a")])
+    head = await read_head(log.blobs, FOLDER, io=log.io)
+    late = encode_frame([Event.at(old.tip, old.tip, message("zombie"))]).data
+
+    def take_over() -> None:
+        take(files(log), head=head, claim=Claim(host="h", token="new"))
+        adopt(files(log), epoch=2, head=head)
+        file = log.blobs.append(segment_name(FOLDER, 1))
+        file.write(late)
+        file.close()
+
+    blobs.meanwhile["read"] = take_over
+    with closing(LogIO(threads_max=1)) as io:
+        assert "zombie" not in keys_of((await LogReader(blobs, FOLDER, io).read(0)).events)
+    await old.abandon()
+
+
+async def test_segments_are_deleted_in_ascending_order_and_the_newest_stays(log: Log) -> None:
+    log.blobs = blobs = FaultyBlobs(log.blobs)
+    for number in range(60):
+        await log.wake(f"m{number}")
+    epochs = [epoch for name in blobs.deleted if (epoch := epoch_of(name.rpartition("/")[2]))]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert 40 < len(epochs) < 60
+
+
+async def test_damage_below_a_segment_that_never_began_is_reported(log: Log, blobs: Blobs) -> None:
+    await log.wake("a")
+    await (await log.claim()).abandon()
+    rewrite(blobs, segment_name(FOLDER, 1), lambda data: data[:-300] + b"?" + data[-299:])
+    with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="after offset"):
+        await afresh.claim()
+
+
+async def test_intact_frames_that_are_not_the_listed_ones_are_reported(
+    log: Log, blobs: Blobs
+) -> None:
+    await log.wake("a")
+    await log.wake("b")
+    owner = Claim(host="host-1", token="token-1")
+    rows = [Event.at(offset, 1, message(f"forged-{offset}")) for offset in range(2)]
+    forged = new_preamble(1, owner).data + encode_frame(rows).data
+    rewrite(blobs, segment_name(FOLDER, 1), lambda _: forged)
+    with pytest.raises(CorruptLog, match="manifest lists"):
+        await read_afresh(log)
+
+
+async def test_a_reader_whose_file_is_merged_away_under_it_reads_on(log: Log) -> None:
+    blobs = FaultyBlobs(log.blobs)
+    owner = await log.claim()
+    await owner.append([message("a")])
+    blobs.meanwhile["append"] = lambda: log.blobs.delete(segment_name(FOLDER, 1))
+    with closing(LogIO(threads_max=1)) as io:
+        assert (await LogReader(blobs, FOLDER, io).read(0)).events == []
+    await owner.abandon()
+
+
+async def test_each_row_is_rewritten_a_logarithm_of_times(log: Log) -> None:
+    blobs = FaultyBlobs(log.blobs)
+    log.blobs = blobs
+    for number in range(300):
+        await log.wake(f"m{number}")
+    assert blobs.bytes_created < 300 * 5_000
+    assert len(await read_afresh(log)) == 300

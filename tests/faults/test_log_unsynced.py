@@ -1,0 +1,110 @@
+"""What a dead owner wrote and never synced: adopted or served, it is made durable first.
+
+Each story ends with the worst power loss there can be: all that was not synced is gone.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from random import Random
+
+import pytest
+
+from ray_agents.errors import StoreUnavailable
+from ray_agents.testing.faulty_blobs import FaultyBlobs
+from ray_agents.testing.log_suite import Log, keys_of, message
+from ray_agents.testing.lossy_blobs import LossyBlobs
+
+BROKEN = StoreUnavailable("the process dies here", path="")
+
+
+class Worst(Random):
+    """Chance that lets nothing unsynced survive."""
+
+    def random(self) -> float:
+        return 1.0
+
+    def randint(self, a: int, b: int) -> int:
+        return a
+
+
+@pytest.fixture
+def disk() -> LossyBlobs:
+    return LossyBlobs()
+
+
+async def wake_that_dies(disk: LossyBlobs, *keys: str, at: str) -> None:
+    """Appends whose last one is written, but whose owner dies at the call ``at``."""
+    blobs = FaultyBlobs(disk)
+    with closing(Log(blobs)) as log:
+        if len(keys) == 1:
+            blobs.refuse[at] = BROKEN
+        owner = await log.claim()
+        for key in keys[:-1]:
+            await owner.append([message(key)])
+        blobs.refuse[at] = BROKEN
+        with pytest.raises(StoreUnavailable):
+            await owner.append([message(keys[-1])])
+        await owner.abandon()
+
+
+async def read(disk: LossyBlobs) -> list[str]:
+    with closing(Log(disk)) as log:
+        return keys_of((await log.reader().read(0)).events)
+
+
+async def adopted(disk: LossyBlobs, *keys: str) -> list[str]:
+    """What a new owner finds, who then appends ``keys``."""
+    with closing(Log(disk)) as log:
+        owner = await log.claim()
+        for key in keys:
+            await owner.append([message(key)])
+        await owner.abandon()
+        return keys_of(owner.history.read(0))
+
+
+async def test_an_adopted_row_is_durable_once_the_next_one_is_acknowledged(
+    disk: LossyBlobs,
+) -> None:
+    await wake_that_dies(disk, "a", "b", at="sync")
+    assert await adopted(disk, "c") == ["a", "b", "c"]
+    assert await adopted(disk.after_power_loss(Worst())) == ["a", "b", "c"]
+
+
+async def test_a_row_that_was_never_synced_is_durable_once_it_was_served(disk: LossyBlobs) -> None:
+    await wake_that_dies(disk, "a", "b", at="sync")
+    assert await read(disk) == ["a", "b"]
+    assert await adopted(disk.after_power_loss(Worst())) == ["a", "b"]
+
+
+async def test_a_row_in_a_file_without_a_durable_name_is_durable_once_it_was_served(
+    disk: LossyBlobs,
+) -> None:
+    await wake_that_dies(disk, "a", at="sync_names")
+    assert await read(disk) == ["a"]
+    assert await adopted(disk.after_power_loss(Worst())) == ["a"]
+
+
+async def test_a_row_that_only_an_unsynced_manifest_lists_is_durable_once_it_was_served(
+    disk: LossyBlobs,
+) -> None:
+    await wake_that_dies(disk, "a", "b", at="sync")
+    await wake_that_dies(disk, "c", at="sync")
+    await adopted(disk)
+    assert await read(disk) == ["a", "b"]
+    assert (await adopted(disk.after_power_loss(Worst())))[:2] == ["a", "b"]
+
+
+async def test_a_row_that_was_not_acknowledged_may_be_lost_and_its_offset_given_out_again(
+    disk: LossyBlobs,
+) -> None:
+    await wake_that_dies(disk, "a", "b", at="sync")
+    assert await adopted(disk.after_power_loss(Worst()), "c") == ["a", "c"]
+
+
+async def test_a_closing_frame_that_is_lost_takes_nothing_with_it(disk: LossyBlobs) -> None:
+    with closing(Log(disk)) as log:
+        await log.wake("a")
+        await log.wake("b")
+        assert await read(disk) == ["a", "b"]
+    assert await adopted(disk.after_power_loss(Worst()), "c") == ["a", "b", "c"]

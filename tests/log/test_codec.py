@@ -1,0 +1,71 @@
+"""Events survive the way into a frame and back; plain Arrow reads the same file."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_agents.events import Event, Operation
+from ray_agents.log.arrow import ipc
+from ray_agents.log.codec import LAYOUT, encode_frame, to_batch, to_events
+from ray_agents.log.marker import blanked_digest, read_marker
+from ray_agents.log.segment import Claim, Ending, new_preamble, parse_segment
+
+NAME = "log/0000000007.arrows"
+HEADER = new_preamble(7, Claim(host="host-1", token="t")).data
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+events_of_a_log = st.lists(
+    st.builds(
+        Event,
+        offset=st.integers(0, 2**62),
+        time=st.integers(0, 2**52),
+        type=texts,
+        key=texts,
+        operation=st.sampled_from(Operation),
+        text=texts,
+        headers=st.dictionaries(texts, texts, max_size=3),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(events_of_a_log)
+def test_events_survive_a_frame(events: list[Event]) -> None:
+    segment = parse_segment(NAME, HEADER + encode_frame(events).data)
+    assert segment.ending is Ending.CLEAN
+    assert to_events(segment.batches[0]) == events
+
+
+@given(st.lists(events_of_a_log, max_size=5))
+@settings(max_examples=30)
+def test_plain_arrow_reads_every_frame(groups: list[list[Event]]) -> None:
+    data = HEADER + b"".join(encode_frame(events).data for events in groups)
+    batches = list(ipc.open_stream(data))
+    assert [to_events(batch) for batch in batches] == groups
+    assert [to_events(batch) for batch in parse_segment(NAME, data).batches] == groups
+
+
+@given(events_of_a_log)
+def test_both_markers_of_a_frame_tell_its_length_and_digest(events: list[Event]) -> None:
+    data, places = encode_frame(events).data, LAYOUT.places
+    first = read_marker(data[places.first : places.first + 36])
+    assert first is not None
+    assert first == read_marker(data[places.second : places.end])
+    assert (first.length, first.digest) == (len(data), blanked_digest(data, places))
+
+
+def test_a_batch_says_null_for_the_value_of_a_deletion() -> None:
+    event = Event(offset=0, time=0, type="t", key="k", operation=Operation.DELETE, text="")
+    assert to_batch([event]).column(5).to_pylist() == [None]
+
+
+def test_a_segment_names_its_owner_from_the_first_byte_on() -> None:
+    segment = parse_segment(NAME, HEADER)
+    assert (segment.head.epoch, segment.head.host, segment.head.token) == (7, "host-1", "t")
+    assert not segment.head.sealed
+
+
+def test_a_host_named_like_a_marker_confuses_nobody() -> None:
+    data = new_preamble(7, Claim(host="RAm1" * 20, token="RAm1" + "0" * 31)).data
+    assert parse_segment(NAME, data).head.host == "RAm1" * 20

@@ -1,0 +1,101 @@
+"""Columns and events together answer as a plain list of events would."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from itertools import pairwise
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_agents.errors import CorruptLog
+from ray_agents.events import Event, Operation
+from ray_agents.log.codec import to_batch
+from ray_agents.log.history import History
+from ray_agents.log.rows import SCANS_MAX, VECTOR_ROWS_MIN, Rows, check_order
+
+TYPES = ("inbox", "run", "wake")
+row = st.tuples(st.sampled_from(TYPES), st.sampled_from("abcd"), st.sampled_from(Operation))
+
+
+def events_of(rows: list[tuple[str, str, Operation]]) -> list[Event]:
+    return [
+        Event(offset=2 * n, time=n, type=name, key=key, operation=operation, text=f"{n}")
+        for n, (name, key, operation) in enumerate(rows)
+    ]
+
+
+def history_of(events: list[Event], cuts: list[int]) -> History:
+    """Some of the events adopted in parts, the rest our own."""
+    bounds = sorted({0, *(min(cut, len(events)) for cut in cuts)})
+    parts = [events[low:high] for low, high in pairwise(bounds)]
+    history = History([Rows([to_batch(part)]) for part in parts])
+    history.extend(events[bounds[-1] :])
+    return history
+
+
+def latest_of(events: list[Event], types: AbstractSet[str]) -> list[Event]:
+    last: dict[tuple[str, str], Event] = {}
+    for event in events:
+        if event.type in types and event.operation is Operation.DELETE:
+            last.pop((event.type, event.key), None)
+        elif event.type in types:
+            last[event.type, event.key] = event
+    return list(last.values())
+
+
+def newest_of(events: list[Event], name: str, key: str) -> Event | None:
+    found = [event for event in events if (event.type, event.key) == (name, key)]
+    return found[-1] if found else None
+
+
+@given(st.lists(row, max_size=30), st.lists(st.integers(0, 30), max_size=4), st.data())
+def test_a_history_answers_as_a_list_would(
+    rows: list[tuple[str, str, Operation]], cuts: list[int], data: st.DataObject
+) -> None:
+    events = events_of(rows)
+    history = history_of(events, cuts)
+    types = data.draw(st.sets(st.sampled_from(TYPES)))
+    assert history.latest(types) == latest_of(events, types)
+    for name in TYPES:
+        assert history.find(name, "a") == newest_of(events, name, "a")
+    start, stop = data.draw(st.integers(0, 61)), data.draw(st.integers(0, 61))
+    chosen = [event for event in events if start <= event.offset < stop and event.type in types]
+    limit = data.draw(st.none() | st.integers(0, 10))
+    assert history.read(start, stop=stop, types=types, limit=limit) == chosen[:limit]
+
+
+def many_events(count: int, keys: int) -> list[Event]:
+    chance = Random(7)
+    operations = [Operation.INSERT] * 9 + [Operation.DELETE]
+    return events_of(
+        [
+            (chance.choice(TYPES), f"k{chance.randrange(keys)}", chance.choice(operations))
+            for _ in range(count)
+        ]
+    )
+
+
+@pytest.mark.parametrize("adopted", [0, 100, VECTOR_ROWS_MIN, 5000])
+def test_a_long_history_answers_as_a_list_would(adopted: int) -> None:
+    events = many_events(5000, 300)
+    history = history_of(events[:adopted], [adopted])
+    for start in range(adopted, len(events), 7):
+        history.extend(events[start : start + 7])
+    assert history.latest({"inbox", "run"}) == latest_of(events, {"inbox", "run"})
+    for number in range(2 * SCANS_MAX):
+        assert history.find("inbox", f"k{number}") == newest_of(events, "inbox", f"k{number}")
+    assert history.find("inbox", "never") is None
+    assert history.read(0) == events
+    assert history.read(4001, stop=8001, limit=100) == events[2001:2101]
+
+
+def test_rows_out_of_order_are_corrupt() -> None:
+    events = many_events(3, 3)
+    for wrong in (events[::-1], [events[0], events[0]]):
+        with pytest.raises(CorruptLog, match="order"):
+            check_order("f", Rows([to_batch(wrong)]), start=0)
+    with pytest.raises(CorruptLog, match="order"):
+        check_order("f", Rows([to_batch(events)]), start=1)

@@ -1,0 +1,54 @@
+"""A store is opened by its URL, or refused with the reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ray_agents.errors import StoreUnavailable
+from ray_agents.log.memory import MemoryBlobs
+from ray_agents.log.store import open_blobs
+
+
+def test_memory_is_a_fresh_store_each_time() -> None:
+    blobs = open_blobs("memory:")
+    assert isinstance(blobs, MemoryBlobs)
+    assert open_blobs("memory:") is not blobs
+
+
+def test_a_directory_is_made_and_opened_again(tmp_path: Path) -> None:
+    open_blobs(str(tmp_path / "new" / "store")).create("f", b"x")
+    assert open_blobs(str(tmp_path / "new" / "store")).read("f") == b"x"
+
+
+def test_a_store_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "FORMAT").write_text("ray-agents store 99\n")
+    with pytest.raises(StoreUnavailable, match="99"):
+        open_blobs(str(tmp_path))
+
+
+def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreUnavailable, match="file"):
+        open_blobs(str(tmp_path / "file"))
+
+
+def test_a_scheme_that_is_not_supported_is_named() -> None:
+    with pytest.raises(StoreUnavailable, match="s3"):
+        open_blobs("s3://bucket/prefix")
+
+
+def test_a_directory_that_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = str(tmp_path / "store")
+    open_blobs(store)
+
+    def refuse(*_: object, **__: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StoreUnavailable, match="store"):
+        open_blobs(store)
