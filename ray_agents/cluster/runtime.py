@@ -51,6 +51,8 @@ from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
 
 FOLLOW_SECONDS = 15.0
+LOOKS_AFTER_WAKE = 50
+LOOK_AGAIN = timedelta(milliseconds=20)
 WAIT_AT_OWNER = 0.5  # of an ask's time, for the answer with the acceptance; then it is known
 T = TypeVar("T")
 
@@ -197,6 +199,7 @@ class HostRuntime:
         self, address: Address, reader: LogReader, position: int, *, live: bool = True
     ) -> AsyncGenerator[Event, None]:
         """The events from ``position`` on, which lies in the log."""
+        looks_left = 0
         while True:
             seen = self._watch.mark()
             answer = await self._hosts.call(
@@ -208,11 +211,16 @@ class HostRuntime:
                 yield event
                 position = event.offset + 1
             if events:
+                looks_left = 0
                 continue
             if not live:
                 return
-            if asleep:
+            if asleep and looks_left:  # a host says that it wakes before it has the log
+                looks_left -= 1
+                await self._clock.sleep(LOOK_AGAIN)
+            elif asleep:
                 await self._watch.woken(address, since=seen)
+                looks_left = LOOKS_AFTER_WAKE
 
     async def _start(self, address: Address, reader: LogReader, offset: int) -> int:
         answer = await self._hosts.call(address, Follow(offset=0, wait_seconds=0, limit=0))
