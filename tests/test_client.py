@@ -125,9 +125,11 @@ def test_two_clients_of_one_process_speak_to_the_same_entity(tmp_path: Path) -> 
 
 def test_several_threads_share_a_client(client: Client) -> None:
     answers: list[Any] = []
-    threads = [
-        threading.Thread(target=lambda n=n: answers.append(client.ask(ADA, n).id)) for n in range(5)
-    ]
+
+    def ask(text: str) -> None:
+        answers.append(client.ask(ADA, text).id)
+
+    threads = [threading.Thread(target=ask, args=(text,)) for text in "abcde"]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -71,7 +72,7 @@ def test_a_changed_file_applies_with_the_next_start(started: Folder) -> None:
     assert [each["definition_version"] for each in handled] == [1, 2]
 
 
-def events(folder: Folder, address: str) -> list[dict[str, dict[str, object]]]:
+def events(folder: Folder, address: str) -> list[dict[str, Any]]:
     said = folder.shell("observe", address, "--no-follow", "--json").stdout
     return [json.loads(line) for line in said.splitlines()]
 
