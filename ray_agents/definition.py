@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ray_agents.address import check_type
-from ray_agents.errors import InvalidDefinition, UnknownType
+from ray_agents.errors import InvalidAddress, InvalidDefinition, UnknownType
 from ray_agents.views import Durability
 
 Handler = Callable[..., Awaitable[Any]]
@@ -71,6 +71,18 @@ class Limits:
     backlog_max: int = 10_000
     message_bytes_max: int = 1_000_000
 
+    def __post_init__(self) -> None:
+        zero = timedelta(0)
+        for name in ("attempts_max", "backlog_max", "message_bytes_max"):
+            if getattr(self, name) < 1:
+                raise InvalidDefinition(f"Limits({name}={getattr(self, name)!r}): at least 1")
+        for name in ("retry_delay", "retry_delay_max"):
+            if getattr(self, name) < zero:
+                raise InvalidDefinition(f"Limits({name}={getattr(self, name)!r}): not negative")
+        if self.handler_time_max <= zero:
+            message = f"Limits(handler_time_max={self.handler_time_max!r}): more than nothing"
+            raise InvalidDefinition(message)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
@@ -92,26 +104,33 @@ class Definition:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        check_type(self.type)
+        try:
+            check_type(self.type)
+        except InvalidAddress as error:
+            raise InvalidDefinition(error.message, type=self.type) from error
         if not inspect.iscoroutinefunction(self.handler):
-            raise InvalidDefinition(
-                f"the handler of {self.type!r} must be `async def handler(ctx, wake)`, "
-                f"not {self.handler!r}",
-                type=self.type,
+            raise self._wrong(
+                f"the handler must be `async def handler(ctx, wake)`, not {self.handler!r}"
             )
+        if self.idle_timeout < timedelta(0):
+            raise self._wrong(f"idle_timeout={self.idle_timeout!r} must not be negative")
+        schemas = {"creation_schema": self.creation_schema} if self.creation_schema else {}
+        models: dict[str, Any] = {**schemas, **self.inbox_schemas, **self.state}
+        for name, model in models.items():
+            if not (inspect.isclass(model) and issubclass(model, BaseModel)):
+                raise self._wrong(f"{name!r} must be a pydantic model, not {model!r}")
         for name, model in self.state.items():
             if name in RESERVED_COLLECTIONS or not name.isidentifier() or name.startswith("_"):
-                raise InvalidDefinition(
-                    f"{self.type!r} cannot name a collection {name!r}: it is reserved or not a "
-                    "Python identifier",
-                    type=self.type,
+                raise self._wrong(
+                    f"a collection cannot be named {name!r}: it is reserved or no Python identifier"
                 )
             if "key" not in model.model_fields:
-                raise InvalidDefinition(
-                    f"collection {name!r} of {self.type!r}: {model.__name__} needs a field "
-                    "`key: str`, its primary key",
-                    type=self.type,
+                raise self._wrong(
+                    f"collection {name!r}: {model.__name__} needs a field `key: str`, its key"
                 )
+
+    def _wrong(self, what: str) -> InvalidDefinition:
+        return InvalidDefinition(f"definition of {self.type!r}: {what}", type=self.type)
 
 
 class Registry:
@@ -123,12 +142,23 @@ class Registry:
     def define(self, type_name: str, definition: Definition | None = None, **options: Any) -> None:
         """Add a definition, whole or as keyword arguments of :class:`Definition`.
 
-        A type that is defined again, in a notebook cell that is run again, is replaced.
+        A function of the same name takes the place of the earlier one, as when a cell of a
+        notebook is run again.
 
         Raises:
-            InvalidDefinition: it cannot work.
+            InvalidDefinition: it cannot work, or two different functions handle one type.
         """
         built = definition or Definition(type=type_name, **options)
+        if built.type != type_name:
+            message = f"the definition of {built.type!r} cannot be added as {type_name!r}"
+            raise InvalidDefinition(message, type=type_name)
+        known = self._definitions.get(type_name)
+        if known is not None and _name_of(known.handler) != _name_of(built.handler):
+            message = (
+                f"{type_name!r} is defined twice, with handlers {_name_of(known.handler)} and "
+                f"{_name_of(built.handler)}; give one of them another type"
+            )
+            raise InvalidDefinition(message, type=type_name)
         self._definitions[type_name] = built
 
     def entity(self, type_name: str, **options: Any) -> Callable[[Handler], Handler]:
@@ -158,3 +188,7 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._definitions)
+
+
+def _name_of(handler: Handler) -> str:
+    return f"{handler.__module__}.{getattr(handler, '__qualname__', repr(handler))}"

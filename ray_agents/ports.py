@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from ray_agents.address import Address
 from ray_agents.definition import Registry
@@ -136,7 +136,7 @@ class EffectScope(Protocol):
 
     def __enter__(self) -> None: ...
 
-    def __exit__(self, *exc: Any) -> bool | None: ...
+    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class Runtime(Protocol):

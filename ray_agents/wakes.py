@@ -18,7 +18,8 @@ from ray_agents.events import JSON, Event, MessageReceived, WakeRecorded, WakeSt
 from ray_agents.projection import State
 
 DEATHS_BEFORE_ALONE = 2
-MICROSECONDS = 1_000_000
+DOUBLINGS_MAX = 63  # more would outgrow any delay there is
+MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +104,9 @@ def failed(wake: WakeRecorded, error: str, *, now: int, limits: Limits) -> WakeR
     """A handler raised: try again after a delay that doubles, or park."""
     if wake.attempt >= limits.attempts_max:
         return replace(wake, status=WakeStatus.PARKED, error=error, timestamp=now)
-    delay = min(limits.retry_delay * 2 ** (wake.attempt - 1), limits.retry_delay_max)
-    retry_at = now + int(delay.total_seconds() * MICROSECONDS)
-    return replace(wake, status=WakeStatus.FAILED, error=error, timestamp=now, retry_at=retry_at)
+    first, longest = (d // MICROSECOND for d in (limits.retry_delay, limits.retry_delay_max))
+    delay = min(first << min(wake.attempt - 1, DOUBLINGS_MAX), longest)
+    return replace(wake, status=WakeStatus.FAILED, error=error, timestamp=now, retry_at=now + delay)
 
 
 def parked(wake: WakeRecorded, error: str, *, now: int) -> WakeRecorded:

@@ -19,7 +19,7 @@ ALL = [
 
 @pytest.mark.parametrize("kind", ALL)
 def test_an_error_survives_pickling(kind: type[RayAgentsError]) -> None:
-    error = pickle.loads(pickle.dumps(kind("what happened", address="/a/b", n=1)))
+    error = pickle.loads(pickle.dumps(kind("what happened", address="/a/b", n=1)))  # noqa: S301 - ours
     assert type(error) is kind
     assert (error.message, error.facts, str(error)) == (
         "what happened",
@@ -42,7 +42,7 @@ def test_an_unknown_slug_gives_the_root() -> None:
 def test_the_docstring_draws_the_tree_as_it_is() -> None:
     drawn = dict(re.findall(r"[├└]── (\w+) +(\d{3})", errors.__doc__ or ""))
     drawn["Fenced"] = "503"
-    leaves = {kind for kind in ALL if not kind.__subclasses__()}
+    leaves = {kind for kind in ALL if not set(kind.__subclasses__()) & set(ALL)}
     assert drawn == {kind.__name__: str(kind.status) for kind in leaves}
 
 

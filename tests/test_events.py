@@ -134,7 +134,7 @@ WAKE = WakeRecorded(
     ],
 )
 def test_a_fact_is_read_back_from_its_row(fact: Any) -> None:
-    assert type(fact).of(at(fact.draft())) == fact
+    assert fact.of(at(fact.draft())) == fact
 
 
 def test_an_outbox_row_is_read_back_and_taken_out() -> None:

@@ -21,7 +21,6 @@ from datetime import timedelta
 from typing import Any
 
 import psutil
-import ray
 from ray.exceptions import RayError
 
 from ray_agents.address import Address
@@ -31,8 +30,9 @@ from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import Directory, Refused
 from ray_agents.cluster.host import Equipment, Host
-from ray_agents.cluster.placement import FRONT, PACKED, SOLO, kind_of
+from ray_agents.cluster.placement import FRONT, PACKED, SOLO, actor_name, kind_of
 from ray_agents.cluster.pool import LEASE_MAX, Pool
+from ray_agents.cluster.untyped import as_actor, import_ray, in_group
 from ray_agents.cluster.watchdog import Watchdog
 from ray_agents.definition import Dedicated, Packed
 from ray_agents.errors import RayAgentsError, RuntimeUnavailable
@@ -46,13 +46,15 @@ from ray_agents.wakes import must_be_alone
 
 SWITCH_SECONDS = 0.0005  # with Python's 5 ms, file threads wait that long for a busy loop
 LEAVE_BOUND = timedelta(seconds=2)
+LEAVE_LINGER = timedelta(milliseconds=250)
 PRELOAD_AFTER = timedelta(seconds=1)
 PRELOAD_LOOKS_MAX = 30
 PRELOAD_BELOW_PERCENT = 50  # of the machine's processors: it costs two CPU seconds
+RAY = import_ray()
 LOGGER = logging.getLogger("ray_agents.host")
 
 
-@ray.remote(concurrency_groups={"control": 1000})
+@as_actor(concurrency_groups={"control": 1000})
 class EntityHost:
     """One host process. ``name`` is the actor's; the host's id adds a suffix of its own."""
 
@@ -133,12 +135,12 @@ class EntityHost:
         finally:
             self._emptied()
 
-    @ray.method(concurrency_group="control")
+    @in_group("control")
     async def check(self, address: Address) -> tuple[str, bool]:
         """This host's id, and whether it owns ``address``."""
         return self._id, self._host.owns(address)
 
-    @ray.method(concurrency_group="control")
+    @in_group("control")
     async def status(self) -> dict[str, Any]:
         """What this host holds, for ``ray-agents status``."""
         return {
@@ -152,10 +154,10 @@ class EntityHost:
             "idle_hosts": len(self._pool.idle),
         }
 
-    @ray.method(concurrency_group="control")
+    @in_group("control")
     async def live(self) -> None:
         """Return when this host leaves in good order; never otherwise. Its death is the answer."""
-        while not self._left.is_set():
+        while not self._left.is_set():  # noqa: ASYNC110 - it is set in another thread's loop
             await asyncio.sleep(0.05)
 
     async def stop(self, deadline: timedelta) -> None:
@@ -167,7 +169,7 @@ class EntityHost:
         """End the process. Everything is synced, and callers look the entity up again."""
         self._left.set()
         self._io.close()
-        ray.actor.exit_actor()
+        RAY.actor.exit_actor()
 
     # -- the front ----------------------------------------------------------------------------
 
@@ -215,14 +217,15 @@ class EntityHost:
         entity = self._host.entity(address)
         return entity is not None and entity.waiting_for is not None
 
-    def _place(self, address: Address) -> str | None:
+    def _place(self, address: Address, last_host: str | None) -> str | None:
         """Where a sleeping entity is to wake, if not here."""
         if self._kind != FRONT:
             return None
         placement = self._definitions.placement(address.type)
         if isinstance(placement, Packed) or placement.resources:
             return None
-        host = self._pool.lend(address, now=self._clock.monotonic())
+        spent = actor_name(last_host) if last_host else None
+        host = self._pool.lend(address, now=self._clock.monotonic(), spent=spent)
         if host is not None:
             self._later(self._directory.keeper().taken.remote(host))
             self._later(self._reclaim(host))
@@ -277,8 +280,10 @@ class EntityHost:
         return self._tenant is not None
 
     async def _leave_after(self, linger: float) -> None:
-        while (left := self._used_at + linger - self._clock.monotonic()) > 0:
+        left = linger
+        while left > 0:
             await asyncio.sleep(left)
+            left = self._used_at + linger - self._clock.monotonic()
         if self._empty:
             await self._leave_now()
 
@@ -291,8 +296,11 @@ class EntityHost:
     async def _leave_now(self) -> None:
         try:
             await self.stop(LEAVE_BOUND)
+            # Whoever calls now is refused at once and asks elsewhere; a call that meets the end of
+            # the process is told so only when Ray has noticed, up to a second later.
+            await asyncio.sleep(LEAVE_LINGER.total_seconds())
         finally:
-            ray.get_runtime_context().current_actor.leave.remote()
+            RAY.get_runtime_context().current_actor.leave.remote()
 
     # -- the rest -----------------------------------------------------------------------------
 
@@ -321,8 +329,6 @@ class EntityHost:
 
 
 def _preload() -> None:
-    import ray_agents.context
-    import ray_agents.loop
     from ray_agents.models.anthropic import preload
 
     preload()

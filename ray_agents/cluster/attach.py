@@ -160,9 +160,7 @@ class ClusterRuntime(HostRuntime):
         """Have every host seal what it holds and leave; how many did in time."""
         keeper = self.directory.keeper()
         sealed = await keeper.stop.remote(self._settings.stop_deadline)
-        import_ray().kill(
-            keeper
-        )  # it has nothing to save, and would wait for a SIGTERM's end in vain
+        import_ray().kill(keeper)  # it has nothing to save, and does not hear a SIGTERM
         return sealed
 
     async def keeper_status(self) -> dict[str, object]:

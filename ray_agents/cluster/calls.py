@@ -75,7 +75,13 @@ class Release:
     """Seal the entity so that another host may take it. Answered by None."""
 
 
-Call = Spawn | Deliver | Ask | Kill | Resolve | Activate | Describe | Follow | Release
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenge:
+    """Somebody has claimed the entity, for this host was silent: look, and let go. -> None."""
+
+
+Waking = Spawn | Deliver | Kill | Resolve | Activate
+Call = Waking | Ask | Describe | Follow | Release | Challenge
 WAKING = (Spawn, Deliver, Ask, Kill, Resolve, Activate)
 
 

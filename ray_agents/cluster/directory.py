@@ -16,15 +16,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
 from ray_agents.address import Address
-from ray_agents.cluster.calls import WAKING, Activate, Answer, Asleep, Call, Moved, Release
+from ray_agents.cluster.calls import (
+    WAKING,
+    Activate,
+    Answer,
+    Asleep,
+    Call,
+    Challenge,
+    Moved,
+    Release,
+)
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.host import Verdict
 from ray_agents.cluster.placement import FRONT, KEEPER, actor_name, entry_name
+from ray_agents.cluster.untyped import import_ray
 from ray_agents.definition import Packed, Resources
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable
 from ray_agents.log.owner import LogIO, read_head
@@ -37,6 +46,7 @@ RETRY_DELAY = 0.05
 SILENT_SECONDS = 30.0  # how long a silent host is passed over before it is asked again
 REMEMBERED_MAX = 100_000
 HOST_CONCURRENCY_MAX = 10_000
+RAY = import_ray()
 LOGGER = logging.getLogger("ray_agents.directory")
 
 
@@ -52,7 +62,8 @@ def host_actor(name: str, settings: Settings, resources: Resources | None = None
     from ray_agents.cluster.actor import EntityHost
 
     wanted = resources or Resources()
-    return EntityHost.options(
+    actor_class: Any = EntityHost
+    return actor_class.options(
         name=name,
         namespace=settings.namespace,
         lifetime="detached",
@@ -200,7 +211,7 @@ class Directory:
 
     def _existing(self, name: str) -> Any:
         try:
-            return ray.get_actor(name, namespace=self._settings.namespace)
+            return RAY.get_actor(name, namespace=self._settings.namespace)
         except ValueError:
             return None
 
@@ -234,6 +245,15 @@ class Directory:
                 await self._answered(actor_name(host), actor.call.remote(address, Release()))
             except (RayActorError, RuntimeUnavailable):
                 return  # dead or silent: whether it may be taken over, the claim decides
+
+    def challenge(self, host: str, address: Address) -> None:
+        """Leave word for a silent host that an entity has another owner; it may read it or not."""
+        actor = self._existing(actor_name(host)) if actor_name(host) in self._silent else None
+        if actor is not None:
+            told: asyncio.Future[Any] = asyncio.wrap_future(
+                actor.call.remote(address, Challenge()).future()
+            )
+            told.add_done_callback(_take_note)
 
     async def used(self, name: str) -> bool:
         """Whether a solo host has been used, or has gone."""

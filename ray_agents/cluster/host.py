@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
@@ -28,6 +28,7 @@ from ray_agents.cluster.calls import (
     Asked,
     Asleep,
     Call,
+    Challenge,
     Deliver,
     Describe,
     Follow,
@@ -37,6 +38,7 @@ from ray_agents.cluster.calls import (
     Release,
     Resolve,
     Spawn,
+    Waking,
 )
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.entity import Entity
@@ -79,6 +81,10 @@ class Peers(Protocol):
         """Ask ``host`` to seal ``address`` and let go."""
         ...
 
+    def challenge(self, host: str, address: Address) -> None:
+        """Tell ``host``, should it live after all, that ``address`` has another owner now."""
+        ...
+
     async def call(self, address: Address, call: Call) -> Answer:
         """Bring a call to whoever owns ``address``, waking it."""
         ...
@@ -88,8 +94,9 @@ class Peers(Protocol):
 class Equipment:
     """What a host is made with.
 
-    ``admit`` may keep a wake from running here, saying why; ``place`` may name the host to which
-    a sleeping entity is to go instead; ``emptied`` is called when the last entity has gone.
+    ``admit`` may keep a wake from running here, saying why; ``place``, told of a sleeping entity
+    and its last host, may name the one to which it is to go instead; ``emptied`` is called when
+    the last entity has gone.
     """
 
     host: str
@@ -102,7 +109,7 @@ class Equipment:
     model_for: Callable[[AgentConfig], Model]
     admit: Callable[[Awake], str | None]
     emptied: Callable[[], None]
-    place: Callable[[Address], str | None]
+    place: Callable[[Address, str | None], str | None]
 
 
 class Host:
@@ -174,8 +181,8 @@ class Host:
 
     async def buried(self) -> None:
         """After :meth:`vanish`: return when nothing of it runs any more and no file is open."""
-        gone = [*self._lives.values(), *self._opening.values(), *self._resuming]
-        await asyncio.gather(*gone, return_exceptions=True)
+        gone: list[asyncio.Task[Any]] = [*self._lives.values(), *self._opening.values()]
+        await asyncio.gather(*gone, *self._resuming, return_exceptions=True)
         for entity in self._vanished:
             await entity.drop()
         if self._log is not None:
@@ -224,31 +231,45 @@ class Host:
         raise RuntimeUnavailable(message, address=str(address))
 
     async def _serve(self, entity: Entity, call: Call) -> Answer:
-        if isinstance(call, Release):
-            await self._sleep(entity)
-            return None
-        if isinstance(call, Follow):
-            return await self._follow(entity, call)
-        if isinstance(call, Describe):
-            return entity.view()  # to be looked at keeps nobody awake
-        if isinstance(call, Ask):
-            return await self._ask(entity, call)
-        with entity.serving():
-            match call:
-                case Spawn(request=request):
-                    await entity.spawn(request)
-                    return entity.view()
-                case Deliver(request=request):
-                    return await entity.deliver(request)
-                case Kill(reason=reason):
-                    await entity.kill(reason)
-                    return entity.view()
-                case Resolve(verb=verb, wake=wake):
-                    return await entity.resolve(verb, wake)
-                case Activate():
-                    entity.wakeloop.advance()
-                    entity.outbox.advance()
-                    return entity.view()
+        match call:  # what keeps nobody awake
+            case Release():
+                return await self._sleep(entity)
+            case Challenge():
+                return await self._recheck(entity)
+            case Follow():
+                return await self._follow(entity, call)
+            case Describe():
+                return entity.view()
+            case Ask():
+                return await self._ask(entity, call)
+            case _:
+                with entity.serving():
+                    return await self._change(entity, call)
+
+    async def _change(self, entity: Entity, call: Waking) -> Answer:
+        match call:
+            case Spawn(request=request):
+                await entity.spawn(request)
+                return entity.view()
+            case Deliver(request=request):
+                return await entity.deliver(request)
+            case Kill(reason=reason):
+                await entity.kill(reason)
+                return entity.view()
+            case Resolve(verb=verb, wake=wake):
+                return await entity.resolve(verb, wake)
+            case Activate():
+                entity.wakeloop.advance()
+                entity.outbox.advance()
+                return entity.view()
+
+    async def _recheck(self, entity: Entity) -> None:
+        """Give the entity up at once, handler and all, if its log has a newer owner."""
+        e = self._equipment
+        head = await read_head(e.blobs, entity_folder(entity.address), io=e.io)
+        if head is None or head.epoch > entity.owner.epoch:
+            taken = f"{entity.name} was taken over while host {e.host!r} was silent"
+            entity.owner.give_up(Fenced(taken))
 
     async def _ask(self, entity: Entity, call: Ask) -> Asked:
         with entity.serving():
@@ -325,7 +346,7 @@ class Host:
             elsewhere = await self._owner_elsewhere(address, head, Activate())
             if elsewhere is not None:
                 return elsewhere
-        better = e.place(address)
+        better = e.place(address, head.host if head else None)
         if better is not None:
             return Moved(host=better)
         return await self._claim(address, head)
@@ -362,9 +383,10 @@ class Host:
         except ClaimLost as lost:
             self._log.asleep(address)
             return Moved(host=lost.head.host)
-        entity = Entity(
-            address, owner, state=load(owner.history, tip=owner.tip), services=self._services
-        )
+        if head is not None and not head.sealed:
+            e.peers.challenge(head.host, address)
+        state = load(owner.history, tip=owner.tip)
+        entity = Entity(address, owner, state=state, services=self._services)
         self._entities[address] = entity
         name = f"life:{address}"
         life = asyncio.get_running_loop().create_task(self._live(entity), name=name)

@@ -18,7 +18,6 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any
 
-import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ray_agents.address import Address
@@ -28,6 +27,7 @@ from ray_agents.cluster.host import Verdict
 from ray_agents.cluster.placement import FRONT, KEEPER, SOLO, actor_name, kind_of
 from ray_agents.cluster.pool import Supply
 from ray_agents.cluster.recovery import Recovery
+from ray_agents.cluster.untyped import as_actor, import_ray
 from ray_agents.definition import Resources
 from ray_agents.errors import RayAgentsError
 from ray_agents.log.owner import LogIO
@@ -36,12 +36,14 @@ from ray_agents.settings import Settings
 
 LOOK_AGAIN = timedelta(seconds=5)
 FRONT_TRIES_MAX = 3
+RAY = import_ray()
 LOGGER = logging.getLogger("ray_agents.keeper")
 
 
 def keeper_actor(settings: Settings) -> Any:
     """The keeper, made if there is none."""
-    return Keeper.options(
+    actor_class: Any = Keeper
+    return actor_class.options(
         name=KEEPER,
         namespace=settings.namespace,
         lifetime="detached",
@@ -53,7 +55,7 @@ def keeper_actor(settings: Settings) -> Any:
     ).remote(settings)
 
 
-@ray.remote
+@as_actor()
 class Keeper:
     """See the module."""
 
@@ -76,7 +78,7 @@ class Keeper:
         self._stopping = False
         self._looked = asyncio.Event()
         # Ray restarts a keeper by this constructor alone: nobody else would tell it to begin.
-        ray.get_runtime_context().current_actor.start.remote()
+        RAY.get_runtime_context().current_actor.start.remote()
 
     async def start(self) -> None:
         """Begin, and return when every host has been looked at; recovery goes on behind."""
@@ -155,7 +157,7 @@ class Keeper:
         """Wait for the host's end, then see to what it left."""
         name = actor_name(host)
         try:
-            actor = ray.get_actor(name, namespace=self._settings.namespace)
+            actor = RAY.get_actor(name, namespace=self._settings.namespace)
             await self._end_of(host, actor)
         except (ValueError, RayError):
             LOGGER.info("host %s has ended", host)
@@ -182,7 +184,7 @@ class Keeper:
                 silent = False
             elif silent:
                 LOGGER.error("host %s stays silent; it is ended", host)
-                ray.kill(actor)
+                RAY.kill(actor)
                 break
             else:
                 silent = True
@@ -239,7 +241,7 @@ class Keeper:
             async with asyncio.timeout(self._settings.start_deadline.total_seconds()):
                 return await actor.start.remote()
         except TimeoutError:
-            ray.kill(actor)
+            RAY.kill(actor)
             raise
 
     async def _offer(self, name: str) -> None:
@@ -281,16 +283,16 @@ class Keeper:
                 acceptor = self._actor_of(self._placing[address])
                 if await acceptor.hand_over.remote(name, Address.parse(address)):
                     return
-            ray.kill(actor)
+            RAY.kill(actor)
         except (ValueError, RayError, RayAgentsError) as error:
             LOGGER.warning("%s could not be placed: %s", address, error)
             if actor is not None:
-                ray.kill(actor)
+                RAY.kill(actor)
         finally:
             self._placing.pop(address, None)
 
     def _actor_of(self, host: str) -> Any:
-        return ray.get_actor(actor_name(host), namespace=self._settings.namespace)
+        return RAY.get_actor(actor_name(host), namespace=self._settings.namespace)
 
     async def _still_waits(self, address: str) -> bool:
         try:
@@ -323,12 +325,12 @@ class Keeper:
 
     async def _stop_host(self, host: str, deadline: timedelta) -> bool:
         try:
-            actor = ray.get_actor(actor_name(host), namespace=self._settings.namespace)
+            actor = RAY.get_actor(actor_name(host), namespace=self._settings.namespace)
             async with asyncio.timeout(deadline.total_seconds()):
                 await actor.stop.remote(deadline)
                 await actor.leave.remote()
         except (RayTaskError, TimeoutError) as error:
-            LOGGER.error("host %s could not seal everything: %s", host, error)
+            LOGGER.warning("host %s could not seal everything: %s", host, error)
             return False
         except (ValueError, RayError):
             return True  # gone: that is what was asked for

@@ -58,7 +58,7 @@ class LocalHosts:
                 model_for=model_for,
                 admit=lambda _: None,
                 emptied=lambda: None,
-                place=lambda _: None,
+                place=lambda *_: None,
             )
         )
 
@@ -105,6 +105,9 @@ class LocalHosts:
         if host not in _LIVE:
             return Verdict.DEAD
         return Verdict.OWNS if _LIVE[host].host.owns(address) else Verdict.NOT_MINE
+
+    def challenge(self, host: str, address: Address) -> None:
+        """Hosts of one process are never silent."""
 
     async def release(self, host: str, address: Address) -> None:
         """Ask a host of this process to let go."""

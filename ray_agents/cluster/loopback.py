@@ -53,6 +53,8 @@ def head_environment(token_file: Path) -> dict[str, str]:
         # Ray would start one idle worker per CPU for the first driver, 1.1 CPU-seconds each, of
         # which no detached actor makes use: our own pool is the one that is kept warm.
         "RAY_prestart_worker_first_driver": "0",
+        # Workers would be niced by 15: the hosts are what people wait for, not batch work.
+        "RAY_worker_niceness": "0",
     }
 
 

@@ -6,7 +6,7 @@ and a fresh suffix, one per process: ``packed-0.k3x…``.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 
 from xxhash import xxh3_64_intdigest
 
@@ -29,7 +29,9 @@ def kind_of(name: str) -> str:
     return name.partition("-")[0]
 
 
-def entry_name(address: Address, placement: Placement, *, silent: Set[str] = frozenset()) -> str:
+def entry_name(
+    address: Address, placement: Placement, *, silent: AbstractSet[str] = frozenset()
+) -> str:
     """The actor to which a call for a sleeping entity goes first, past the ``silent`` ones."""
     match placement:
         case Packed(hosts=hosts):
@@ -39,6 +41,6 @@ def entry_name(address: Address, placement: Placement, *, silent: Set[str] = fro
             return FRONT
 
 
-def rendezvous(key: str, slots: Set[int]) -> int:
+def rendezvous(key: str, slots: AbstractSet[int]) -> int:
     """Highest random weight: few keys move when ``slots`` change (Thaler, Ravishankar 1998)."""
     return max(slots, key=lambda slot: xxh3_64_intdigest(f"{slot}|{key}".encode()))

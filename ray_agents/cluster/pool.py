@@ -34,11 +34,14 @@ class Pool:
     leases: dict[Address, Lease] = field(default_factory=dict[Address, Lease])
     waiting: OrderedDict[Address, None] = field(default_factory=OrderedDict[Address, None])
 
-    def lend(self, address: Address, *, now: float) -> str | None:
-        """A host for the entity, the same one again while its lease lasts; None if there is none."""
+    def lend(self, address: Address, *, now: float, spent: str | None) -> str | None:
+        """A host for the entity, the same one again while its lease lasts; None if there is none.
+
+        A lease of the host ``spent`` is over: the entity has been awake there, and sleeps.
+        """
         self._forget_old(now)
         lease = self.leases.get(address)
-        if lease is not None:
+        if lease is not None and lease.host != spent:
             return lease.host
         if self.waiting or not self.idle:
             return None

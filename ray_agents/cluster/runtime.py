@@ -51,6 +51,7 @@ from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
 
 FOLLOW_SECONDS = 15.0
+WAIT_AT_OWNER = 0.5  # of an ask's time, for the answer with the acceptance; then it is known
 T = TypeVar("T")
 
 
@@ -150,17 +151,19 @@ class HostRuntime:
         """
         if request.id is None:
             request = request.model_copy(update={"id": self._clock.fresh_id()})
-        wait = min(FOLLOW_SECONDS, within.total_seconds())
+        seconds = within.total_seconds()
+        call = Ask(request=request, wait_seconds=min(FOLLOW_SECONDS, seconds * WAIT_AT_OWNER))
+        receipt: Receipt | None = None
         try:
-            async with asyncio.timeout(within.total_seconds()):
-                call = Ask(request=request, wait_seconds=wait)
+            async with asyncio.timeout(seconds):
                 asked = _expect(await self._hosts.call(address, call), Asked)
-                reply = asked.settled and reply_of(asked.receipt, asked.settled)
-                return reply or await self._reply(address, asked.receipt)
+                receipt = asked.receipt
+                reply = asked.settled and reply_of(receipt, asked.settled)
+                return reply or await self._reply(address, receipt)
         except TimeoutError as error:
+            state = "is in its inbox" if receipt else "may be there; the same id again is harmless"
             message = (
-                f"no reply from {str(address)!r} within {within}; message {request.id!r} may be in "
-                "its inbox: to ask again with this id is safe"
+                f"no reply from {str(address)!r} within {within}; message {request.id!r} {state}"
             )
             raise AskTimedOut(message, address=str(address), id=request.id) from error
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
@@ -14,7 +14,6 @@ from ray_agents.definition import Definition
 from ray_agents.effects import Effects
 from ray_agents.errors import Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
-from ray_agents.ports import EffectScope
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.requests import SpawnRequest
 from ray_agents.runs import ENDED
@@ -158,23 +157,30 @@ class RunJournal:
         """Append without waiting."""
         self._session.post(self._session.effects.mark(drafts))
 
-    def effects_of(self, scope: str) -> EffectScope:
+    def effects_of(self, scope: str) -> ToolScope:
         """Effects staged inside belong to the tool call ``scope``; a failed one's are dropped."""
-        return _within(self._session.effects, scope)
+        return ToolScope(self._session.effects, scope)
 
     def now(self) -> int:
         """Microseconds since the epoch."""
         return self._session.now()
 
 
-@contextmanager
-def _within(effects: Effects, scope: str) -> Generator[None]:
-    with effects.within(scope):
-        try:
-            yield
-        except BaseException:
-            effects.drop(scope)
-            raise
+class ToolScope:
+    """See ``ports.EffectScope``: what a tool that fails had staged is dropped."""
+
+    def __init__(self, effects: Effects, scope: str) -> None:
+        self._effects = effects
+        self._scope = scope
+        self._entered = ExitStack()
+
+    def __enter__(self) -> None:
+        self._entered.enter_context(self._effects.within(self._scope))
+
+    def __exit__(self, *exc: object) -> None:
+        if any(exc):
+            self._effects.drop(self._scope)
+        self._entered.close()
 
 
 def check_args(definition: Definition, request: SpawnRequest) -> None:

@@ -5,8 +5,11 @@ Each function imports late, because ``import ray`` costs 0.6 CPU-seconds and Ser
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def import_ray() -> Any:
@@ -17,6 +20,16 @@ def import_ray() -> Any:
 def import_serve() -> Any:
     """The module ``ray.serve``."""
     return import_module("ray.serve")
+
+
+def as_actor(**options: Any) -> Callable[[type[T]], type[T]]:
+    """A decorator that makes an actor's class, as ``ray.remote`` does."""
+    return import_ray().remote(**options) if options else import_ray().remote
+
+
+def in_group(name: str) -> Callable[[T], T]:
+    """A decorator that puts an actor's method into a concurrency group."""
+    return import_ray().method(concurrency_group=name)
 
 
 def ray_errors() -> tuple[type[Exception], ...]:

@@ -49,7 +49,7 @@ class Watchdog:
 
     def _end(self) -> None:
         task = asyncio.current_task(self._loop)
-        frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 - the only way to see it
+        frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the only way to see it
         where = "".join(traceback.format_stack(frame)) if frame else ""
         culprit = task.get_name() if task else "unknown"
         LOGGER.critical(

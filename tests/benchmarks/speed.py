@@ -29,12 +29,12 @@ async def print_floor(out: Printout, *, fresh: int) -> float:
 async def print_round_trips(out: Printout, stage: Stage, *, asks: int) -> None:
     """Warm round trips, each round beside a floor of its own; medians of the rounds."""
     out.head(f"warm round trip: ask, {ROUNDS} rounds of {asks}")
-    actor = floor.Echo.remote()
+    actor = floor.new_actor()
     await floor.warm_calls(actor, asks)
     kinds = {name: Address.of(name, "warm") for name in ("packed", "dedicated")}
     taken: dict[str, list[list[float]]] = {name: [] for name in kinds}
     floors: list[floor.Floor] = []
-    for name, address in kinds.items():
+    for address in kinds.values():
         await stage.spawn(address)
         await _asks(stage, address, asks)
     for _ in range(ROUNDS):

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,10 +19,12 @@ import psutil
 
 from ray_agents.address import Address
 from ray_agents.cluster.attach import Attachment, ClusterRuntime
+from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.launch import join_ray, start_ray, stop_ray
 from ray_agents.cluster.processes import trees_of
 from ray_agents.cluster.running import RunningRay
-from ray_agents.definition import Packed, Registry
+from ray_agents.cluster.untyped import import_ray
+from ray_agents.definition import Dedicated, Packed, Registry
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.settings import Settings
 from ray_agents.views import Reply, Status
@@ -30,7 +32,7 @@ from ray_agents.views import Reply, Status
 T = TypeVar("T")
 R = TypeVar("R")
 PATIENCE = timedelta(seconds=60)
-POLL_SECONDS = 0.02
+POLL = timedelta(milliseconds=20)
 STAY = timedelta(minutes=30)
 NAP = timedelta(milliseconds=50)
 PACKED_HOSTS = 2
@@ -39,19 +41,18 @@ POOL_SIZE = 2
 registry = Registry()
 
 
-async def handler_began(ctx: Any, wake: Any) -> int:  # noqa: ARG001 - a handler's signature
+async def handler_began(ctx: Any, wake: Any) -> int:
     """Return when it began: nanoseconds since the epoch."""
     return time.time_ns()
 
 
-for _name, _packed, _idle in (
-    ("packed", True, STAY),
-    ("packed-nap", True, NAP),
-    ("dedicated", False, STAY),
-    ("dedicated-nap", False, NAP),
+for _name, _placement, _idle in (
+    ("packed", Packed(hosts=PACKED_HOSTS), STAY),
+    ("packed-nap", Packed(hosts=PACKED_HOSTS), NAP),
+    ("dedicated", Dedicated(), STAY),
+    ("dedicated-nap", Dedicated(), NAP),
 ):
-    _placement = {"placement": Packed(hosts=PACKED_HOSTS)} if _packed else {}
-    registry.define(_name, handler=handler_began, idle_timeout=_idle, **_placement)
+    registry.define(_name, handler=handler_began, idle_timeout=_idle, placement=_placement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,10 @@ class Stage:
 
     async def awake(self) -> list[str]:
         """The names of all entities awake in the packed hosts."""
-        import ray
-
-        names: list[str] = []
+        names, namespace = list[str](), self.settings.namespace
         for number in range(PACKED_HOSTS):
             with contextlib.suppress(ValueError):  # a host that has left holds nobody
-                host: Any = ray.get_actor(f"packed-{number}", namespace=self.settings.namespace)
+                host = import_ray().get_actor(f"packed-{number}", namespace=namespace)
                 names += (await host.status.remote())["entities"]
         return names
 
@@ -121,7 +120,7 @@ async def until(true: Callable[[], Awaitable[bool]], what: str) -> None:
         if time.monotonic() > end:
             message = f"not within {PATIENCE}: {what}"
             raise TimeoutError(message)
-        await asyncio.sleep(POLL_SECONDS)
+        await SystemClock().sleep(POLL)
 
 
 async def at_once(
@@ -138,7 +137,7 @@ async def at_once(
 
 
 @contextlib.asynccontextmanager
-async def staged(store: str) -> AsyncIterator[Stage]:
+async def staged(store: str) -> AsyncGenerator[Stage]:
     """A runtime on a new store, ended with everything it started."""
     settings = Settings(store=store, pool_size=POOL_SIZE, packed_hosts=PACKED_HOSTS)
     running = start_ray(settings)
@@ -151,9 +150,7 @@ async def staged(store: str) -> AsyncIterator[Stage]:
             yield stage
             await runtime.stop_hosts()
     finally:
-        import ray
-
-        ray.shutdown()
+        import_ray().shutdown()
         stop_ray(settings)
 
 

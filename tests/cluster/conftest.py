@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import pytest
 from ray_agents.address import Address
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.cluster.sockets import free_ports
+from ray_agents.errors import UnknownEntity
 from ray_agents.events import Event
 from ray_agents.ports import Blobs, Runtime
 from ray_agents.requests import SendRequest, SpawnRequest
@@ -67,7 +69,7 @@ async def inbox_of(runtime: Runtime, address: Address) -> list[object]:
     """The payloads that ever reached an entity."""
     try:
         events = await log_of(runtime, address)
-    except Exception:  # nobody there yet
+    except UnknownEntity:  # nobody there yet
         return []
     return [event.value["payload"] for event in events if event.type == "inbox"]
 
@@ -94,3 +96,9 @@ def client(rig: Rig) -> Iterator[Client]:
     """A client of it."""
     with rig.joined() as client:
         yield client
+
+
+async def turn_until(predicate: Callable[[], object]) -> None:
+    """Give the loop turns until ``predicate`` holds: finer than any time to wait."""
+    while not predicate():  # noqa: ASYNC110 - no event tells of these instants
+        await asyncio.sleep(0)

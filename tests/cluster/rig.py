@@ -6,16 +6,17 @@ Importing it does not import Ray; using it does.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psutil
 
@@ -24,11 +25,12 @@ from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.launch import start_ray, stop_ray
 from ray_agents.cluster.processes import trees_of
 from ray_agents.cluster.running import find_running, recorded
+from ray_agents.cluster.untyped import import_ray
 from ray_agents.events import Event, MessageReceived, WakeRecorded
 from ray_agents.log.owner import LogIO, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.log.store import open_blobs
-from ray_agents.settings import Settings
+from ray_agents.settings import Settings, to_env
 
 if TYPE_CHECKING:
     from ray_agents.client import Client
@@ -46,6 +48,7 @@ class Rig:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._keeper: Any = None
 
     # -- up and down --------------------------------------------------------------------------
 
@@ -60,30 +63,33 @@ class Rig:
             stop_ray(self.settings)
 
     @contextmanager
-    def joined(self) -> Iterator[Client]:
+    def joined(self) -> Generator[Client]:
         """A client of the runtime, with the test types registered."""
-        from ray_agents.client import Client, Detach
+        from ray_agents.client import Client
         from ray_agents.cluster.attach import ClusterRuntime, attach
         from tests.faults.kinds import SOURCE, registry
 
         attachment = attach(self.settings)
-        with Client(
-            ClusterRuntime(self.settings, attachment), Detach(self.settings, attachment)
-        ) as client:
+        runtime = ClusterRuntime(self.settings, attachment)
+        self._keeper = runtime.directory.keeper()
+        with Client(runtime, attachment.detach) as client:
             client.register(registry, source=SOURCE)
             yield client
 
-    def script(self, name: str, *args: str) -> subprocess.Popen[str]:
-        """A driver in a process of its own: ``tests/faults/<name>.py``."""
-        command = [sys.executable, "-m", f"tests.faults.{name}", self.settings.store, *args]
-        return subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def keeper_status(self) -> dict[str, Any]:
+        """What the keeper sees; while this process has joined."""
+        return import_ray().get(self._keeper.status.remote())
+
+    def driver(self) -> Driver:
+        """A user's program in a process of its own, joined."""
+        return Driver(self.settings)
+
+    def seal_and_stop(self) -> dict[str, Any]:
+        """What ``ray-agents stop`` does, in a process of its own; what it says."""
+        command = [*driver_command(self.settings), "stop"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
 
     # -- its processes ------------------------------------------------------------------------
 
@@ -104,6 +110,13 @@ class Rig:
         psutil.wait_procs(victims, timeout=10)
         return len(victims)
 
+    def said(self) -> str:
+        """What the processes wrote to their error files."""
+        running = recorded(self.settings)
+        assert running is not None
+        files = Path(running.directory).glob("session_*/logs/worker*.err")
+        return "".join(path.read_text(errors="replace") for path in {f.resolve() for f in files})
+
     # -- its logs -----------------------------------------------------------------------------
 
     def log(self, address: str) -> list[Event]:
@@ -113,6 +126,55 @@ class Rig:
     def sealed(self, address: str) -> bool:
         """Whether the newest segment of the entity's log ends cleanly."""
         return asyncio.run(_is_sealed(self.settings.store, Address.parse(address)))
+
+
+def driver_command(settings: Settings) -> list[str]:
+    """How to run ``tests/faults/driver.py`` for these settings."""
+    return [sys.executable, "-m", "tests.faults.driver", json.dumps(to_env(settings))]
+
+
+class Driver:
+    """Tells a driver process what to do; see ``tests/faults/driver.py``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._process = subprocess.Popen(
+            driver_command(settings),
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.ready = float(self._answer())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        kill(self._process.pid)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps([verb, args, options]) + "\n")
+            self._process.stdin.flush()
+            return self._answer()
+
+        return call
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                answer = json.loads(line)
+                assert "ok" in answer, answer["error"]
+                return answer["ok"]
+        raise AssertionError("the driver has ended")
 
 
 def title_of(process: psutil.Process) -> str:

@@ -31,7 +31,7 @@ from ray_agents.errors import (
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.views import Status
 from tests.cluster import gates
-from tests.cluster.conftest import SOON, ask, log_of, spawned
+from tests.cluster.conftest import SOON, ask, log_of, spawned, turn_until
 
 QUICK = Limits(
     retry_delay=timedelta(milliseconds=1),
@@ -56,7 +56,7 @@ class Order(BaseModel):
 
 
 @registry.entity("worker", limits=QUICK, state={"rows": Row})
-async def worker(ctx: Any, wake: Any) -> Any:
+async def worker(ctx: Any, wake: Any) -> Any:  # noqa: C901 - a list of ways to fail
     """Do what the message says."""
     match wake.payload:
         case "raise":
@@ -81,11 +81,21 @@ async def worker(ctx: Any, wake: Any) -> Any:
         case "write and raise":
             ctx.state.rows.insert({"key": "a"})
             raise ValueError("after a write")
+        case "commit and raise":
+            ctx.state.rows.upsert({"key": "n", "n": rows_n(ctx) + 1})
+            await ctx.commit()
+            if not gates.opened["mended"].is_set():
+                raise ValueError("not mended")
+            return rows_n(ctx)
         case "count":
             return len(ctx.state.rows)
         case payload:
             return payload
     return None
+
+
+def rows_n(ctx: Any) -> int:
+    return ctx.state.rows.get("n").n if "n" in ctx.state.rows else 0
 
 
 class Unprintable(Exception):
@@ -156,6 +166,20 @@ async def test_a_failed_attempt_leaves_no_state(runtime: LocalRuntime) -> None:
     assert (await ask(runtime, w, "count")).value == 0
 
 
+async def test_a_retried_wake_does_not_repeat_what_it_had_committed(
+    runtime: LocalRuntime, wait_until: Any
+) -> None:
+    w = await spawned(runtime, "/worker/w")
+    with pytest.raises(HandlerFailed):
+        await ask(runtime, w, "commit and raise", "m1")
+    gates.opened["mended"].set()
+    assert (await ask(runtime, w, "commit and raise")).value == 2
+    await runtime.retry(w)
+    await wait_until(lambda: not runtime.hosts.host.awake[0].state.wakes)
+    writes = [e.value["n"] for e in await log_of(runtime, w) if e.type == "state:rows"]
+    assert writes == [1, 2]
+
+
 async def test_a_full_backlog_refuses_and_later_takes_again(
     runtime: LocalRuntime, wait_until: Any
 ) -> None:
@@ -200,8 +224,8 @@ async def test_arguments_and_payloads_must_fit_their_schemas(runtime: LocalRunti
     where = Address.parse("/strict/s")
     with pytest.raises(InvalidPayload, match="'size'"):
         await runtime.spawn(where, SpawnRequest(args={"size": "big"}))
+    message = SendRequest(payload={}, type="order")
     with pytest.raises(InvalidPayload, match="'n'"):
-        message = SendRequest(payload={}, type="order")
         await runtime.spawn(where, SpawnRequest(args={"size": 1}, message=message))
     await runtime.spawn(where, SpawnRequest(args={"size": 1}))
     with pytest.raises(InvalidPayload, match="'n'"):
@@ -239,10 +263,8 @@ async def test_a_send_that_comes_too_early_does_not_hurt_the_spawn(runtime: Loca
 async def test_the_first_message_has_its_id_from_the_start(runtime: LocalRuntime) -> None:
     where = Address.parse("/worker/w")
     first = SendRequest(payload="hi", id="m1")
-    await runtime.spawn(Address.parse("/worker/other"), SpawnRequest())
     spawn = asyncio.create_task(runtime.spawn(where, SpawnRequest(message=first)))
-    while not runtime.hosts.host.owns(where) or not runtime.hosts.host.awake[-1].state.alive:
-        await asyncio.sleep(0)
+    await turn_until(lambda: any(e.state.alive for e in runtime.hosts.host.awake))
     assert (await runtime.send(where, first)).duplicate
     await spawn
     rows = [event for event in await log_of(runtime, where) if event.type == "inbox"]

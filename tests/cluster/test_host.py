@@ -20,7 +20,7 @@ from ray_agents.ports import Blobs
 from ray_agents.requests import SendRequest
 from ray_agents.views import Receipt
 from tests.cluster import gates
-from tests.cluster.conftest import ask, log_of, spawned
+from tests.cluster.conftest import ask, log_of, spawned, turn_until
 from tests.cluster.stores import DyingBlobs, memory
 
 SENDS, SENDS_MANY = 200, 10_000
@@ -61,8 +61,7 @@ async def send_at_the_worst_moment(
     runtime: LocalRuntime, address: Address, random: Random
 ) -> tuple[Receipt, bool]:
     """Send when the entity seals, or near it; whether it was sealing indeed."""
-    while (entity := entity_of(runtime, address)) is not None and not entity.sealing:
-        await asyncio.sleep(0)
+    await turn_until(lambda: (e := entity_of(runtime, address)) is None or e.sealing)
     for _ in range(random.choice([0, 0, 1, 2, 3, 5, 8])):
         await asyncio.sleep(0)
     entity = entity_of(runtime, address)
@@ -184,8 +183,7 @@ async def test_an_observer_of_a_sleeper_learns_that_it_woke(runtime: LocalRuntim
     async with asyncio.TaskGroup() as group:
         group.create_task(observe())
         for n in range(5):
-            while runtime.hosts.host.awake or len(seen) < n:
-                await asyncio.sleep(0)
+            await turn_until(lambda n=n: not runtime.hosts.host.awake and len(seen) == n)
             await runtime.send(h, SendRequest(payload=n))
     assert seen == [0, 1, 2, 3, 4]
 
@@ -200,8 +198,10 @@ async def test_a_crash_ends_every_call_with_a_clear_error() -> None:
         asks = [asyncio.create_task(ask(runtime, c, n)) for n in range(5)]
         await asyncio.sleep(0)
         await runtime.crash()
-        results = await asyncio.gather(*sends, *asks, return_exceptions=True)
-    assert all(isinstance(r, RayAgentsError) for r in results if not isinstance(r, Receipt))
+        results: list[object] = []
+        results += await asyncio.gather(*sends, return_exceptions=True)
+        results += await asyncio.gather(*asks, return_exceptions=True)
+    assert all(isinstance(r, RayAgentsError | Receipt) for r in results)
 
 
 async def test_a_store_that_fails_ends_the_ownership_and_says_so() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -100,12 +100,7 @@ def test_a_killed_keeper_comes_back_and_fills_the_pool(rig: Rig, client: Client)
     client.send("/lone/after", {}, id="a")
     eventually(lambda: handled(rig, "/lone/after", "a"))
     assert keeper.pid not in [process.pid for process in rig.titled(KEEPER_TITLE)]
-    eventually(lambda: keeper_status(client)["idle"] == rig.settings.pool_size)
-
-
-def keeper_status(client: Client) -> dict[str, Any]:
-    runtime: Any = client._client._runtime  # noqa: SLF001 - what `ray-agents status` asks
-    return client._do(runtime.keeper_status())  # noqa: SLF001
+    eventually(lambda: rig.keeper_status()["idle"] == rig.settings.pool_size)
 
 
 def test_a_message_is_acknowledged_as_fast_whatever_its_entity_waits_for(
@@ -164,9 +159,9 @@ def test_no_host_is_left_over_after_many_wakes(rig: Rig, client: Client) -> None
     for address in addresses:
         eventually(lambda a=address: rows(rig.log(a)), within=SOON + timedelta(seconds=WAKES))
     spare = rig.settings.pool_size
-    eventually(lambda: keeper_status(client)["idle"] == spare)
-    solos = [host for host in keeper_status(client)["hosts"] if host.startswith("solo")]
-    eventually(lambda: sum(h.startswith("solo") for h in keeper_status(client)["hosts"]) == spare)
+    eventually(lambda: rig.keeper_status()["idle"] == spare)
+    solos = [host for host in rig.keeper_status()["hosts"] if host.startswith("solo")]
+    eventually(lambda: sum(h.startswith("solo") for h in rig.keeper_status()["hosts"]) == spare)
     print(f"{len(solos)} solo hosts right after, {spare} soon after")
 
 

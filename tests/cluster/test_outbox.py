@@ -1,4 +1,4 @@
-"""What a handler sends leaves once its effects are durable, arrives once, and is never in the way."""
+"""What a handler sends leaves once its effects are durable, arrives once, and blocks nobody."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from ray_agents.ports import Blobs
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.tools import tool
 from tests.cluster import gates
-from tests.cluster.conftest import ask, inbox_of, log_of, spawned
+from tests.cluster.conftest import ask, inbox_of, log_of, spawned, turn_until
 from tests.cluster.stores import DyingBlobs, memory
 
 AT_ONCE = Limits(retry_delay=timedelta(milliseconds=1), attempts_max=10)
@@ -170,8 +170,8 @@ async def crash_once(store: Blobs, *, crash_at: int, after: bool, model: Countin
 
 async def quiet(runtime: LocalRuntime, death: asyncio.Task[Any]) -> None:
     """Return when nothing is left to do, or the process is dead."""
-    while not death.done() and any(entity.busy for entity in runtime.hosts.host.awake):
-        await asyncio.sleep(0)
+    awake = runtime.hosts.host
+    await turn_until(lambda: death.done() or not any(entity.busy for entity in awake.awake))
 
 
 async def prepared() -> Blobs:
@@ -214,8 +214,7 @@ async def check_it_happens_once(runtime: LocalRuntime, model: CountingModel) -> 
     """How many calls were repeated, as their answer had not been recorded."""
     w, o = Address.parse("/whole/w"), Address.parse("/other/o")
     assert (await ask(runtime, w, "go", "m1")).value == "Done."
-    while any(entity.busy for entity in runtime.hosts.host.awake):
-        await asyncio.sleep(0)
+    await turn_until(lambda: not any(entity.busy for entity in runtime.hosts.host.awake))
     events = await log_of(runtime, w)
     rows = Counter(event.key for event in events if event.type == "state:rows")
     assert rows == {"before": 1, "noted x": 1, "after": 1}

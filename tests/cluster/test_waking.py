@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -30,12 +31,17 @@ def history_of(events: list[Event], *, seed: int) -> History:
     return history
 
 
+def in_order(rows: dict[str, dict[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    return {name: list(table.items()) for name, table in rows.items() if table}
+
+
 def assert_same(left: State, right: State) -> None:
     for field in fields(State):
-        mine, other = getattr(left, field.name), getattr(right, field.name)
+        mine: Any = getattr(left, field.name)
+        other: Any = getattr(right, field.name)
         if field.name == "rows":
-            mine, other = ({t: list(r.items()) for t, r in x.items() if r} for x in (mine, other))
-        elif isinstance(mine, dict):
+            mine, other = in_order(mine), in_order(other)
+        elif field.name in ("wakes", "outbox", "effects"):
             mine, other = list(mine.items()), list(other.items())
         assert mine == other, field.name
 

@@ -14,9 +14,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ray_agents.definition import Dedicated, Limits, Packed, Registry, Resources
+from ray_agents.definition import Dedicated, Limits, Packed, Placement, Registry, Resources
+from ray_agents.log.codec import Frame
+from ray_agents.log.live import LiveSegment
 from ray_agents.tools import tool
 
+PLAN = "FAULTS_PLAN"
 SOURCE = "tests.faults.kinds:registry"
 GATE_LOOK_SECONDS = 0.02
 BRIEF = timedelta(milliseconds=300)
@@ -38,7 +41,7 @@ async def obey(ctx: Any, wake: Any) -> dict[str, Any]:
     return {"pid": os.getpid(), "attempt": wake.attempt}
 
 
-async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:
+async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:  # noqa: C901, PLR0912 - a list of deeds
     match order.get("do"):
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -53,6 +56,9 @@ async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:
             raise ValueError("as told")
         case "hang":
             await asyncio.Event().wait()
+        case "hang once":
+            if wake.attempt == 1:
+                await _hang(Path(order["gate"]))
         case "await":
             await _gate(ctx, Path(order["gate"]))
         case "pause":
@@ -63,11 +69,25 @@ async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:
             return
 
 
+async def _hang(gate: Path) -> None:
+    """Say that we wait, for ever, and say when we are cancelled."""
+    _touch(gate.with_suffix(f".{os.getpid()}"))
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        _touch(gate.with_suffix(".cancelled"))
+        raise
+
+
 async def _gate(ctx: Any, gate: Path) -> None:
     """Say that we wait, with our process id, and wait until somebody opens the gate."""
-    gate.with_suffix(f".{os.getpid()}").touch()
-    while not gate.exists():
+    _touch(gate.with_suffix(f".{os.getpid()}"))
+    while not gate.exists():  # noqa: ASYNC240 - a look at a file is what opens it
         await _pause(GATE_LOOK_SECONDS)
+
+
+def _touch(path: Path) -> None:
+    path.touch()
 
 
 async def _pause(seconds: float) -> None:
@@ -76,18 +96,26 @@ async def _pause(seconds: float) -> None:
             await asyncio.Event().wait()
 
 
-SHORT = {"state": {"notes": Note}, "idle_timeout": BRIEF, "handler": obey}
-registry.define("note", placement=Packed(hosts=2), **SHORT)
-registry.define("lone", placement=Dedicated(), **SHORT)
-registry.define("gpu", placement=Dedicated(resources=Resources(num_gpus=1)), **SHORT)
-registry.define(
-    "strange", placement=Dedicated(resources=Resources(custom={"unobtainium": 1})), **SHORT
-)
-registry.define(
+def define(name: str, *, placement: Placement, limits: Limits | None = None) -> None:
+    """A type that obeys, and sleeps soon."""
+    registry.define(
+        name,
+        handler=obey,
+        state={"notes": Note},
+        idle_timeout=BRIEF,
+        placement=placement,
+        limits=limits or Limits(),
+    )
+
+
+define("note", placement=Packed(hosts=2))
+define("lone", placement=Dedicated())
+define("gpu", placement=Dedicated(resources=Resources(num_gpus=1)))
+define("strange", placement=Dedicated(resources=Resources(custom={"unobtainium": 1})))
+define(
     "hasty",
     placement=Packed(hosts=2),
     limits=Limits(handler_time_max=BRIEF, attempts_max=2, retry_delay=timedelta(milliseconds=20)),
-    **SHORT,
 )
 
 
@@ -111,6 +139,42 @@ async def work(ctx: Any, wake: Any) -> str:
     ctx.state.notes.insert({"key": f"{key}-after", "attempt": 1})
     return result.text
 
+
+# -- a process that dies at a chosen append -----------------------------------------------------
+
+
+def die_at_append(plan: Path) -> None:
+    """From now on this process dies at the append of ``/worker/…`` that the plan file names.
+
+    The plan says ``<entity folder> <number> <before|after>``: which append of this and earlier
+    processes counts, and whether it dies before the frame is written or after it is durable, but
+    not acknowledged. It dies once: the plan is taken away first. Appends are counted in the file
+    ``count`` beside it.
+    """
+    commit = LiveSegment.commit
+
+    def counted(self: LiveSegment, frame: Frame) -> None:
+        words = plan.read_text().split() if plan.exists() else []
+        name: str = vars(self)["_name"]
+        if not words or not name.startswith(words[0] + "/"):
+            commit(self, frame)
+            return
+        tally = plan.with_suffix(".count")
+        number = (int(tally.read_text()) if tally.exists() else 0) + 1
+        tally.write_text(str(number))
+        if words[2] == "after":
+            commit(self, frame)
+        if number == int(words[1]):
+            plan.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if words[2] == "before":
+            commit(self, frame)
+
+    LiveSegment.commit = counted  # pyright: ignore[reportAttributeAccessIssue]
+
+
+if PLAN in os.environ:
+    die_at_append(Path(os.environ[PLAN]))
 
 registry.define(
     "worker",

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from ray_agents.address import Address
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Registry
-from ray_agents.errors import DuplicateKey, EntityGone, MessageConflict, UnknownEntity
+from ray_agents.errors import EntityGone, MessageConflict, UnknownEntity
 from ray_agents.events import Event
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.views import Status

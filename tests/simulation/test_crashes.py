@@ -25,7 +25,7 @@ from ray_agents.definition import Limits, Registry
 from ray_agents.errors import RayAgentsError
 from ray_agents.events import Event
 from ray_agents.requests import SendRequest, SpawnRequest
-from ray_agents.views import Receipt, Status
+from ray_agents.views import EntityView, Receipt, Status
 from tests.cluster.stores import DyingBlobs, memory
 from tests.simulation.world import SeededClock, World, options
 
@@ -183,6 +183,7 @@ class Simulation:
         await self.runtimes[0].__aexit__(None, None, None)
 
     async def until_quiet(self, runtime: LocalRuntime) -> None:
+        views: list[EntityView] = []
         for _ in range(PATIENCE):
             acknowledged = not self.tasks
             views = [await runtime.inspect(address) for address in self.addresses]
@@ -233,6 +234,6 @@ def test_worlds_in_which_hosts_die() -> None:
     start = int(os.environ.get("SEED", "-1"))
     first = start if start >= 0 else SystemRandom().randrange(1_000_000)
     for seed in range(first, first + (1 if start >= 0 else SEEDS)):
-        print(f"SEED={seed}")
+        print(f"SEED={seed}")  # noqa: T201 - pytest shows it with a failure
         with asyncio.Runner(loop_factory=World) as runner:
             runner.run(Simulation(seed).run())

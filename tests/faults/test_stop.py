@@ -1,0 +1,41 @@
+"""``stop`` seals everything within its deadline; what it interrupts goes on at the next start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from tests.cluster.rig import Rig, closed_covers, eventually, rows, wakes
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+ENTITIES = ["/note/a", "/note/b", "/lone/c", "/gpu/d"]
+
+
+def test_stop_seals_and_the_interrupted_go_on_at_the_next_start(
+    make_rig: Callable[..., Rig], tmp_path: Path
+) -> None:
+    rig, gate = make_rig(), tmp_path / "gate"
+    with rig.driver() as driver:
+        for entity in ENTITIES:
+            driver.spawn(entity)
+            driver.send(entity, {"do": "await", "gate": str(gate)}, id="a")
+        eventually(lambda: len([*tmp_path.glob("gate.*")]) >= 2)
+        eventually(lambda: driver.inspect("/lone/c")["status"] == "running")
+    begun = monotonic()
+    stopped = rig.seal_and_stop()
+    took = timedelta(seconds=monotonic() - begun)
+    print(f"stopped in {took.total_seconds():.1f} s: {stopped}")
+    assert took < rig.settings.stop_deadline
+    assert [entity for entity in ENTITIES if not rig.sealed(entity)] == []
+    gate.touch()
+    rig.start()
+    with rig.driver():
+        for entity in ENTITIES[:3]:
+            eventually(lambda e=entity: closed_covers(rig.log(e)) == {"a": 1})
+            assert rows(rig.log(entity)) == ["a"]
+            last = wakes(rig.log(entity))[-1]
+            assert (last.attempt, last.deaths) == (1, 0)  # the interrupted attempt does not count

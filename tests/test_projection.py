@@ -1,0 +1,66 @@
+"""The fold: it may stop anywhere and go on, and no message is lost or taken twice."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_agents.events import Draft, Event, Operation, WakeStatus
+from ray_agents.projection import State, fold
+from tests.cluster.logs import random_log
+
+seeds, lengths = st.integers(0, 10_000), st.integers(0, 120)
+
+
+@given(seed=seeds, steps=lengths, cut=st.floats(0, 1))
+def test_a_fold_may_be_cut_anywhere(seed: int, steps: int, cut: float) -> None:
+    events = random_log(seed, steps=steps)
+    at = int(cut * len(events))
+    assert fold(events[at:], fold(events[:at])) == fold(events)
+
+
+@given(seed=seeds, steps=lengths)
+def test_each_message_waits_is_taken_or_was_ended_with_its_life(seed: int, steps: int) -> None:
+    events = random_log(seed, steps=steps)
+    state = fold(events)
+    wakes = [event.value for event in events if event.type == "wake"]
+    ranges = {wake["key"]: (wake["from_offset"], wake["to_offset"]) for wake in wakes}
+    for event in events:
+        if event.type == "inbox" and event.offset > state.life_offset and state.alive:
+            taken = sum(start <= event.offset < stop for start, stop in ranges.values())
+            assert taken + (event in state.pending) == 1
+
+
+@given(seed=seeds, steps=lengths)
+def test_ranges_of_wakes_do_not_overlap(seed: int, steps: int) -> None:
+    wakes = [e.value for e in random_log(seed, steps=steps) if e.type == "wake"]
+    ranges = sorted({(wake["from_offset"], wake["to_offset"]) for wake in wakes})
+    assert all(stop <= start for (_, stop), (start, _) in pairwise(ranges))
+
+
+@given(seed=seeds, steps=lengths)
+def test_a_row_that_a_failed_wake_committed_is_shown_when_it_ends(seed: int, steps: int) -> None:
+    state = fold(random_log(seed, steps=steps))
+    for key, effects in state.effects.items():
+        shown = {effect.shown for effect in effects.values()}
+        if state.wakes[key].status is WakeStatus.PARKED:
+            assert shown <= {True}
+
+
+def test_rows_stand_in_the_order_of_first_writing() -> None:
+    writes = [("a", "1"), ("b", "1"), ("a", "2"), ("b", None), ("b", "3")]
+    events = [Event.at(n, 0, row(key, text)) for n, (key, text) in enumerate(writes)]
+    assert list(fold(events).rows["state:r"].items()) == [("a", "2"), ("b", "3")]
+
+
+def row(key: str, text: str | None) -> Draft:
+    operation = Operation.UPSERT if text else Operation.DELETE
+    return Draft(type="state:r", key=key, operation=operation, text=text or "")
+
+
+def test_nobody_lives_in_an_empty_log() -> None:
+    assert fold([]) == State()
+    assert not State().alive
+    assert State().tags == {}
