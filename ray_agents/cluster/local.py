@@ -16,7 +16,8 @@ from ray_agents.agent import AgentConfig
 from ray_agents.cluster.calls import Answer, Asleep, Call, Moved, Release
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
-from ray_agents.cluster.host import Equipment, Host, Verdict
+from ray_agents.cluster.equipment import Equipment, Verdict
+from ray_agents.cluster.host import Host
 from ray_agents.cluster.recovery import Recovery
 from ray_agents.cluster.runtime import HostRuntime
 from ray_agents.errors import RuntimeUnavailable
@@ -58,7 +59,7 @@ class LocalHosts:
                 model_for=model_for,
                 admit=lambda _: None,
                 emptied=lambda: None,
-                place=lambda *_: None,
+                place=lambda _address, _last_host: None,
             )
         )
 
