@@ -222,7 +222,7 @@ def test_a_client_that_cannot_be_opened_lets_go(kind: Callable[..., Any]) -> Non
         async with client:
             raise AssertionError
 
-    with pytest.raises(RuntimeUnavailable, match="not today"):
+    with pytest.raises(RuntimeUnavailable, match="not today"):  # noqa: PT012 - either may raise
         opened = kind(Refusing(), lambda: detached.append(True))
         asyncio.run(enter(opened))
     assert detached == [True]

@@ -29,7 +29,8 @@ from ray_agents.cluster.calls import WAKING, Answer, Call
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import Directory, Refused
-from ray_agents.cluster.host import Equipment, Host
+from ray_agents.cluster.equipment import Equipment
+from ray_agents.cluster.host import Host
 from ray_agents.cluster.placement import FRONT, PACKED, SOLO, actor_name, kind_of
 from ray_agents.cluster.pool import LEASE_MAX, Pool
 from ray_agents.cluster.untyped import as_actor, import_ray, in_group

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
@@ -30,8 +31,8 @@ from ray_agents.cluster.calls import (
     Release,
 )
 from ray_agents.cluster.definitions import Definitions
+from ray_agents.cluster.equipment import Verdict
 from ray_agents.cluster.folders import entity_folder
-from ray_agents.cluster.host import Verdict
 from ray_agents.cluster.placement import FRONT, KEEPER, actor_name, entry_name
 from ray_agents.cluster.untyped import import_ray
 from ray_agents.definition import Packed, Resources
@@ -59,10 +60,9 @@ class Refused:
 
 def host_actor(name: str, settings: Settings, resources: Resources | None = None) -> Any:
     """The detached actor of that name, made if there is none."""
-    from ray_agents.cluster.actor import EntityHost
-
     wanted = resources or Resources()
-    actor_class: Any = EntityHost
+    # By name: hosts make hosts, so an import would run in a circle.
+    actor_class: Any = import_module("ray_agents.cluster.actor").EntityHost
     return actor_class.options(
         name=name,
         namespace=settings.namespace,
@@ -275,10 +275,9 @@ class Directory:
 
     def keeper(self) -> Any:
         """The keeper, made if there is none."""
-        from ray_agents.cluster.keeper import keeper_actor
-
         if KEEPER not in self._actors:
-            self._actors[KEEPER] = keeper_actor(self._settings)
+            making = import_module("ray_agents.cluster.keeper").keeper_actor
+            self._actors[KEEPER] = making(self._settings)
         return self._actors[KEEPER]
 
     def front(self) -> Any:

@@ -11,15 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
-from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from ray_agents.address import Address
-from ray_agents.agent import AgentConfig
-from ray_agents.cluster.awake import Awake, Services
+from ray_agents.cluster.awake import Services
 from ray_agents.cluster.calls import (
     WAKING,
     Activate,
@@ -39,8 +35,8 @@ from ray_agents.cluster.calls import (
     Spawn,
     Waking,
 )
-from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.entity import Entity
+from ray_agents.cluster.equipment import Equipment, Verdict
 from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.following import followed, settled
 from ray_agents.cluster.hostlog import HostLog
@@ -48,9 +44,7 @@ from ray_agents.cluster.session import check_args
 from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
 from ray_agents.events import EffectStaged, OutboxKind
-from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
-from ray_agents.model import Model
-from ray_agents.ports import Blobs, Clock
+from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, read_head
 from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
@@ -60,56 +54,6 @@ IDLE_LOOK_MIN = 0.002
 IDLE_LOOK_MAX = 0.05
 RESUME_DELAY_FIRST = timedelta(milliseconds=100)
 LOGGER = logging.getLogger("ray_agents.host")
-
-
-class Verdict(Enum):
-    """What another host, or Ray, says of an entity's ownership."""
-
-    OWNS = "owns"
-    NOT_MINE = "not mine"
-    DEAD = "dead"
-
-
-class Peers(Protocol):
-    """The other hosts, as a host sees them."""
-
-    async def check(self, host: str, address: Address) -> Verdict:
-        """Whether ``host`` lives and owns ``address``; answers within its bound (10 s)."""
-        ...
-
-    async def release(self, host: str, address: Address) -> None:
-        """Ask ``host`` to seal ``address`` and let go."""
-        ...
-
-    def challenge(self, host: str, address: Address) -> None:
-        """Tell ``host``, should it live after all, that ``address`` has another owner now."""
-        ...
-
-    async def call(self, address: Address, call: Call) -> Answer:
-        """Bring a call to whoever owns ``address``, waking it."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Equipment:
-    """What a host is made with.
-
-    ``admit`` may keep a wake from running here, saying why; ``place``, told of a sleeping entity
-    and its last host, may name the one to which it is to go instead; ``emptied`` is called when
-    the last entity has gone.
-    """
-
-    host: str
-    pid: int
-    blobs: Blobs
-    io: LogIO
-    clock: Clock
-    definitions: Definitions
-    peers: Peers
-    model_for: Callable[[AgentConfig], Model]
-    admit: Callable[[Awake], str | None]
-    emptied: Callable[[], None]
-    place: Callable[[Address, str | None], str | None]
 
 
 class Host:

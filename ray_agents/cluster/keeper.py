@@ -23,7 +23,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray_agents.address import Address
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import NOBODY, Directory, host_actor
-from ray_agents.cluster.host import Verdict
+from ray_agents.cluster.equipment import Verdict
 from ray_agents.cluster.placement import FRONT, KEEPER, SOLO, actor_name, kind_of
 from ray_agents.cluster.pool import Supply
 from ray_agents.cluster.recovery import Recovery

@@ -16,7 +16,8 @@ from ray_agents.agent import AgentConfig
 from ray_agents.cluster.calls import Answer, Asleep, Call, Moved, Release
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
-from ray_agents.cluster.host import Equipment, Host, Verdict
+from ray_agents.cluster.equipment import Equipment, Verdict
+from ray_agents.cluster.host import Host
 from ray_agents.cluster.recovery import Recovery
 from ray_agents.cluster.runtime import HostRuntime
 from ray_agents.errors import RuntimeUnavailable
