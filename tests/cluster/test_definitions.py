@@ -93,7 +93,9 @@ def test_what_lives_in_this_process_only_is_refused_by_name(blobs: MemoryBlobs) 
 def test_another_python_is_refused_by_name(blobs: MemoryBlobs) -> None:
     Definitions(blobs).register(Definition(type="notes", handler=handler))
     record = from_json(blobs.read("types/notes/000001.json") or b"")
-    blobs.create("types/notes/000002.json", to_json(record | {"python": "3.99"}))
+    blobs.create(
+        "types/notes/000002.json", to_json(record | {"python": "3.99", "digest": "another"})
+    )
     with pytest.raises(InvalidDefinition, match=f"Python 3.99, and this host runs Python {PYTHON}"):
         Definitions(blobs).load("notes")
 
