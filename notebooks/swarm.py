@@ -95,7 +95,8 @@ def progress(word: str, total: int) -> Generator[Callable[[], None]]:
 
 def main() -> None:
     """Send a swarm out, or read its answers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    raw = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("verb", nargs="?", default="send", choices=["send", "answers"])
     parser.add_argument("--entities", type=int, default=50, metavar="N")
     parser.add_argument("--run", default="first", metavar="NAME", help="names the swarm")
@@ -108,10 +109,10 @@ def main() -> None:
                 if chosen.wait:
                     wait_for_all(client, chosen.run, chosen.entities)
             else:
-                found = 0
-                for found, (address, text) in enumerate(answers(client, chosen.run), start=1):
+                found = list(answers(client, chosen.run))
+                for address, text in found:
                     print(f"{address}: {text}")
-                print(f"{found} answers")
+                print(f"{len(found)} answers")
     except RayAgentsError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from ray_agents.address import Address
 from ray_agents.definition import Definition, Registry
-from ray_agents.errors import InvalidPayload, RuntimeUnavailable
+from ray_agents.errors import InvalidPayload, InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
 from ray_agents.ports import Runtime
 from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
@@ -48,6 +48,7 @@ def connect(url: str | None = None, *, settings: Settings | None = None) -> Clie
 
     Raises:
         RuntimeUnavailable: nothing answers there, or Ray does not start.
+        InvalidSetting: ``url`` is no URL.
         StoreUnavailable: the store's directory cannot be used.
     """
     return Client(*_prepare(url, settings))
@@ -89,6 +90,9 @@ def _prepare(url: str | None, settings: Settings | None) -> tuple[Runtime, Detac
     chosen = settings or from_env(os.environ)
     address = url or chosen.url
     if address is not None:
+        if not address.startswith(("http://", "https://")):
+            message = f"{address!r} is no control API; write http://host:port"
+            raise InvalidSetting(message, variable="RAY_AGENTS_URL")
         from ray_agents.cluster.running import token_for
         from ray_agents.http.runtime import HttpRuntime
 

@@ -26,7 +26,7 @@ def validated(model: type[Row], value: JSON, *, what: str) -> Row:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "(whole)"
-        message = f"{what} does not fit {model.__name__}: field {field!r}: {first['msg']}"
+        message = f"{what}: field {field!r} does not fit {model.__name__}: {first['msg']}"
         raise InvalidPayload(message, field=field, problem=first["msg"]) from error
 
 

@@ -23,6 +23,7 @@ from ray_agents.errors import (
     AskTimedOut,
     InvalidAddress,
     InvalidPayload,
+    InvalidSetting,
     RuntimeUnavailable,
     UnknownEntity,
 )
@@ -125,9 +126,11 @@ def test_two_clients_of_one_process_speak_to_the_same_entity(tmp_path: Path) -> 
 
 def test_several_threads_share_a_client(client: Client) -> None:
     answers: list[Any] = []
-    threads = [
-        threading.Thread(target=lambda n=n: answers.append(client.ask(ADA, n).id)) for n in range(5)
-    ]
+
+    def ask(text: str) -> None:
+        answers.append(client.ask(ADA, text).id)
+
+    threads = [threading.Thread(target=ask, args=(text,)) for text in "abcde"]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -258,6 +261,11 @@ def test_an_interpreter_ends_though_a_client_is_open(tmp_path: Path) -> None:
 def test_no_control_api_there_is_said_with_its_address() -> None:
     with connect(settings=NOBODY) as client, pytest.raises(RuntimeUnavailable, match=NO_ANSWER):
         client.types()
+
+
+def test_what_is_no_url_is_refused() -> None:
+    with pytest.raises(InvalidSetting, match="'nonsense' is no control API"):
+        connect("nonsense")
 
 
 async def test_no_control_api_there_is_said_to_coroutines_too() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,7 +32,6 @@ from ray_agents.cluster.calls import (
     Deliver,
     Describe,
     Follow,
-    Followed,
     Kill,
     Moved,
     Release,
@@ -43,19 +42,20 @@ from ray_agents.cluster.calls import (
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.entity import Entity
 from ray_agents.cluster.folders import entity_folder, host_folder
+from ray_agents.cluster.following import followed, settled
 from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.session import check_args
 from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
-from ray_agents.events import EffectStaged, Event, OutboxKind
+from ray_agents.events import EffectStaged, OutboxKind
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
 from ray_agents.model import Model
 from ray_agents.ports import Blobs, Clock
-from ray_agents.replies import SETTLING_TYPES, settles
 from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
 RESUME_TRIES_MAX = 8
+SEALED_REMEMBERED_MAX = 10_000
 IDLE_LOOK_MIN = 0.002
 IDLE_LOOK_MAX = 0.05
 RESUME_DELAY_FIRST = timedelta(milliseconds=100)
@@ -121,6 +121,7 @@ class Host:
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
         self._resuming: set[asyncio.Task[None]] = set()
+        self._sealed: OrderedDict[Address, Head] = OrderedDict()
         self._calls: Counter[Address] = Counter()
         self._log: HostLog | None = None
         self._stopping = False
@@ -237,7 +238,7 @@ class Host:
             case Challenge():
                 return await self._recheck(entity)
             case Follow():
-                return await self._follow(entity, call)
+                return await followed(entity.owner, call)
             case Describe():
                 return entity.view()
             case Ask():
@@ -274,23 +275,8 @@ class Host:
     async def _ask(self, entity: Entity, call: Ask) -> Asked:
         with entity.serving():
             receipt = await entity.deliver(call.request)
-        try:
-            async with asyncio.timeout(call.wait_seconds):
-                settled = await _settled(entity.owner, receipt.offset)
-        except TimeoutError:
-            settled = None  # within the caller's own bound
-        return Asked(receipt=receipt, settled=settled)
-
-    async def _follow(self, entity: Entity, call: Follow) -> Followed:
-        owner = entity.owner
-        if owner.durable_tip <= call.offset and call.wait_seconds > 0:
-            try:
-                async with asyncio.timeout(call.wait_seconds):
-                    await owner.wait_beyond(call.offset)
-            except TimeoutError:
-                pass  # nothing new within the caller's own bound: an empty answer says so
-        events = owner.history.read(call.offset, stop=owner.durable_tip, limit=call.limit)
-        return Followed(events=tuple(events), tip=owner.durable_tip)
+        event = await settled(entity.owner, receipt.offset, wait_seconds=call.wait_seconds)
+        return Asked(receipt=receipt, settled=event)
 
     # -- waking -------------------------------------------------------------------------------
 
@@ -333,6 +319,11 @@ class Host:
 
     async def _open(self, address: Address, call: Call) -> Entity | Moved:
         e = self._equipment
+        sealed = self._sealed.pop(address, None)
+        if sealed is not None:
+            found = await self._placed(address, sealed)
+            if isinstance(found, Entity):
+                return found
         folder = entity_folder(address)
         head = await read_head(e.blobs, folder, io=e.io)
         if head is None and not isinstance(call, Spawn):
@@ -346,7 +337,10 @@ class Host:
             elsewhere = await self._owner_elsewhere(address, head, Activate())
             if elsewhere is not None:
                 return elsewhere
-        better = e.place(address, head.host if head else None)
+        return await self._placed(address, head)
+
+    async def _placed(self, address: Address, head: Head | None) -> Entity | Moved:
+        better = self._equipment.place(address, head.host if head else None)
         if better is not None:
             return Moved(host=better)
         return await self._claim(address, head)
@@ -439,8 +433,18 @@ class Host:
                 self.resume_later(entity.address)
             return
         await entity.seal()
+        if entity.owner.cause is None:
+            self._remember_sealed(entity)
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
+
+    def _remember_sealed(self, entity: Entity) -> None:
+        """It may wake here again without a look at its log: the claim itself tells if it moved."""
+        host = self._equipment.host
+        head = Head(epoch=entity.owner.epoch, host=host, token="", sealed=True)
+        self._sealed[entity.address] = head
+        if len(self._sealed) > SEALED_REMEMBERED_MAX:
+            self._sealed.popitem(last=False)
 
     def resume_later(self, address: Address) -> None:
         """See to it that somebody goes on with an entity that was lost in mid-work."""
@@ -493,17 +497,3 @@ class Host:
             case OutboxKind.SPAWN:
                 spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
                 await self._equipment.peers.call(address, Spawn(request=spawn))
-
-
-async def _settled(owner: LogOwner, offset: int) -> Event | None:
-    """The durable row that settles the message at ``offset``; None if the ownership ends first."""
-    seen = offset
-    while True:
-        tip = owner.durable_tip
-        for event in owner.history.read(seen, stop=tip, types=SETTLING_TYPES):
-            if settles(event, offset):
-                return event
-        await owner.wait_beyond(tip)
-        if owner.durable_tip == tip:
-            return None
-        seen = tip

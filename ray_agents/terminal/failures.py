@@ -44,6 +44,7 @@ _HINTS = {
     "RuntimeUnavailable": "ray-agents start, or give the address: ray-agents --url http://…",
     "PortTaken": "choose another: ray-agents start --port N",
     "AskTimedOut": "the message stays in the log: ray-agents observe {address}",
+    "HandlerFailed": "ray-agents view {address} shows what happened; then retry or skip",
     "NothingParked": "ray-agents inspect {address} shows what is parked",
     "BacklogFull": "ray-agents inspect {address} shows what it is doing",
 }

@@ -1,4 +1,4 @@
-"""Runtimes for the tests of entities and hosts, without Ray and with, and what they ask of a log."""
+"""Runtimes for the tests of entities and hosts, without Ray and with, and looks at a log."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from pydantic_core import from_json, to_json
 
-from ray_agents.cluster.definitions import PYTHON, Definitions, import_registry
+from ray_agents.cluster.definitions import Definitions
+from ray_agents.cluster.shipping import PYTHON, import_registry
 from ray_agents.definition import Definition, Packed, Registry
 from ray_agents.errors import InvalidDefinition, UnknownType
 from ray_agents.log.memory import MemoryBlobs
@@ -141,7 +142,10 @@ def test_changed_code_at_an_import_path_is_a_new_version_that_runs(
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("no_such_module:registry", "cannot be imported"), ("json:loads", "is not a Registry")],
+    [
+        ("no_such_module:registry", "cannot be imported"),
+        ("json:loads", "a function, not a Registry"),
+    ],
 )
 def test_a_path_that_leads_nowhere_is_named(source: str, message: str) -> None:
     with pytest.raises(InvalidDefinition, match=message):

@@ -168,16 +168,16 @@ def test_no_host_is_left_over_after_many_wakes(rig: Rig, client: Client) -> None
 def test_code_that_a_host_cannot_import_is_named_when_it_is_spawned(
     rig: Rig, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray_agents.cluster.definitions import import_registry
+    from ray_agents.cluster.shipping import import_registry
 
-    (tmp_path / "vanishing.py").write_text(
+    (tmp_path / "homesick.py").write_text(
+        f"import os\nassert os.getpid() == {os.getpid()}\n"
         "from ray_agents.definition import Registry\n"
         "registry = Registry()\n"
         "async def handler(ctx, wake): ...\n"
-        "registry.define('vanishing', handler=handler)\n"
+        "registry.define('homesick', handler=handler)\n"
     )
-    monkeypatch.setattr("sys.path", [*sys.path, str(tmp_path)])
-    client.register(import_registry("vanishing:registry"), source="vanishing:registry")
-    (tmp_path / "vanishing.py").unlink()
-    with pytest.raises(InvalidDefinition, match=r"'vanishing'.*cannot be imported"):
-        client.spawn("/vanishing/one")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    client.register(import_registry("homesick:registry"), source="homesick:registry")
+    with pytest.raises(InvalidDefinition, match="'homesick:registry' cannot be imported: Assert"):
+        client.spawn("/homesick/one")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -71,7 +74,7 @@ def test_a_changed_file_applies_with_the_next_start(started: Folder) -> None:
     assert [each["definition_version"] for each in handled] == [1, 2]
 
 
-def events(folder: Folder, address: str) -> list[dict[str, dict[str, object]]]:
+def events(folder: Folder, address: str) -> list[dict[str, Any]]:
     said = folder.shell("observe", address, "--no-follow", "--json").stdout
     return [json.loads(line) for line in said.splitlines()]
 
@@ -93,3 +96,25 @@ def test_what_is_wrong_is_named(
     done = started.shell(*words, check=False)
     assert said in done.stderr, done
     assert done.returncode == code
+
+
+def test_a_port_that_is_taken_is_named_with_its_holder(folder: Folder) -> None:
+    with socket.create_server(("127.0.0.1", folder.port)):
+        done = folder.shell("start", check=False)
+    assert f"port {folder.port} on '127.0.0.1' is taken by" in done.stderr
+    assert f"(pid {os.getpid()})" in done.stderr
+    assert done.returncode == 5
+
+
+def test_a_store_that_cannot_be_made_is_named(folder: Folder) -> None:
+    (folder.path / "file").touch()
+    done = folder.shell("--store", str(folder.path / "file" / "store"), "start", check=False)
+    assert "cannot make the store" in done.stderr
+    assert done.returncode == 5
+
+
+def test_where_nothing_runs_stop_and_status_say_so(folder: Folder) -> None:
+    for verb in ("stop", "status"):
+        done = folder.shell(verb, check=False)
+        assert "no runtime of the store" in done.stderr
+        assert done.returncode == 5
