@@ -206,13 +206,14 @@ class HostRuntime:
                 address, Follow(offset=position, wait_seconds=FOLLOW_SECONDS if live else 0)
             )
             asleep = isinstance(answer, Asleep)
-            events = await self._from_files(reader, position) if asleep else _followed(answer)
-            for event in events:
+            found = answer if isinstance(answer, Followed) else await reader.read(position)
+            for event in found.events:
                 yield event
                 position = event.offset + 1
-            if events:
+            if found.events:
                 looks_left = 0
                 continue
+            position = max(position, found.tip)  # there are gaps: where a segment was sealed
             if not live:
                 return
             if asleep and looks_left:  # a host says that it wakes before it has the log
@@ -239,9 +240,6 @@ class HostRuntime:
             raise UnknownOffset(message, address=str(address), offset=offset, tip=tip)
         return tip if offset == -1 else offset
 
-    async def _from_files(self, reader: LogReader, offset: int) -> list[Event]:
-        return (await reader.read(offset)).events
-
     async def inspect(self, address: Address) -> EntityView:
         """One entity as it is now; never wakes it.
 
@@ -257,14 +255,14 @@ class HostRuntime:
         reader = LogReader(self._blobs, entity_folder(address), self._io)
         events: list[Event] = []
         while True:
-            reading = await reader.read(len(events))
+            reading = await reader.read(events[-1].offset + 1 if events else 0)
             if not reading.events:
                 break
             events.extend(reading.events)
         head = await read_head(self._blobs, entity_folder(address), io=self._io)
         ownership = Ownership(
             epoch=head.epoch if head else 0,
-            events=len(events),
+            events=events[-1].offset + 1 if events else 0,
             last_event=events[-1].time if events else 0,
         )
         return describe(address, fold(events), ownership)
@@ -272,10 +270,6 @@ class HostRuntime:
     async def list(self, query: ListQuery) -> Page:
         """Some entities, by address; status is computed as they are read."""
         return await self._catalog.page(query)
-
-
-def _followed(answer: Answer) -> tuple[Event, ...]:
-    return answer.events if isinstance(answer, Followed) else ()
 
 
 def _expect(answer: Answer, kind: type[T]) -> T:

@@ -18,7 +18,7 @@ from ray_agents.errors import Fenced, InvalidDefinition, RayAgentsError, Runtime
 from ray_agents.events import Draft, Event
 from ray_agents.ports import Blobs
 from ray_agents.requests import SendRequest
-from ray_agents.views import Receipt
+from ray_agents.views import EntityView, Receipt
 from tests.cluster import gates
 from tests.cluster.conftest import ask, log_of, spawned, turn_until
 from tests.cluster.stores import DyingBlobs, memory
@@ -166,6 +166,23 @@ async def test_what_only_looks_wakes_nobody(runtime: LocalRuntime) -> None:
     await log_of(runtime, c)
     await runtime.hosts.call(c, Describe())
     assert not runtime.hosts.host.awake
+
+
+async def test_a_sleeper_that_woke_often_looks_as_it_did_awake(
+    runtime: LocalRuntime, wait_until: Any
+) -> None:
+    """Offsets have gaps where segments were sealed; nothing is read twice."""
+    await runtime.register(registry)
+    g = await spawned(runtime, "/gated/g")
+    for _ in range(4):
+        await runtime.send(g, SendRequest(payload=1))
+        await runtime.hosts.call(g, Release())
+    awake = await runtime.hosts.call(g, Activate())
+    await runtime.hosts.call(g, Release())
+    asleep = await runtime.inspect(g)
+    assert isinstance(awake, EntityView)
+    assert asleep.backlog == awake.backlog == 4
+    assert len({e.offset for e in await log_of(runtime, g)}) == len(await log_of(runtime, g))
 
 
 async def test_an_observer_of_a_sleeper_learns_that_it_woke(runtime: LocalRuntime) -> None:

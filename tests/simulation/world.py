@@ -56,7 +56,14 @@ class SeededClock:
         return f"{self._names:020d}"
 
     async def sleep(self, duration: timedelta) -> None:
-        await asyncio.sleep(duration.total_seconds())
+        passed = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(duration.total_seconds(), _set, passed)
+        await passed
+
+
+def _set(passed: asyncio.Future[None]) -> None:
+    if not passed.done():
+        passed.set_result(None)
 
 
 class SeededIO(LogIO):
