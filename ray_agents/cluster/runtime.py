@@ -163,7 +163,11 @@ class HostRuntime:
                 reply = asked.settled and reply_of(receipt, asked.settled)
                 return reply or await self._reply(address, receipt)
         except TimeoutError as error:
-            state = "is in its inbox" if receipt else "may be there; the same id again is harmless"
+            state = (
+                "is in its inbox"
+                if receipt
+                else "may be in its inbox; the same id again is harmless"
+            )
             message = (
                 f"no reply from {str(address)!r} within {within}; message {request.id!r} {state}"
             )
