@@ -246,7 +246,7 @@ class HostRuntime:
         reader = LogReader(self._blobs, entity_folder(address), self._io)
         events: list[Event] = []
         while True:
-            reading = await reader.read(len(events))
+            reading = await reader.read(events[-1].offset + 1 if events else 0)
             if not reading.events:
                 break
             events.extend(reading.events)

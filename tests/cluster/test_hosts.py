@@ -168,7 +168,7 @@ def test_no_host_is_left_over_after_many_wakes(rig: Rig, client: Client) -> None
 def test_code_that_a_host_cannot_import_is_named_when_it_is_spawned(
     rig: Rig, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray_agents.cluster.definitions import import_registry
+    from ray_agents.cluster.shipping import import_registry
 
     (tmp_path / "vanishing.py").write_text(
         "from ray_agents.definition import Registry\n"
