@@ -160,7 +160,9 @@ class Host:
             entity = self._entities.get(address)
             if entity is None or entity.leaving:
                 if not isinstance(call, WAKING):
-                    return Asleep()
+                    if not await self._opens(address):
+                        return Asleep()
+                    continue
                 found = await self._wake(address, call)
                 if isinstance(found, Moved):
                     return found
@@ -247,6 +249,14 @@ class Host:
             if isinstance(call, Spawn):  # we shared the look of a call that does not create
                 return await self._wake(address, call)
             raise
+
+    async def _opens(self, address: Address) -> bool:
+        """Whether the entity, on its way to be awake here for another caller, has come."""
+        opening = self._opening.get(address)
+        if opening is not None:
+            await asyncio.wait([opening])
+        entity = self._entities.get(address)
+        return entity is not None and not entity.leaving
 
     async def _opened(self, task: asyncio.Task[Entity | Moved]) -> Entity | Moved:
         try:
