@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from time import monotonic
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import psutil
@@ -166,10 +167,11 @@ def test_no_host_is_left_over_after_many_wakes(rig: Rig, client: Client) -> None
 
 
 def test_code_that_a_host_cannot_import_is_named_when_it_is_spawned(
-    rig: Rig, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray_agents.cluster.shipping import import_registry
 
+<<<<<<< HEAD
     (tmp_path / "homesick.py").write_text(
         f"import os\nassert os.getpid() == {os.getpid()}\n"
         "from ray_agents.definition import Registry\n"
@@ -181,3 +183,17 @@ def test_code_that_a_host_cannot_import_is_named_when_it_is_spawned(
     client.register(import_registry("homesick:registry"), source="homesick:registry")
     with pytest.raises(InvalidDefinition, match="'homesick:registry' cannot be imported: Assert"):
         client.spawn("/homesick/one")
+=======
+    (tmp_path / "lonely.py").write_text(
+        "import only_in_this_process\n"
+        "from ray_agents.definition import Registry\n"
+        "registry = Registry()\n"
+        "async def handler(ctx, wake): ...\n"
+        "registry.define('lonely', handler=handler)\n"
+    )
+    monkeypatch.setattr("sys.path", [*sys.path, str(tmp_path)])
+    monkeypatch.setitem(sys.modules, "only_in_this_process", ModuleType("only_in_this_process"))
+    client.register(import_registry("lonely:registry"), source="lonely:registry")
+    with pytest.raises(InvalidDefinition, match=r"'lonely:registry' cannot be imported"):
+        client.spawn("/lonely/one")
+>>>>>>> faults
