@@ -171,19 +171,6 @@ def test_code_that_a_host_cannot_import_is_named_when_it_is_spawned(
 ) -> None:
     from ray_agents.cluster.shipping import import_registry
 
-<<<<<<< HEAD
-    (tmp_path / "homesick.py").write_text(
-        f"import os\nassert os.getpid() == {os.getpid()}\n"
-        "from ray_agents.definition import Registry\n"
-        "registry = Registry()\n"
-        "async def handler(ctx, wake): ...\n"
-        "registry.define('homesick', handler=handler)\n"
-    )
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    client.register(import_registry("homesick:registry"), source="homesick:registry")
-    with pytest.raises(InvalidDefinition, match="'homesick:registry' cannot be imported: Assert"):
-        client.spawn("/homesick/one")
-=======
     (tmp_path / "lonely.py").write_text(
         "import only_in_this_process\n"
         "from ray_agents.definition import Registry\n"
@@ -196,4 +183,3 @@ def test_code_that_a_host_cannot_import_is_named_when_it_is_spawned(
     client.register(import_registry("lonely:registry"), source="lonely:registry")
     with pytest.raises(InvalidDefinition, match=r"'lonely:registry' cannot be imported"):
         client.spawn("/lonely/one")
->>>>>>> faults
