@@ -119,6 +119,7 @@ async def deaf(ctx: Any, wake: Any) -> Any:
     except asyncio.CancelledError:
         await ctx.send("/worker/w", "from the dead")
         await gates.wait("still deaf")
+        await ctx.commit()
     return "late"
 
 

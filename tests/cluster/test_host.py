@@ -185,6 +185,30 @@ async def test_a_sleeper_that_woke_often_looks_as_it_did_awake(
     assert len({e.offset for e in await log_of(runtime, g)}) == len(await log_of(runtime, g))
 
 
+async def test_an_observer_at_a_gap_waits_as_at_any_end(
+    runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The offset of a closing row is never served; to ask for it again at once would spin."""
+    await runtime.register(registry)
+    c = await spawned(runtime, "/calm/c")
+    await runtime.hosts.call(c, Release())
+    await runtime.hosts.call(c, Activate())
+    asked: list[object] = []
+    answer = runtime.hosts.call
+
+    async def counted(address: Address, call: Any) -> object:
+        asked.append(call)
+        assert len(asked) < 20
+        return await answer(address, call)
+
+    monkeypatch.setattr(runtime.hosts, "call", counted)
+    seen = await anext(e async for e in runtime.observe(c) if e.type == "entity_created")
+    later = asyncio.ensure_future(anext(runtime.observe(c, offset=seen.offset + 1)))
+    await turn_until(lambda: len(asked) >= 3)
+    await runtime.send(c, SendRequest(payload=1))
+    assert (await later).offset > seen.offset
+
+
 async def test_an_observer_of_a_sleeper_learns_that_it_woke(runtime: LocalRuntime) -> None:
     await runtime.register(registry)
     h = await spawned(runtime, "/hasty/h")
