@@ -16,6 +16,7 @@ as they are there.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import linecache
 import os
@@ -56,10 +57,16 @@ def is_own(name: str, path: str | None) -> bool:
     """Whether the module ``name`` at ``path`` is its author's own, not installed."""
     if path is None or name.partition(".")[0] in OURS:
         return False
+    return not _is_installed(path)
+
+
+@functools.cache
+def _is_installed(path: str) -> bool:
+    """Whether a file lies among the installed ones; cached, for every loaded module is asked."""
     resolved = Path(path).resolve()
     if INSTALLED_PARTS & set(resolved.parts):
-        return False
-    return not any(resolved.is_relative_to(folder) for folder in _INSTALLED)
+        return True
+    return any(resolved.is_relative_to(folder) for folder in _INSTALLED)
 
 
 def own_modules() -> list[ModuleType]:
