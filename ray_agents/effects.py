@@ -18,7 +18,7 @@ newer state; only their kind and target must be the same.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -54,7 +54,8 @@ class Effects:
         self._rows = rows
         self._seen: Counter[str] = Counter()
         self._held: set[str] = set()
-        self._staged: dict[str, list[Draft]] = {}
+        self._staged: list[tuple[str, Draft]] = []
+        self._shown: list[tuple[str, Draft | Event]] = []
         self._overlay: dict[str, dict[str, str | None]] = {}
 
     def stage(self, kind: str, target: str, *, content: JSON, drafts: Sequence[Draft]) -> bool:
@@ -73,12 +74,12 @@ class Effects:
         earlier = self._committed.get((scope, ordinal))
         if earlier is not None:
             self._check_same(earlier, digest, f"{kind} {target!r}")
-            self._repeat(earlier)
+            self._repeat(earlier, scope)
             return False
         headers = self._headers(scope) | {ORDINAL_HEADER: str(ordinal), DIGEST_HEADER: digest}
         marked = [replace(draft, headers={**draft.headers, **headers}) for draft in drafts]
-        self._staged.setdefault(scope, []).extend(marked)
-        self._show(marked)
+        self._staged.extend((scope, draft) for draft in marked)
+        self._show(marked, scope)
         return True
 
     def row(self, type_name: str, key: str) -> str | None:
@@ -100,8 +101,9 @@ class Effects:
 
     def take(self) -> list[Draft]:
         """Everything staged that may be committed now: all but what waits for a tool's result."""
-        ready = [scope for scope in self._staged if scope not in self._held]
-        return [draft for scope in ready for draft in self._staged.pop(scope)]
+        ready = [draft for scope, draft in self._staged if scope not in self._held]
+        self._staged = [(scope, draft) for scope, draft in self._staged if scope in self._held]
+        return ready
 
     def mark(self, drafts: Sequence[Draft]) -> list[Draft]:
         """Rows of this wake that are not effects (runs, steps, texts), marked as its own."""
@@ -121,12 +123,12 @@ class Effects:
         """The scope effects belong to now."""
         return _scope.get()
 
-    def adopt(self, scope: str) -> None:
-        """Take over what ``scope`` had committed, for it will not be run again."""
-        for (owner, ordinal), committed in self._committed.items():
-            if owner == scope:
-                self._seen[scope] = max(self._seen[scope], ordinal + 1)
-                self._repeat(committed)
+    def adopt(self, scopes: Collection[str]) -> None:
+        """Take over what ``scopes`` had committed, in that order; they will not be run again."""
+        taken = [each for each in self._committed.items() if each[0][0] in scopes]
+        for (scope, ordinal), committed in sorted(taken, key=lambda each: each[1].first_offset):
+            self._seen[scope] = max(self._seen[scope], ordinal + 1)
+            self._repeat(committed, scope)
 
     @contextmanager
     def within(self, scope: str) -> Generator[None]:
@@ -143,8 +145,13 @@ class Effects:
         self._held.discard(scope)
 
     def drop(self, scope: str) -> None:
-        """Forget what ``scope`` staged and did not commit."""
-        self._staged.pop(scope, None)
+        """Forget what ``scope`` staged and did not commit: nobody sees it any more either."""
+        gone = {id(draft) for owner, draft in self._staged if owner == scope}
+        self._staged = [each for each in self._staged if id(each[1]) not in gone]
+        shown = [each for each in self._shown if id(each[1]) not in gone]
+        self._shown, self._overlay = [], {}
+        for owner, row in shown:
+            self._show([row], owner)
 
     def _headers(self, scope: str) -> dict[str, str]:
         return {WAKE_HEADER: self._wake_key, SCOPE_HEADER: scope}
@@ -163,12 +170,13 @@ class Effects:
             )
             raise NondeterministicWake(message, wake=self._wake_key)
 
-    def _repeat(self, committed: Committed) -> None:
+    def _repeat(self, committed: Committed, scope: str) -> None:
         if not committed.shown:
-            self._show(committed.events)
+            self._show(committed.events, scope)
 
-    def _show(self, rows: Sequence[Draft | Event]) -> None:
+    def _show(self, rows: Sequence[Draft | Event], scope: str) -> None:
         for row in rows:
+            self._shown.append((scope, row))
             if is_row_type(row.type):
                 gone = row.operation is Operation.DELETE
                 self._overlay.setdefault(row.type, {})[row.key] = None if gone else row.text

@@ -72,7 +72,7 @@ class Blobs(Protocol):
         ...
 
     def delete(self, name: str) -> None:
-        """Remove the name; absent is fine."""
+        """Remove the name, a folder too if it is empty; absent is fine."""
         ...
 
 

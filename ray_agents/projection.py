@@ -54,6 +54,11 @@ class Committed:
     events: list[Event] = field(default_factory=list[Event])
     shown: bool = False
 
+    @property
+    def first_offset(self) -> int:
+        """Where the effect stands in the log."""
+        return self.events[0].offset if self.events else 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
@@ -87,11 +92,10 @@ class State:
 
     @property
     def current(self) -> WakeRecorded | None:
-        """The one wake that is begun, neither ended nor parked."""
-        for wake in self.wakes.values():
-            if wake.status is not WakeStatus.PARKED:
-                return wake
-        return None
+        """The wake to go on with: one that is begun before one that was parked and is retried."""
+        open_wakes = [w for w in self.wakes.values() if w.status is not WakeStatus.PARKED]
+        begun = (wake for wake in open_wakes if wake.attempt)
+        return next(begun, open_wakes[0] if open_wakes else None)
 
     @property
     def alive(self) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 
 import pytest
 
 from ray_agents.effects import Effects
 from ray_agents.errors import NondeterministicWake
-from ray_agents.events import Draft, Event, Operation
+from ray_agents.events import Draft, Event, Operation, decode
 from ray_agents.projection import Committed, EffectId
 
 
@@ -115,7 +116,27 @@ def test_a_tool_that_is_not_run_again_keeps_its_effects() -> None:
         write(first, "a", 1)
     first.release("tool-1")
     second = again(first.take())
-    second.adopt("tool-1")
+    second.adopt({"tool-1"})
     assert second.row("state:r", "a") == "1"
     with second.within("tool-1"):
         assert second.next_ordinal() == 1
+
+
+def test_what_a_failed_tool_staged_is_seen_by_nobody() -> None:
+    effects = Effects("wake-1", {}, {})
+    row = Draft.of("state:rows", "a", value={"key": "a"})
+    with effects.within("tool"):
+        effects.stage("insert", "state:rows/a", content=1, drafts=[row])
+    effects.drop("tool")
+    assert effects.row("state:rows", "a") is None
+    assert effects.take() == []
+
+
+def test_what_is_committed_together_stands_in_the_order_of_its_making() -> None:
+    effects = Effects("wake-1", {}, {})
+    for number, scope in enumerate(("", "tool", "")):
+        with effects.within(scope) if scope else nullcontext():
+            row = Draft.of("state:rows", "a", value={"key": "a", "n": number})
+            effects.stage("upsert", "state:rows/a", content=number, drafts=[row])
+    effects.release("tool")
+    assert [decode(draft.text)["n"] for draft in effects.take()] == [0, 1, 2]

@@ -25,7 +25,7 @@ from ray.exceptions import RayError
 
 from ray_agents.address import Address
 from ray_agents.cluster.awake import Awake
-from ray_agents.cluster.calls import WAKING, Answer, Call
+from ray_agents.cluster.calls import WAKING, Answer, Call, Moved
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import Directory, Refused
@@ -47,6 +47,7 @@ from ray_agents.wakes import must_be_alone
 
 SWITCH_SECONDS = 0.0005  # with Python's 5 ms, file threads wait that long for a busy loop
 LEAVE_BOUND = timedelta(seconds=2)
+ASK_AGAIN = timedelta(seconds=5)
 LEAVE_LINGER = timedelta(milliseconds=250)
 PRELOAD_AFTER = timedelta(seconds=1)
 PRELOAD_LOOKS_MAX = 30
@@ -71,6 +72,7 @@ class EntityHost:
         self._used_at = self._clock.monotonic()
         self._emptying: asyncio.Task[Any] | None = None
         self._left = asyncio.Event()
+        self._asking: asyncio.Task[Any] | None = None
         self._opening: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         blobs, self._io = open_blobs(settings.store), LogIO()
@@ -202,12 +204,15 @@ class EntityHost:
         if not self._waits(address):
             return False
         try:
-            await self._directory.activate(name, address, release_from=self._id)
+            answer = await self._directory.activate(name, address, release_from=self._id)
         except (RayError, RayAgentsError) as error:
             LOGGER.warning("%s could not be handed to %s: %s", address, name, error)
             self._host.resume_later(address)
         else:
-            self._host.forget(address)
+            if isinstance(answer, Moved):
+                self._host.resume_later(address)
+            else:
+                self._host.forget(address)
         return True
 
     async def waits(self, address: str) -> bool:
@@ -243,6 +248,8 @@ class EntityHost:
         """What a wake must wait for before it runs here."""
         if self._kind == SOLO:
             return None
+        if self._asking is None or self._asking.done():
+            self._asking = self._later(self._ask_again())
         current = entity.state.current
         if self._kind == PACKED and (current is None or not self._needs_own_host(entity, current)):
             return None
@@ -255,6 +262,15 @@ class EntityHost:
             return "a free host"
         self._later(self._directory.keeper().place.remote(str(entity.address), resources, self._id))
         return str(resources) if resources else "a host of its own"
+
+    async def _ask_again(self) -> None:
+        """Ask for the hosts that entities here wait for, in case a keeper forgot; then stop."""
+        await asyncio.sleep(ASK_AGAIN.total_seconds())
+        while waiting := [each for each in self._host.awake if each.waiting_for]:
+            for entity in waiting:
+                if entity.waiting_for and not entity.leaving:
+                    entity.wakeloop.advance()
+            await asyncio.sleep(ASK_AGAIN.total_seconds())
 
     def _needs_own_host(self, entity: Awake, wake: WakeRecorded) -> bool:
         """Whether the wake is to run alone; one that has had all its attempts is parked here."""

@@ -11,8 +11,8 @@ An entity that finds its log taken (``owner.lost``) stops where it is; its host 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 
 from ray_agents import wakes
 from ray_agents.address import Address
@@ -362,20 +362,19 @@ class Entity:
 
     async def seal(self) -> None:
         """Stop what runs, record the interruption, end the segment."""
-        self.sealing = True
-        try:
-            await self.wakeloop.stop()
-            await self.outbox.stop()
-            await self.owner.seal()
-        finally:
-            self.left.set()
+        await self._leave(self.owner.seal)
 
     async def drop(self) -> None:
         """Stop what runs and leave the log as it is: it is another owner's now."""
+        await self._leave(self.owner.abandon)
+
+    async def _leave(self, end: Callable[[], Awaitable[None]]) -> None:
+        """Stop the parts, each whatever becomes of the others, then ``end`` the ownership."""
         self.sealing = True
         try:
-            await self.wakeloop.stop()
-            await self.outbox.stop()
-            await self.owner.abandon()
+            async with AsyncExitStack() as parts:
+                parts.push_async_callback(end)
+                parts.push_async_callback(self.outbox.stop)
+                parts.push_async_callback(self.wakeloop.stop)
         finally:
             self.left.set()

@@ -48,7 +48,8 @@ from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, read_head
 from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
-RESUME_TRIES_MAX = 8
+RESUME_TRIES_MAX = 60
+RESUME_DELAY_MAX = timedelta(seconds=30)
 SEALED_REMEMBERED_MAX = 10_000
 IDLE_LOOK_MIN = 0.002
 IDLE_LOOK_MAX = 0.05
@@ -134,8 +135,10 @@ class Host:
             await self._log.abandon()
 
     def owns(self, address: Address) -> bool:
-        """Whether the entity is awake here, or about to be."""
-        return address in self._entities or address in self._opening
+        """Whether the entity is awake here, or about to be; one whose log is taken is not."""
+        entity = self._entities.get(address)
+        lost = entity is None or entity.owner.lost.is_set()
+        return address in self._opening or not lost
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -365,6 +368,8 @@ class Host:
                 await self._leave(entity)
         except RayAgentsError as error:
             LOGGER.warning("%s left without a clean end: %s", entity.name, error)
+            if entity.unfinished and not self._stopping:
+                self.resume_later(entity.address)
         finally:
             self._entities.pop(entity.address, None)
             self._lives.pop(entity.address, None)
@@ -415,7 +420,7 @@ class Host:
                 await self._equipment.peers.call(address, Activate())
             except RayAgentsError as error:
                 LOGGER.warning("%s cannot be resumed yet: %s", address, error)
-                delay *= 2
+                delay = min(delay * 2, RESUME_DELAY_MAX)
             else:
                 return
 

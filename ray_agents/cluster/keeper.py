@@ -21,6 +21,7 @@ from typing import Any
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ray_agents.address import Address
+from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import NOBODY, Directory, host_actor
 from ray_agents.cluster.equipment import Verdict
@@ -66,7 +67,9 @@ class Keeper:
         self._directory = Directory(
             settings, blobs=blobs, io=self._io, definitions=Definitions(blobs)
         )
-        self._recovery = Recovery(blobs, io=self._io, route=self._directory.call)
+        self._recovery = Recovery(
+            blobs, io=self._io, clock=SystemClock(), route=self._directory.call
+        )
         self._watched: dict[str, asyncio.Task[None]] = {}
         self._resuming: set[str] = set()
         self._idle: set[str] = set()

@@ -50,7 +50,7 @@ class LocalHosts:
         self.definitions = Definitions(blobs)
         self.id = f"local-{os.getpid()}-{clock.fresh_id()}"
         self._closed = False
-        self._recovery = Recovery(blobs, io=io, route=self.call)
+        self._recovery = Recovery(blobs, io=io, clock=clock, route=self.call)
         self.host = Host(
             Equipment(
                 host=self.id,

@@ -16,13 +16,12 @@ from ray_agents.address import Address
 from ray_agents.cluster.calls import Activate, Answer, Call
 from ray_agents.cluster.folders import HOSTS, host_folder
 from ray_agents.cluster.hostlog import AWAKE
-from ray_agents.errors import CallerError, RayAgentsError
-from ray_agents.events import Event
-from ray_agents.log.owner import LogIO
-from ray_agents.log.reader import LogReader
-from ray_agents.ports import Blobs
-from ray_agents.records import latest_rows
+from ray_agents.errors import CallerError, Fenced, RayAgentsError
+from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
+from ray_agents.ports import Blobs, Clock
 
+FIRST_SEGMENT = "0000000001.arrows"
+RECOVERY = "recovery"  # who takes a dead host's log over
 CONCURRENT_MAX = 16
 LOGGER = logging.getLogger("ray_agents.recovery")
 Route = Callable[[Address, Call], Awaitable[Answer]]
@@ -31,8 +30,9 @@ Route = Callable[[Address, Call], Awaitable[Answer]]
 class Recovery:
     """Finds and resumes the unfinished work of hosts that are gone."""
 
-    def __init__(self, blobs: Blobs, *, io: LogIO, route: Route) -> None:
+    def __init__(self, blobs: Blobs, *, io: LogIO, clock: Clock, route: Route) -> None:
         self._blobs = blobs
+        self._clock = clock
         self._io = io
         self._route = route
 
@@ -41,23 +41,33 @@ class Recovery:
         return await self._io.run(self._blobs.names, HOSTS)
 
     async def left_awake(self, host: str) -> list[Address]:
-        """The entities that were awake in ``host`` when it ended, oldest first."""
-        reader = LogReader(self._blobs, host_folder(host), self._io)
-        offset, events = 0, list[Event]()
-        while True:
-            reading = await reader.read(offset)
-            if not reading.events:
-                break
-            events.extend(event for event in reading.events if event.type == AWAKE)
-            offset = reading.events[-1].offset + 1
-        return [Address.parse(key) for key in latest_rows(events)]
+        """The entities that were awake in ``host`` when it ended, oldest first.
+
+        It takes the host's log over first: a host that was only silent is fenced off, so that
+        everything it ever took in stands in the rows read here, and it leaves at its next one.
+        """
+        folder = host_folder(host)
+        head = await read_head(self._blobs, folder, io=self._io)
+        names = await self._io.run(self._blobs.names, folder)
+        if head is None or FIRST_SEGMENT not in names:
+            return []  # everything was resumed, and the removal was cut off
+        claim = Claim(host=RECOVERY, token=self._clock.fresh_id())
+        log = await LogOwner.claim(
+            self._blobs, folder, head=head, claim=claim, clock=self._clock, io=self._io
+        )
+        left = [Address.parse(event.key) for event in log.history.latest({AWAKE})]
+        await log.seal()
+        return left
 
     async def resume(self, host: str) -> int:
         """Activate what ``host`` left undone and remove its log; how many were resumed.
 
         An entity that cannot be activated keeps the log in place, for the next try.
         """
-        addresses = await self.left_awake(host)
+        try:
+            addresses = await self.left_awake(host)
+        except Fenced:
+            return 0  # another recovery is at it
         slots = asyncio.Semaphore(CONCURRENT_MAX)
         done = await asyncio.gather(*(self._activate(address, slots) for address in addresses))
         if all(done):
@@ -79,3 +89,4 @@ class Recovery:
         folder = host_folder(host)
         for name in self._blobs.names(folder):
             self._blobs.delete(f"{folder}/{name}")
+        self._blobs.delete(folder)

@@ -51,6 +51,8 @@ from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
 
 FOLLOW_SECONDS = 15.0
+LOOKS_MAX = 100
+LOOK_DELAY = timedelta(milliseconds=100)
 LOOKS_AFTER_WAKE = 50
 LOOK_AGAIN = timedelta(milliseconds=20)
 WAIT_AT_OWNER = 0.5  # of an ask's time, for the answer with the acceptance; then it is known
@@ -250,10 +252,20 @@ class HostRuntime:
         Raises:
             UnknownEntity: nobody ever lived there.
         """
-        answer = await self._hosts.call(address, Describe())
-        if isinstance(answer, EntityView):
-            return answer
-        return await self._describe_asleep(address)
+        for _ in range(LOOKS_MAX):
+            answer = await self._hosts.call(address, Describe())
+            if isinstance(answer, EntityView):
+                return answer
+            try:
+                return await self._describe_asleep(address)
+            except UnknownEntity:
+                # A log whose owner died may be read by nobody until the next owner has begun.
+                head = await read_head(self._blobs, entity_folder(address), io=self._io)
+                if head is None or head.sealed:
+                    raise
+                await self._clock.sleep(LOOK_DELAY)
+        message = f"nobody has taken {str(address)!r} over from its last host yet; ask again"
+        raise RuntimeUnavailable(message, address=str(address))
 
     async def _describe_asleep(self, address: Address) -> EntityView:
         reader = LogReader(self._blobs, entity_folder(address), self._io)

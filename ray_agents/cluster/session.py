@@ -130,8 +130,7 @@ class RunJournal:
         self._history: list[Event] = [
             e for e in session.read(HISTORY_TYPES) if e.offset not in mine
         ]
-        for call in {e.key for e in own if e.type == "tool_call"}:
-            session.effects.adopt(call)
+        session.effects.adopt({e.key for e in own if e.type == "tool_call"})
 
     @property
     def run_key(self) -> str:

@@ -190,6 +190,7 @@ class WakeLoop:
             wake=wake.key,
         )
         await entity.enqueue([record.draft(), outcome.draft()]).durable()
+        entity.outbox_grew()  # a commit that was cancelled while it was written stands all the same
         if outcome.status is WakeStatus.FAILED:
             clock = entity.services.clock
             await clock.sleep(wakes.until(outcome.retry_at, now=clock.now()))

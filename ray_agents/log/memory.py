@@ -59,6 +59,10 @@ class MemoryBlobs:
             if self._files.pop(name, None) is not None:
                 folder, _, last = name.rpartition("/")
                 del self._folders[folder][last]
+            elif name in self._folders and not self._folders[name]:
+                folder, _, last = name.rpartition("/")
+                del self._folders[name]
+                self._folders[folder].pop(last, None)
 
 
 class MemoryAppender:

@@ -116,7 +116,10 @@ class DirectoryBlobs:
         """See :class:`ray_agents.ports.Blobs`."""
         path = f"{self._root}/{name}"
         with _naming(path), suppress(FileNotFoundError):
-            os.unlink(path)
+            if not Path(path).is_dir():
+                os.unlink(path)
+            elif not os.listdir(path):
+                Path(path).rmdir()
 
 
 class FileAppender:

@@ -172,7 +172,7 @@ def test_after_kill_9_of_everything_the_record_is_stale_and_a_start_is_fresh(
 
 
 def test_stopping_what_does_not_run_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeUnavailable, match="ray-agents start"):
+    with pytest.raises(RuntimeUnavailable, match="is running here"):
         stop_ray(Settings(store=str(tmp_path)))
 
 

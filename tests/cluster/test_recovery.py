@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
+from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.cluster.recovery import Recovery
@@ -118,7 +119,7 @@ async def test_recovery_run_five_times_finds_work_once() -> None:
         dead = runtime.hosts.id
         await runtime.crash()
     async with LocalRuntime(store) as after:
-        recovery = Recovery(store, io=LogIO(), route=after.hosts.call)
+        recovery = Recovery(store, io=LogIO(), clock=SystemClock(), route=after.hosts.call)
         counts = [await recovery.resume(dead) for _ in range(5)]
         gates.opened["gate"].set()
         assert (await ask(after, g, 1, "m1")).value == "attempt 2"
