@@ -20,7 +20,7 @@ from ray_agents.errors import CallerError, Fenced, RayAgentsError
 from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
 from ray_agents.ports import Blobs, Clock
 
-FIRST_SEGMENT = "0000000001.arrows"
+SEALED = "sealed"
 RECOVERY = "recovery"  # who takes a dead host's log over
 CONCURRENT_MAX = 16
 LOGGER = logging.getLogger("ray_agents.recovery")
@@ -48,8 +48,7 @@ class Recovery:
         """
         folder = host_folder(host)
         head = await read_head(self._blobs, folder, io=self._io)
-        names = await self._io.run(self._blobs.names, folder)
-        if head is None or FIRST_SEGMENT not in names:
+        if head is None:
             return []  # everything was resumed, and the removal was cut off
         claim = Claim(host=RECOVERY, token=self._clock.fresh_id())
         log = await LogOwner.claim(
@@ -86,7 +85,12 @@ class Recovery:
             return True
 
     def _remove(self, host: str) -> None:
+        """Newest segment first, so that what a crash leaves here is a whole, older log."""
         folder = host_folder(host)
-        for name in self._blobs.names(folder):
-            self._blobs.delete(f"{folder}/{name}")
+        for name in reversed(self._blobs.names(folder)):
+            if name != SEALED:
+                self._blobs.delete(f"{folder}/{name}")
+        for name in self._blobs.names(f"{folder}/{SEALED}"):
+            self._blobs.delete(f"{folder}/{SEALED}/{name}")
+        self._blobs.delete(f"{folder}/{SEALED}")
         self._blobs.delete(folder)
