@@ -1,7 +1,8 @@
 """The fold: ``State = fold(events)``, what a wake needs to know and nothing more.
 
-The state holds the open wakes, the messages no wake has taken yet, the outbox, tags, and the rows
-of the user's collections. Everything else in a log (runs, texts, old messages) is read lazily.
+The state holds the open wakes, the messages no wake has taken yet, the timers, the outbox, tags,
+and the rows of the user's collections. Everything else in a log (runs, texts, old messages) is
+read lazily.
 
 What a wake has committed while it is still open is kept apart, in ``effects``, and joins ``rows``
 when the wake ends or is parked: a wake that runs again therefore sees the state of its first
@@ -22,6 +23,7 @@ from ray_agents.events import (
     Event,
     MessageReceived,
     Operation,
+    SendScheduled,
     WakeRecorded,
     WakeStatus,
     decode,
@@ -68,6 +70,14 @@ class Outgoing:
     effect: EffectStaged
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timer:
+    """A delayed send that is pending, and where it stands: the offset its sender was told."""
+
+    offset: int
+    send: SendScheduled
+
+
 @dataclass(slots=True)
 class State:
     """The wake state of one entity. Only :func:`fold` and :meth:`apply` change it."""
@@ -79,6 +89,7 @@ class State:
     pending: list[Event] = field(default_factory=list[Event])
     wakes: dict[str, WakeRecorded] = field(default_factory=dict[str, WakeRecorded])
     wakes_ended: int = 0
+    timers: dict[str, Timer] = field(default_factory=dict[str, Timer])
     outbox: dict[str, Outgoing] = field(default_factory=dict[str, Outgoing])
     rows: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     effects: dict[str, dict[EffectId, Committed]] = field(
@@ -124,6 +135,8 @@ class State:
                 self._apply_wake(WakeRecorded.of(event))
             case EffectStaged.TYPE:
                 self._apply_outbox(event)
+            case SendScheduled.TYPE if SendScheduled.is_row(event.type, event.key):
+                self._apply_schedule(event)
             case EntityCreated.TYPE:
                 self._apply_created(event)
             case EntityStopped.TYPE:
@@ -142,7 +155,7 @@ class State:
 
     def _abandon(self) -> None:
         """The end of a life ends its obligations."""
-        for left in (self.pending, self.wakes, self.outbox, self.effects):
+        for left in (self.pending, self.wakes, self.timers, self.outbox, self.effects):
             left.clear()
 
     def _apply_wake(self, wake: WakeRecorded) -> None:
@@ -172,6 +185,14 @@ class State:
         else:
             self.outbox[event.key] = Outgoing(offset=event.offset, effect=EffectStaged.of(event))
 
+    def _apply_schedule(self, event: Event) -> None:
+        """Keep what is pending, and nothing else: schedules are no rows of the state."""
+        if event.headers.get(SendScheduled.STATUS_HEADER) == SendScheduled.PENDING:
+            send = SendScheduled.of(event)
+            self.timers[send.key] = Timer(offset=event.offset, send=send)
+        else:
+            self.timers.pop(event.key.partition(":")[2], None)
+
     def _note_effect(self, event: Event) -> None:
         wake = event.headers.get(WAKE_HEADER)
         current = self.wakes.get(wake) if wake else None
@@ -188,7 +209,7 @@ class State:
         kept.events.append(event)
 
     def _write_row(self, event: Event) -> None:
-        if not is_row_type(event.type):
+        if not is_row_type(event.type) or SendScheduled.is_row(event.type, event.key):
             return
         table = self.rows.setdefault(event.type, {})
         if event.operation is Operation.DELETE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_agents.address import Address
 from ray_agents.events import Event
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Receipt
@@ -50,10 +51,13 @@ class Resolve:
 class Activate:
     """Own the entity and do what it has left to do. Answered by its EntityView.
 
-    ``release_from`` names a host that accepted for it and lets go when asked.
+    ``release_from`` names a host that accepted for it and lets go when asked. ``due`` is the time
+    by the index's clock, in microseconds since the epoch, when the index is who calls: everything
+    that is due by then happens before the answer.
     """
 
     release_from: str | None = None
+    due: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,18 @@ class Challenge:
 Waking = Spawn | Deliver | Kill | Resolve | Activate
 Call = Waking | Ask | Describe | Follow | Release | Challenge
 WAKING = (Spawn, Deliver, Ask, Kill, Resolve, Activate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """When an entity that is about to sleep is next due, as its owner tells the index.
+
+    ``at`` is microseconds since the epoch, None for never; ``epoch`` is the owner's.
+    """
+
+    address: Address
+    at: int | None
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

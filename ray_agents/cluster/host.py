@@ -79,6 +79,7 @@ class Host:
             model_for=equipment.model_for,
             deliver=self._deliver,
             admit=equipment.admit,
+            register=equipment.peers.register,
         )
 
     async def open(self) -> None:
@@ -208,10 +209,24 @@ class Host:
                 return entity.view()
             case Resolve(verb=verb, wake=wake):
                 return await entity.resolve(verb, wake)
-            case Activate():
+            case Activate(due=due):
                 entity.wakeloop.advance()
                 entity.outbox.advance()
+                if due is not None:
+                    await self._fire(entity, due)
                 return entity.view()
+
+    async def _fire(self, entity: Entity, due: int) -> None:
+        """Let what is due happen, for the index, which forgets it after our answer.
+
+        So nobody may answer who is no longer the owner: an append proves that we are, a look, if
+        there is nothing to append.
+        """
+        entity.timers.called()
+        if not await entity.timers.fire(due):
+            await self._recheck(entity)
+        if entity.leaving:
+            raise Fenced(f"{entity.name} is leaving host {self._equipment.host!r}")
 
     async def _recheck(self, entity: Entity) -> None:
         """Give the entity up at once, handler and all, if its log has a newer owner."""
@@ -344,6 +359,7 @@ class Host:
         self._lives[address] = life
         entity.wakeloop.advance()
         entity.outbox.advance()
+        entity.timers.advance()
         return entity
 
     # -- sleeping -----------------------------------------------------------------------------
@@ -354,8 +370,10 @@ class Host:
             while not entity.leaving:
                 idle = self._idle_seconds(entity)
                 quiet = self._equipment.clock.monotonic() - entity.last_active
-                if quiet >= idle and not entity.busy and entity.address not in self._calls:
-                    break
+                if quiet >= idle and self._is_idle(entity) and await entity.timers.agree():
+                    if self._is_idle(entity):
+                        break
+                    continue
                 wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
                 try:
                     async with asyncio.timeout(wait):
@@ -375,6 +393,9 @@ class Host:
             self._lives.pop(entity.address, None)
             if not self._entities and not self._opening:
                 self._equipment.emptied()
+
+    def _is_idle(self, entity: Entity) -> bool:
+        return not entity.busy and entity.address not in self._calls
 
     def _idle_seconds(self, entity: Entity) -> float:
         try:
@@ -396,6 +417,8 @@ class Host:
             self._remember_sealed(entity)
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
+        elif not entity.timers.agreed and not self._stopping:
+            self.resume_later(entity.address)  # until then only our own log knows that it is due
 
     def _remember_sealed(self, entity: Entity) -> None:
         """It may wake here again without a look at its log: the claim itself tells if it moved."""
@@ -422,6 +445,7 @@ class Host:
                 LOGGER.warning("%s cannot be resumed yet: %s", address, error)
                 delay = min(delay * 2, RESUME_DELAY_MAX)
             else:
+                self.forget(address)  # unless it is here, it stands in another host's log by now
                 return
 
     async def _sleep(self, entity: Entity) -> None:

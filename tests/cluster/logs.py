@@ -18,6 +18,7 @@ from ray_agents.events import (
     MessageReceived,
     Operation,
     OutboxKind,
+    SendScheduled,
     WakeStatus,
 )
 from ray_agents.projection import State
@@ -51,6 +52,7 @@ class LogMaker:
             return
         steps: list[Callable[[], None]] = [self.message, self.wake, self.wake, self.effect]
         steps += [self.effect, self.end, self.end, self.resolve, self.deliver, self.other]
+        steps += [self.schedule, self.fire]
         if self.random.random() < self.kill_chance:
             steps = [self.kill]
         self.random.choice(steps)()
@@ -74,6 +76,28 @@ class LogMaker:
             key=key, payload=key, message_type="message", sender=None, timestamp=0
         )
         self.write(row.draft())
+
+    def schedule(self) -> None:
+        self.messages += 1
+        created = self.state.created
+        assert created is not None
+        row = SendScheduled(
+            key=f"m{self.messages}",
+            fire_at=self.random.randrange(1000),
+            payload="later",
+            message_type="message",
+            sender=None,
+            target="/t/x",
+            life=created.life,
+            timestamp=0,
+        )
+        self.write(row.draft())
+
+    def fire(self) -> None:
+        for timer in list(self.state.timers.values())[:1]:
+            if self.random.random() < 0.8:
+                message = timer.send.message(now=0)
+                self.write(message.draft(), timer.send.sent(now=0))
 
     def other(self) -> None:
         self.write(Draft.of("text", "t", value="hello"))
