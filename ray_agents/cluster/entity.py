@@ -193,14 +193,10 @@ class Entity:
         first = self._first_message(request, spawn_id)
         drafts = [event.draft(), *(message.draft() for message in first)]
         appending = self.enqueue(drafts)
-        if first:
-            self._arriving[first[0].key] = (first[0], appending.events[1].offset)
+        for message in first:
+            self._arrives(message, appending.events[1].offset)
         self.wakeloop.advance()
-        try:
-            await appending.durable()
-        finally:
-            for message in first:
-                self._arriving.pop(message.key, None)
+        await appending.durable()
 
     def _first_message(self, request: SpawnRequest, spawn_id: str) -> list[MessageReceived]:
         if request.message is None:
@@ -226,12 +222,9 @@ class Entity:
             return await self._schedule(message, request.after_seconds)
         appending = self.enqueue([message.draft()])
         offset = appending.events[0].offset
-        self._arriving[message_id] = (message, offset)
+        self._arrives(message, offset)
         self.wakeloop.advance()
-        try:
-            await appending.durable()
-        finally:
-            self._arriving.pop(message_id, None)
+        await appending.durable()
         return self._receipt(message_id, offset, duplicate=False)
 
     async def _schedule(self, message: MessageReceived, after_seconds: float) -> Receipt:
@@ -276,6 +269,15 @@ class Entity:
             sender=request.from_,
             timestamp=self.services.clock.now(),
         )
+
+    def _arrives(self, message: MessageReceived, offset: int) -> None:
+        """Know a message before it is durable, whatever becomes of who sent it."""
+        while self._arriving:
+            oldest = next(iter(self._arriving))
+            if self._arriving[oldest][1] >= self.owner.durable_tip:
+                break
+            del self._arriving[oldest]  # the history has it
+        self._arriving[message.key] = (message, offset)
 
     def _find(self, message_id: str) -> tuple[MessageReceived, int] | None:
         """The message of that id in this life, durable or on its way, and its first offset."""

@@ -280,7 +280,9 @@ class Host:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not task.cancelled() or not self._stopping:
+            caller = asyncio.current_task()
+            cancelled_too = caller is not None and caller.cancelling()
+            if cancelled_too or not task.cancelled() or not self._stopping:
                 raise
             message = f"host {self._equipment.host!r} vanished; ask again"
             raise RuntimeUnavailable(message, host=self._equipment.host) from None

@@ -68,12 +68,15 @@ class EntitySession:
 
         Raises:
             Fenced: the attempt is over.
+            PayloadTooLarge, InvalidPayload: they cannot be written; what was staged still is.
         """
         self._check_open()
-        rows = [*self.effects.take(), *drafts]
+        rows = [*self.effects.ready, *drafts]
         if not rows:
             return []
-        events = await self._entity.enqueue(rows).durable()
+        appending = self._entity.enqueue(rows)
+        self.effects.take()  # not before: what the log refuses is still staged
+        events = await appending.durable()
         self._entity.outbox_grew()
         return events
 

@@ -128,15 +128,30 @@ class WakeLoop:
             wake = wakes.begin(state, attempt)
         else:
             return None
-        appending = entity.enqueue([wake.draft()])
+        drafts = [wake.draft()]
+        if wake.status is WakeStatus.PARKED:
+            drafts.insert(0, self._death(wake).draft())
+        appending = entity.enqueue(drafts)
         self._begun = wake
         return Begun(wake, appending)
+
+    def _death(self, wake: WakeRecorded) -> ErrorRecorded:
+        """Why a wake is parked whose handler left no error, as it took its host with it."""
+        return ErrorRecorded(
+            key=f"{wake.key}-attempt-{wake.attempt}-{wake.timestamp}",
+            error_code="host_died",
+            message=wake.error or "",
+            wake=wake.key,
+        )
 
     async def _attempt(self, wake: WakeRecorded) -> Begun | None:
         """Run the handler once and record the outcome; the wake begun beside it, if any."""
         entity = self._entity
         try:
             drafts = await self._handle(wake)
+            if not is_under_way(entity, wake):
+                return self._begin()
+            appending = entity.enqueue(drafts)  # the effects may be more than one append can hold
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -146,9 +161,6 @@ class WakeLoop:
             if entity.leaving:
                 raise Fenced(f"{entity.name} leaves while a wake ends") from error
             return await self._failed(wake, error)
-        if not is_under_way(entity, wake):
-            return self._begin()
-        appending = entity.enqueue(drafts)
         begun = self._begin()
         await appending.durable()
         entity.outbox_grew()

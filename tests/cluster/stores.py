@@ -11,7 +11,10 @@ from ray_agents.ports import Appender, Blobs
 
 
 class DyingBlobs:
-    """Blobs over ``inner`` for one process; ``died`` is called from a thread."""
+    """Blobs over ``inner`` for one process; ``died`` is called from a thread.
+
+    Whoever holds ``writing`` holds up every write.
+    """
 
     def __init__(
         self,
@@ -27,11 +30,11 @@ class DyingBlobs:
         self.crash_at = crash_at
         self._after = after
         self.died = died
-        self._lock = Lock()
+        self.writing = Lock()
 
     def mutate(self, change: Callable[[], object]) -> object:
         """Do ``change``, or die."""
-        with self._lock:
+        with self.writing:
             if not self.dead:
                 self.writes += 1
                 self.dead = self.writes == self.crash_at
