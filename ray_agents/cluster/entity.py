@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from typing import NamedTuple
 
 from ray_agents import schedule, wakes
 from ray_agents.address import Address
@@ -55,6 +56,14 @@ from ray_agents.views import EntityView, Receipt
 __all__ = ["Entity", "Services"]
 
 
+class Arriving(NamedTuple):
+    """A message whose row is being written, and the offset at which it was accepted."""
+
+    message: MessageReceived
+    row: int
+    accepted: int
+
+
 class Entity:
     """One awake entity on this host; :class:`ray_agents.cluster.host.Host` makes and drops it."""
 
@@ -73,8 +82,8 @@ class Entity:
         self.outbox = Outbox(self)
         self._requests = 0
         self._written = -1
-        self._arriving: dict[str, tuple[MessageReceived, int]] = {}
-        self.timers = Timers(self, arriving=self._arriving, fired=self.wakeloop.advance)
+        self._arriving: dict[str, Arriving] = {}
+        self.timers = Timers(self, arrives=self._arrives, fired=self.wakeloop.advance)
 
     @property
     def name(self) -> str:
@@ -270,20 +279,26 @@ class Entity:
             timestamp=self.services.clock.now(),
         )
 
-    def _arrives(self, message: MessageReceived, offset: int) -> None:
-        """Know a message before it is durable, whatever becomes of who sent it."""
+    def _arrives(
+        self, message: MessageReceived, offset: int, *, accepted: int | None = None
+    ) -> None:
+        """Know a message before its row is durable, whatever becomes of who sent it.
+
+        ``accepted`` is the offset its sender was told, if that is not the row's own.
+        """
         while self._arriving:
             oldest = next(iter(self._arriving))
-            if self._arriving[oldest][1] >= self.owner.durable_tip:
+            if self._arriving[oldest].row >= self.owner.durable_tip:
                 break
             del self._arriving[oldest]  # the history has it
-        self._arriving[message.key] = (message, offset)
+        first = offset if accepted is None else accepted
+        self._arriving[message.key] = Arriving(message, offset, first)
 
     def _find(self, message_id: str) -> tuple[MessageReceived, int] | None:
         """The message of that id in this life, durable or on its way, and its first offset."""
         arriving = self._arriving.get(message_id)
-        if arriving is not None and arriving[1] >= self.state.life_offset:
-            return arriving
+        if arriving is not None and arriving.row >= self.state.life_offset:
+            return arriving.message, arriving.accepted
         timer = self.state.timers.get(message_id)
         if timer is not None:
             return timer.send.message(now=timer.send.timestamp), timer.offset

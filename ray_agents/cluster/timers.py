@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from heapq import heapify, heappop, heappush
+from typing import Protocol
 
 from ray_agents import wakes
 from ray_agents.cluster.awake import Awake
@@ -34,19 +35,22 @@ FIRED_AT_ONCE_MAX = 100
 ASK_AGAIN_FIRST = 1.0
 ASK_AGAIN_MAX = 60.0
 LOGGER = logging.getLogger("ray_agents.timers")
-Arriving = dict[str, tuple[MessageReceived, int]]
+
+
+class Arrives(Protocol):
+    """Takes note of a message whose row is not durable yet."""
+
+    def __call__(self, message: MessageReceived, offset: int, *, accepted: int | None) -> None:
+        """``offset`` is the row's, ``accepted`` the one that the sender was told."""
+        ...
 
 
 class Timers:
-    """Fires the delayed sends of ``entity``.
+    """Fires the delayed sends of ``entity``: ``arrives`` is told of each, ``fired`` of some."""
 
-    ``arriving`` is where it notes messages that are about to be durable; ``fired`` is called when
-    some have come into the inbox.
-    """
-
-    def __init__(self, entity: Awake, *, arriving: Arriving, fired: Callable[[], object]) -> None:
+    def __init__(self, entity: Awake, *, arrives: Arrives, fired: Callable[[], object]) -> None:
         self._entity = entity
-        self._arriving = arriving
+        self._arrives = arrives
         self._fired = fired
         self._task: asyncio.Task[None] | None = None
         self._waits_for: int | None = None
@@ -55,6 +59,7 @@ class Timers:
         ]
         heapify(self._queue)
         self._registered = bool(self._queue)  # whether the index may know of this entity
+        self._last: Appending | None = None  # of those that may not be durable yet
         self._agreed_at: int | None = None
         self._ask_delay = ASK_AGAIN_FIRST
         self._ask_at = 0.0
@@ -129,23 +134,26 @@ class Timers:
                 await self.fire(clock.now())
 
     async def fire(self, now: int) -> bool:
-        """Let everything that is due by ``now`` happen; whether anything was, once it is durable.
+        """Let everything that is due by ``now`` happen; return when it is durable.
+
+        Returns:
+            Whether there was anything of which that had to be awaited.
 
         Raises:
             Fenced, StoreUnavailable, StoreFull: the ownership has ended; the next owner fires.
         """
-        last: Appending | None = None
         while not self._entity.leaving and (ready := self._take(now)):
-            try:
-                for timer in ready:
-                    last = self._put(timer)
-                self._fired()
-                if last is not None:
-                    await last.durable()
-            finally:
-                for timer in ready:
-                    self._arriving.pop(timer.send.key, None)
-        return last is not None
+            for timer in ready:
+                self._last = self._put(timer)
+            self._fired()
+            await asyncio.sleep(0)  # others have their turn between two batches
+        last = self._last
+        if last is None:
+            return False
+        await last.durable()
+        if self._last is last:
+            self._last = None
+        return True
 
     def _take(self, now: int) -> list[Timer]:
         """Some of what is due by ``now``, oldest first."""
@@ -163,7 +171,7 @@ class Timers:
         headers = {SendScheduled.OFFSET_HEADER: str(timer.offset)}
         row = replace(message.draft(), headers=headers)
         appending = self._entity.enqueue([row, timer.send.sent(now=now)])
-        self._arriving[message.key] = (message, timer.offset)
+        self._arrives(message, appending.events[0].offset, accepted=timer.offset)
         return appending
 
     # -- sleeping -----------------------------------------------------------------------------
