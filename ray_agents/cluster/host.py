@@ -40,6 +40,7 @@ from ray_agents.cluster.equipment import Equipment, Verdict
 from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.following import followed, settled
 from ray_agents.cluster.hostlog import HostLog
+from ray_agents.cluster.sealing import seal_all
 from ray_agents.cluster.session import check_args
 from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
@@ -53,6 +54,7 @@ RESUME_DELAY_MAX = timedelta(seconds=30)
 SEALED_REMEMBERED_MAX = 10_000
 IDLE_LOOK_MIN = 0.002
 IDLE_LOOK_MAX = 0.05
+SEAL_SHARE = 0.8  # of the deadline of a stop for the entities; the rest is the host log's
 RESUME_DELAY_FIRST = timedelta(milliseconds=100)
 LOGGER = logging.getLogger("ray_agents.host")
 
@@ -437,16 +439,31 @@ class Host:
             await asyncio.wait([life])
 
     async def stop(self, deadline: timedelta) -> None:
-        """Seal everything, in good order, within ``deadline``; unfinished work stays recorded."""
+        """Seal everything, in good order, within ``deadline``; unfinished work stays recorded.
+
+        Raises:
+            RuntimeUnavailable: some entities could not be sealed and were given up, each with a
+                line in the log; or the host's own log could not.
+        """
         self._stopping = True
         for task in self._resuming:
             task.cancel()
+        loop, seconds = asyncio.get_running_loop(), deadline.total_seconds()
+        end = loop.time() + seconds * SEAL_SHARE
         if self._opening:
-            await asyncio.wait(self._opening.values(), timeout=deadline.total_seconds())
-        async with asyncio.timeout(deadline.total_seconds()):
-            await asyncio.gather(*(self._sleep(entity) for entity in self.awake))
-            if self._log is not None:
-                await self._log.seal()
+            await asyncio.wait(self._opening.values(), timeout=seconds * SEAL_SHARE)
+        for task in self._opening.values():
+            task.cancel()
+        left = timedelta(seconds=max(end - loop.time(), 0))
+        failed = await seal_all(self.awake, self._sleep, within=left)
+        if self._log is not None:
+            try:
+                async with asyncio.timeout(seconds * (1 - SEAL_SHARE)):
+                    await self._log.seal()
+            except TimeoutError:
+                failed.append(f"the log of host {self._equipment.host!r}")
+        if failed:
+            raise RuntimeUnavailable(f"not sealed within {deadline}: {', '.join(failed)}")
 
     async def _deliver(self, effect: EffectStaged) -> None:
         """Carry an outbox row to its target; the row's key makes it happen once."""
