@@ -69,6 +69,10 @@ class Session(Protocol):
         """Microseconds since the epoch."""
         ...
 
+    def rest(self) -> None:
+        """Have the entity fall asleep when this attempt has ended, if nothing else is due."""
+        ...
+
 
 class Context:
     """The first argument of every handler."""
@@ -283,7 +287,11 @@ class Context:
         await self._session.commit()
 
     def sleep(self) -> None:
-        """Say that there is nothing more to do; the entity sleeps when the handler returns."""
+        """Say that there is nothing more to do: sleep once the handler has returned.
+
+        The idle time-out is not waited for, unless something has come meanwhile.
+        """
+        self._session.rest()
 
     def record(
         self, row: tuple[str, str], *, value: JSON, operation: Operation = Operation.UPSERT

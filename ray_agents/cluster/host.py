@@ -361,11 +361,7 @@ class Host:
                 if quiet >= idle and not entity.busy and entity.address not in self._calls:
                     break
                 wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
-                try:
-                    async with asyncio.timeout(wait):
-                        await entity.owner.lost.wait()
-                except TimeoutError:
-                    continue
+                await _stirred(entity, wait)
             if entity.sealing:
                 await entity.left.wait()
             else:
@@ -475,3 +471,15 @@ class Host:
             case OutboxKind.SPAWN:
                 spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
                 await self._equipment.peers.call(address, Spawn(request=spawn))
+
+
+async def _stirred(entity: Entity, seconds: float) -> None:
+    """Return after ``seconds``, or as soon as the entity is lost or says that it may sleep."""
+    entity.rested.clear()
+    loop = asyncio.get_running_loop()
+    either = [loop.create_task(event.wait()) for event in (entity.owner.lost, entity.rested)]
+    try:
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in either:
+            task.cancel()

@@ -164,7 +164,7 @@ class WakeLoop:
         """Run the handler once and record the outcome; the wake begun beside it, if any."""
         entity = self._entity
         try:
-            drafts = await self._handle(wake)
+            drafts, resting = await self._handle(wake)
             if not is_under_way(entity, wake):
                 return self._begin()
             appending = entity.enqueue(drafts)  # the effects may be more than one append can hold
@@ -180,9 +180,12 @@ class WakeLoop:
         begun = self._begin()
         await appending.durable()
         entity.outbox_grew()
+        if resting and begun is None:
+            entity.rest()
         return begun
 
-    async def _handle(self, wake: WakeRecorded) -> list[Draft]:
+    async def _handle(self, wake: WakeRecorded) -> tuple[list[Draft], bool]:
+        """Call the handler; the rows of its end, and whether it said that it may sleep at once."""
         entity = self._entity
         definitions = entity.services.definitions
         definition = definitions.load(entity.address.type, wake.definition_version).definition
@@ -197,7 +200,7 @@ class WakeLoop:
         text = context.said or session.run_text
         now = entity.services.clock.now()
         end = wakes.handled(wake, now=now, reply=returned, text=text)
-        return [*session.effects.take(), end.draft()]
+        return [*session.effects.take(), end.draft()], session.resting
 
     async def _failed(self, wake: WakeRecorded, error: BaseException) -> Begun | None:
         """Record the failure with its traceback; then wait, and begin again or go on."""

@@ -29,7 +29,7 @@ from ray_agents.ports import Blobs
 from ray_agents.requests import SendRequest
 from ray_agents.views import EntityView, Receipt
 from tests.cluster import gates
-from tests.cluster.conftest import ask, log_of, spawned, turn_until
+from tests.cluster.conftest import ask, inbox_of, log_of, spawned, turn_until
 from tests.cluster.stores import DyingBlobs, memory
 
 SENDS, SENDS_MANY = 200, 10_000
@@ -46,6 +46,12 @@ async def hasty(ctx: Any, wake: Any) -> Any:
 @registry.entity("calm")
 async def calm(ctx: Any, wake: Any) -> Any:
     return wake.payload
+
+
+@registry.entity("curt", idle_timeout=timedelta(hours=1))
+async def curt(ctx: Any, wake: Any) -> None:
+    ctx.sleep()
+    await ctx.send("/calm/c", "bye")
 
 
 @registry.entity("gated", limits=Limits(retry_delay=timedelta(milliseconds=1)))
@@ -66,6 +72,16 @@ async def deaf(ctx: Any, wake: Any) -> Any:
     except Fenced:
         gates.reached["fenced"].set()
     return wake.attempt
+
+
+async def test_an_entity_that_says_so_falls_asleep_at_once(wait_until: Any) -> None:
+    async with LocalRuntime("memory:") as runtime:
+        await runtime.register(registry)
+        await spawned(runtime, "/calm/c")
+        c = await spawned(runtime, "/curt/c")
+        await ask(runtime, c, "go")
+        await wait_until(lambda: entity_of(runtime, c) is None)
+        await wait_until(lambda: inbox_of(runtime, Address.parse("/calm/c")))
 
 
 def entity_of(runtime: LocalRuntime, address: Address) -> Entity | None:
