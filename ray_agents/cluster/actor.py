@@ -34,7 +34,7 @@ from ray_agents.cluster.host import Host
 from ray_agents.cluster.placement import FRONT, PACKED, SOLO, actor_name, kind_of
 from ray_agents.cluster.pool import LEASE_MAX, Pool
 from ray_agents.cluster.untyped import as_actor, import_ray, in_group
-from ray_agents.cluster.watchdog import Watchdog
+from ray_agents.cluster.watchdog import EXIT_STATUS, Watchdog
 from ray_agents.definition import Dedicated, Packed
 from ray_agents.errors import RayAgentsError, RuntimeUnavailable
 from ray_agents.events import WakeRecorded, WakeStatus
@@ -112,7 +112,7 @@ class EntityHost:
         Watchdog(loop, host=self._id, bound=bound).start()
         self._later(self._leave_when_lost())
         if self._kind != SOLO:
-            self._later(self._directory.keeper().announce.remote(self._id))
+            self._later(self._directory.ask_keeper("announce", self._id))
         if self._kind != FRONT:
             self._later(self._preload())
 
@@ -171,7 +171,12 @@ class EntityHost:
     async def leave(self) -> None:
         """End the process. Everything is synced, and callers look the entity up again."""
         self._left.set()
-        self._io.close()
+        closing = asyncio.get_running_loop().run_in_executor(None, self._io.close)
+        if not (await asyncio.wait({closing}, timeout=LEAVE_BOUND.total_seconds()))[0]:
+            LOGGER.error(
+                "the file work of host %s does not end; the host ends without it", self._id
+            )
+            os._exit(EXIT_STATUS)
         RAY.actor.exit_actor()
 
     # -- the front ----------------------------------------------------------------------------
@@ -196,8 +201,8 @@ class EntityHost:
     async def _give(self, name: str, address: Address) -> None:
         if not await self.hand_over(name, address):
             self._pool.drop(name)
-            await self._directory.keeper().returned.remote(name)
-        await self._directory.keeper().want.remote(len(self._pool.waiting))
+            await self._directory.ask_keeper("returned", name)
+        await self._directory.ask_keeper("want", len(self._pool.waiting))
 
     async def hand_over(self, name: str, address: Address) -> bool:
         """Let the new host ``name`` take over what was accepted here; whether it had to."""
@@ -233,7 +238,7 @@ class EntityHost:
         spent = actor_name(last_host) if last_host else None
         host = self._pool.lend(address, now=self._clock.monotonic(), spent=spent)
         if host is not None:
-            self._later(self._directory.keeper().taken.remote(host))
+            self._later(self._directory.ask_keeper("taken", host))
             self._later(self._reclaim(host))
         return host
 
@@ -242,7 +247,7 @@ class EntityHost:
         await asyncio.sleep(LEASE_MAX.total_seconds())
         if not await self._directory.used(host):
             self._pool.drop(host)
-            await self._directory.keeper().returned.remote(host)
+            await self._directory.ask_keeper("returned", host)
 
     def _admit(self, entity: Awake) -> str | None:
         """What a wake must wait for before it runs here."""
@@ -258,9 +263,9 @@ class EntityHost:
         if self._kind == FRONT and not resources:
             if self._pool.wait(entity.address):
                 waiting = len(self._pool.waiting)
-                self._later(self._directory.keeper().want.remote(waiting))
+                self._later(self._directory.ask_keeper("want", waiting))
             return "a free host"
-        self._later(self._directory.keeper().place.remote(str(entity.address), resources, self._id))
+        self._later(self._directory.ask_keeper("place", str(entity.address), resources, self._id))
         return str(resources) if resources else "a host of its own"
 
     async def _ask_again(self) -> None:

@@ -147,7 +147,7 @@ class ClusterRuntime(HostRuntime):
 
     async def __aenter__(self) -> Self:
         """Make sure that the keeper runs: it resumes what an earlier life left undone."""
-        await self.directory.keeper().start.remote()
+        await self.directory.ask_keeper("start")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -158,11 +158,12 @@ class ClusterRuntime(HostRuntime):
 
     async def stop_hosts(self) -> int:
         """Have every host seal what it holds and leave; how many did in time."""
-        keeper = self.directory.keeper()
-        sealed = await keeper.stop.remote(self._settings.stop_deadline)
-        import_ray().kill(keeper)  # it has nothing to save, and does not hear a SIGTERM
+        sealed = await self.directory.ask_keeper("stop", self._settings.stop_deadline)
+        import_ray().kill(
+            self.directory.keeper()
+        )  # it has nothing to save, and does not hear a SIGTERM
         return sealed
 
     async def keeper_status(self) -> dict[str, object]:
         """What the keeper sees."""
-        return await self.directory.keeper().status.remote()
+        return await self.directory.ask_keeper("status")

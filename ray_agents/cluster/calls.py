@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ray_agents.address import Address
-from ray_agents.events import Event
+from ray_agents.events import EffectStaged, Event, OutboxKind
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Receipt
 
@@ -87,6 +87,17 @@ class Challenge:
 Waking = Spawn | Deliver | Kill | Resolve | Activate
 Call = Waking | Ask | Describe | Follow | Release | Challenge
 WAKING = (Spawn, Deliver, Ask, Kill, Resolve, Activate)
+
+
+def call_of(effect: EffectStaged) -> Deliver | Spawn:
+    """The call that carries an outbox row to its target; the row's key makes it happen once."""
+    match effect.kind:
+        case OutboxKind.SEND:
+            request = SendRequest.model_validate(effect.body | {"id": effect.key})
+            return Deliver(request=request)
+        case OutboxKind.SPAWN:
+            spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
+            return Spawn(request=spawn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,13 @@ from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from ray_agents.address import Address
 from ray_agents.cluster.calls import (
@@ -42,6 +48,7 @@ from ray_agents.log.owner import LogIO, read_head
 from ray_agents.ports import Blobs
 from ray_agents.settings import Settings
 
+KEEPER_TRIES_MAX = 20
 CALL_BOUND = timedelta(seconds=60)
 REGISTER_BOUND = timedelta(seconds=10)
 NOBODY = Address("none", "none")
@@ -295,6 +302,25 @@ class Directory:
             making = import_module("ray_agents.cluster.keeper").keeper_actor
             self._actors[KEEPER] = making(self._settings)
         return self._actors[KEEPER]
+
+    async def ask_keeper(self, verb: str, *args: Any) -> Any:
+        """What the keeper answers; one that has died for good is made anew.
+
+        Raises:
+            RuntimeUnavailable: none lives long enough to answer.
+        """
+        last: Exception | None = None
+        for tries in range(KEEPER_TRIES_MAX):
+            await asyncio.sleep(RETRY_DELAY * tries)
+            try:
+                return await getattr(self.keeper(), verb).remote(*args)
+            except (ActorDiedError, ValueError) as error:  # ValueError: a dead one's name lingers
+                if isinstance(error, RayTaskError):
+                    raise
+                last = error
+                self.forget_host(KEEPER)
+        message = f"the keeper does not answer {verb!r}: {last}"
+        raise RuntimeUnavailable(message) from last
 
     def front(self) -> Any:
         """The front, made if there is none."""

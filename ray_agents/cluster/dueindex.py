@@ -78,7 +78,7 @@ class DueIndex:
         self._name = name
         self._owner: LogOwner | None = None
         self._opening = asyncio.Lock()
-        self._ended = False
+        self._ended = self._silent = False
         self._appended = 0
         self._entries: dict[Address, Entry] = {}
         self._saved: dict[Address, int | None] = {}
@@ -229,7 +229,7 @@ class DueIndex:
 
     def _advance(self) -> None:
         """Call whoever is due, oldest first, a bounded number at a time; then wait for the next."""
-        while self._queue and not self._ended:
+        while self._queue and not self._silent:
             call_at, _, entry = self._queue[0]
             address = entry.due.address
             if not self._stands(entry) or address in self._calling:
@@ -277,7 +277,7 @@ class DueIndex:
         """Go on; what could not be called is called again after a delay."""
         address = entry.due.address
         del self._calling[address]
-        if task.cancelled() or self._ended:
+        if task.cancelled() or self._silent:
             return
         if (error := task.exception()) is not None:
             LOGGER.warning("%s is due and cannot be woken yet: %s", address, error)
@@ -324,6 +324,13 @@ class DueIndex:
 
     # -- the end ------------------------------------------------------------------------------
 
+    def call_nobody(self) -> None:
+        """Wake nobody any more, as hosts are about to leave; take note of what they register."""
+        self._silent = True
+        for task in (*self._calling.values(), self._alarm):
+            if task is not None:
+                task.cancel()
+
     async def close(self) -> None:
         """Call nobody any more, and end the log; twice is harmless."""
         await self._stop()
@@ -332,7 +339,7 @@ class DueIndex:
 
     def vanish(self) -> None:
         """Stop as a killed process does; :meth:`bury` then closes what is open."""
-        self._ended = True
+        self._ended = self._silent = True
         for task in self._tasks():
             task.cancel()
 

@@ -14,6 +14,7 @@ An entity that finds its log taken (``owner.lost``) stops where it is; its host 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import NamedTuple
@@ -76,6 +77,7 @@ class Entity:
         self.services = services
         self.sealing = False
         self.left = asyncio.Event()
+        self.rested = asyncio.Event()
         self.waiting_for: str | None = None
         self.last_active = services.clock.monotonic()
         self.wakeloop = WakeLoop(self)
@@ -146,20 +148,25 @@ class Entity:
         """
         if self.leaving:
             raise Fenced(f"{self.name} is leaving host {self.services.host!r}")
+        self.last_active = self.services.clock.monotonic()
         return self.write(drafts)
 
     def write(self, drafts: Sequence[Draft]) -> Appending:
-        """As :meth:`enqueue`, also while sealing: for the last rows."""
+        """As :meth:`enqueue`, also while sealing, and no sign of life: for what ends by itself."""
         appending = self.owner.enqueue(drafts)
         for event in appending.events:
             self.state.apply(event)
         self._written = appending.events[-1].offset
-        self.last_active = self.services.clock.monotonic()
         return appending
 
     def outbox_grew(self) -> None:
         """Effects have become durable: what leaves through the outbox may leave."""
         self.outbox.advance()
+
+    def rest(self) -> None:
+        """Be idle from now on, as if for long; anything that comes is a reason to stay."""
+        self.last_active = -math.inf
+        self.rested.set()
 
     @contextmanager
     def serving(self) -> Generator[None]:

@@ -34,26 +34,26 @@ from ray_agents.cluster.calls import (
     Resolve,
     Spawn,
     Waking,
+    call_of,
 )
 from ray_agents.cluster.entity import Entity
 from ray_agents.cluster.equipment import Equipment, Verdict
 from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.following import followed, settled
 from ray_agents.cluster.hostlog import HostLog
+from ray_agents.cluster.resuming import Resuming
+from ray_agents.cluster.sealing import seal_all
 from ray_agents.cluster.session import check_args
 from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
-from ray_agents.events import EffectStaged, OutboxKind
+from ray_agents.events import EffectStaged
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, read_head
-from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
-RESUME_TRIES_MAX = 60
-RESUME_DELAY_MAX = timedelta(seconds=30)
 SEALED_REMEMBERED_MAX = 10_000
 IDLE_LOOK_MIN = 0.002
 IDLE_LOOK_MAX = 0.05
-RESUME_DELAY_FIRST = timedelta(milliseconds=100)
+SEAL_SHARE = 0.8  # of the deadline of a stop for the entities; the rest is the host log's
 LOGGER = logging.getLogger("ray_agents.host")
 
 
@@ -65,7 +65,7 @@ class Host:
         self._entities: dict[Address, Entity] = {}
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
-        self._resuming: set[asyncio.Task[None]] = set()
+        self._resuming = Resuming(equipment.peers, equipment.clock, resumed=self.forget)
         self._sealed: OrderedDict[Address, Head] = OrderedDict()
         self._calls: Counter[Address] = Counter()
         self._log: HostLog | None = None
@@ -120,7 +120,7 @@ class Host:
     def vanish(self) -> None:
         """End as a killed process does: every task stops where it is, nothing more is written."""
         self._stopping = True
-        for task in [*self._lives.values(), *self._opening.values(), *self._resuming]:
+        for task in [*self._lives.values(), *self._opening.values(), *self._resuming.tasks]:
             task.cancel()
         for entity in self.awake:
             entity.owner.give_up(RuntimeUnavailable("the host vanished"))
@@ -129,7 +129,7 @@ class Host:
     async def buried(self) -> None:
         """After :meth:`vanish`: return when nothing of it runs any more and no file is open."""
         gone: list[asyncio.Task[Any]] = [*self._lives.values(), *self._opening.values()]
-        await asyncio.gather(*gone, *self._resuming, return_exceptions=True)
+        await asyncio.gather(*gone, *self._resuming.tasks, return_exceptions=True)
         for entity in self._vanished:
             await entity.drop()
         if self._log is not None:
@@ -377,11 +377,7 @@ class Host:
                         break
                     continue
                 wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
-                try:
-                    async with asyncio.timeout(wait):
-                        await entity.owner.lost.wait()
-                except TimeoutError:
-                    continue
+                await _stirred(entity, wait)
             if entity.sealing:
                 await entity.left.wait()
             else:
@@ -432,23 +428,7 @@ class Host:
 
     def resume_later(self, address: Address) -> None:
         """See to it that somebody goes on with an entity that was lost in mid-work."""
-        name = f"resume:{address}"
-        task = asyncio.get_running_loop().create_task(self._resume(address), name=name)
-        self._resuming.add(task)
-        task.add_done_callback(self._resuming.discard)
-
-    async def _resume(self, address: Address) -> None:
-        delay = RESUME_DELAY_FIRST
-        for _ in range(RESUME_TRIES_MAX):
-            await self._equipment.clock.sleep(delay)
-            try:
-                await self._equipment.peers.call(address, Activate())
-            except RayAgentsError as error:
-                LOGGER.warning("%s cannot be resumed yet: %s", address, error)
-                delay = min(delay * 2, RESUME_DELAY_MAX)
-            else:
-                self.forget(address)  # unless it is here, it stands in another host's log by now
-                return
+        self._resuming.later(address)
 
     async def _sleep(self, entity: Entity) -> None:
         """Let an entity go now."""
@@ -461,24 +441,44 @@ class Host:
             await asyncio.wait([life])
 
     async def stop(self, deadline: timedelta) -> None:
-        """Seal everything, in good order, within ``deadline``; unfinished work stays recorded."""
+        """Seal everything, in good order, within ``deadline``; unfinished work stays recorded.
+
+        Raises:
+            RuntimeUnavailable: some entities could not be sealed and were given up, each with a
+                line in the log; or the host's own log could not.
+        """
         self._stopping = True
-        for task in self._resuming:
+        for task in self._resuming.tasks:
             task.cancel()
+        loop, seconds = asyncio.get_running_loop(), deadline.total_seconds()
+        end = loop.time() + seconds * SEAL_SHARE
         if self._opening:
-            await asyncio.wait(self._opening.values(), timeout=deadline.total_seconds())
-        async with asyncio.timeout(deadline.total_seconds()):
-            await asyncio.gather(*(self._sleep(entity) for entity in self.awake))
-            if self._log is not None:
-                await self._log.seal()
+            await asyncio.wait(self._opening.values(), timeout=seconds * SEAL_SHARE)
+        for task in self._opening.values():
+            task.cancel()
+        left = timedelta(seconds=max(end - loop.time(), 0))
+        failed = await seal_all(self.awake, self._sleep, within=left)
+        if self._log is not None:
+            try:
+                async with asyncio.timeout(seconds * (1 - SEAL_SHARE)):
+                    await self._log.seal()
+            except TimeoutError:
+                failed.append(f"the log of host {self._equipment.host!r}")
+        if failed:
+            raise RuntimeUnavailable(f"not sealed within {deadline}: {', '.join(failed)}")
 
     async def _deliver(self, effect: EffectStaged) -> None:
         """Carry an outbox row to its target; the row's key makes it happen once."""
-        address = Address.parse(effect.target)
-        match effect.kind:
-            case OutboxKind.SEND:
-                request = SendRequest.model_validate(effect.body | {"id": effect.key})
-                await self._equipment.peers.call(address, Deliver(request=request))
-            case OutboxKind.SPAWN:
-                spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
-                await self._equipment.peers.call(address, Spawn(request=spawn))
+        await self._equipment.peers.call(Address.parse(effect.target), call_of(effect))
+
+
+async def _stirred(entity: Entity, seconds: float) -> None:
+    """Return after ``seconds``, or as soon as the entity is lost or says that it may sleep."""
+    entity.rested.clear()
+    loop = asyncio.get_running_loop()
+    either = [loop.create_task(event.wait()) for event in (entity.owner.lost, entity.rested)]
+    try:
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in either:
+            task.cancel()

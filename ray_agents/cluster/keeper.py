@@ -39,6 +39,7 @@ from ray_agents.settings import Settings
 
 LOOK_AGAIN = timedelta(seconds=5)
 FRONT_TRIES_MAX = 3
+STOP_SHARE = 0.8  # of the deadline of a stop for the host itself; then it is ended
 RAY = import_ray()
 LOGGER = logging.getLogger("ray_agents.keeper")
 
@@ -330,24 +331,32 @@ class Keeper:
 
     async def stop(self, deadline: timedelta) -> int:
         """Have every host seal and leave within ``deadline``; how many did."""
+        await asyncio.wait({self._later(self.start())}, timeout=deadline.total_seconds() / 2)
         self._stopping = True
+        self._index.call_nobody()
         if self._running is not None:
             self._running.cancel()
         hosts = list(self._watched)
         ends = await asyncio.gather(
             *(self._stop_host(host, deadline) for host in hosts), return_exceptions=False
         )
-        await self._index.close()
+        try:
+            await self._index.close()
+        except RayAgentsError as error:
+            LOGGER.warning("the index could not be sealed, which loses nothing: %s", error)
         return sum(ends)
 
     async def _stop_host(self, host: str, deadline: timedelta) -> bool:
+        """Whether the host sealed all it held; one that cannot is ended: its log fences it off."""
+        actor = None
         try:
             actor = RAY.get_actor(actor_name(host), namespace=self._settings.namespace)
             async with asyncio.timeout(deadline.total_seconds()):
-                await actor.stop.remote(deadline)
+                await actor.stop.remote(deadline * STOP_SHARE)
                 await actor.leave.remote()
         except (RayTaskError, TimeoutError) as error:
-            LOGGER.warning("host %s could not seal everything: %s", host, error)
+            LOGGER.warning("host %s could not seal everything and is ended: %s", host, error)
+            RAY.kill(actor)
             return False
         except (ValueError, RayError):
             return True  # gone: that is what was asked for

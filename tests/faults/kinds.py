@@ -50,6 +50,11 @@ async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:  # noqa: C9
                 os.kill(os.getpid(), signal.SIGKILL)
         case "block":
             threading.Event().wait(order["seconds"])
+        case "block once":
+            if wake.attempt == 1:
+                await _pause(order["after"])  # its sender is told meanwhile that it is accepted
+                _touch(Path(order["gate"]).with_suffix(f".{os.getpid()}"))
+                threading.Event().wait(order["seconds"])
         case "exit":
             sys.exit(3)
         case "raise":
