@@ -419,6 +419,34 @@ class EffectStaged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryDeferred:
+    """A target could not be reached: what stands in the outbox for it is tried at ``retry_at``.
+
+    ``tries`` counts how often that was so in a row; ``error`` is what was said the last time.
+    """
+
+    target: str
+    retry_at: int
+    tries: int
+    error: str
+
+    TYPE = "outbox_deferred"
+
+    def draft(self) -> Draft:
+        """The row to append."""
+        return Draft.of(self.TYPE, self.target, value=asdict(self), operation=Operation.UPSERT)
+
+    def ended(self) -> Draft:
+        """The row that says that the target can be reached, or has nothing to wait for."""
+        return Draft.of(self.TYPE, self.target, operation=Operation.DELETE)
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Read the row back."""
+        return cls(**event.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorRecorded:
     """Something went wrong, for people to read; ``traceback`` is the handler's own."""
 

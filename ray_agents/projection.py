@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ray_agents.events import (
+    DeliveryDeferred,
     EffectStaged,
     EntityCreated,
     EntityStopped,
@@ -35,7 +36,13 @@ CONTEXT_TYPE = "context_inserted"
 MANIFEST_TYPE = "manifest"
 ROW_TYPES = frozenset({TAGS_TYPE, CONTEXT_TYPE, MANIFEST_TYPE})
 CONTROL_TYPES = frozenset(
-    {EntityCreated.TYPE, EntityStopped.TYPE, WakeRecorded.TYPE, EffectStaged.TYPE}
+    {
+        EntityCreated.TYPE,
+        EntityStopped.TYPE,
+        WakeRecorded.TYPE,
+        EffectStaged.TYPE,
+        DeliveryDeferred.TYPE,
+    }
 )
 WAKE_HEADER = "wake"
 SCOPE_HEADER = "scope"
@@ -64,10 +71,16 @@ class Committed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
-    """An outbox row and where it stands; it may leave once that offset is durable."""
+    """An outbox row, where it stands and since when; it may leave once that offset is durable."""
 
     offset: int
+    time: int
     effect: EffectStaged
+
+    @classmethod
+    def of(cls, event: Event) -> Outgoing:
+        """The row of an event."""
+        return cls(offset=event.offset, time=event.time, effect=EffectStaged.of(event))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +104,7 @@ class State:
     wakes_ended: int = 0
     timers: dict[str, Timer] = field(default_factory=dict[str, Timer])
     outbox: dict[str, Outgoing] = field(default_factory=dict[str, Outgoing])
+    deferred: dict[str, DeliveryDeferred] = field(default_factory=dict[str, DeliveryDeferred])
     rows: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     effects: dict[str, dict[EffectId, Committed]] = field(
         default_factory=dict[str, dict[EffectId, Committed]]
@@ -114,6 +128,11 @@ class State:
         return self.created is not None and self.stopped is None
 
     @property
+    def undelivered(self) -> bool:
+        """Whether the outbox holds anything that waits for no due time."""
+        return any(row.effect.target not in self.deferred for row in self.outbox.values())
+
+    @property
     def tags(self) -> dict[str, str]:
         """The tags as they are now: those of the spawn, then those set and removed since."""
         first = dict(self.created.tags) if self.created else {}
@@ -135,6 +154,10 @@ class State:
                 self._apply_wake(WakeRecorded.of(event))
             case EffectStaged.TYPE:
                 self._apply_outbox(event)
+            case DeliveryDeferred.TYPE if event.operation is Operation.DELETE:
+                self.deferred.pop(event.key, None)
+            case DeliveryDeferred.TYPE:
+                self.deferred[event.key] = DeliveryDeferred.of(event)
             case SendScheduled.TYPE if SendScheduled.is_row(event.type, event.key):
                 self._apply_schedule(event)
             case EntityCreated.TYPE:
@@ -155,7 +178,8 @@ class State:
 
     def _abandon(self) -> None:
         """The end of a life ends its obligations."""
-        for left in (self.pending, self.wakes, self.timers, self.outbox, self.effects):
+        ended = (self.pending, self.wakes, self.timers, self.outbox, self.deferred, self.effects)
+        for left in ended:
             left.clear()
 
     def _apply_wake(self, wake: WakeRecorded) -> None:
@@ -183,7 +207,7 @@ class State:
         if event.operation is Operation.DELETE:
             self.outbox.pop(event.key, None)
         else:
-            self.outbox[event.key] = Outgoing(offset=event.offset, effect=EffectStaged.of(event))
+            self.outbox[event.key] = Outgoing.of(event)
 
     def _apply_schedule(self, event: Event) -> None:
         """Keep what is pending, and nothing else: schedules are no rows of the state."""

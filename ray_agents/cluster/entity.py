@@ -81,11 +81,13 @@ class Entity:
         self.waiting_for: str | None = None
         self.last_active = services.clock.monotonic()
         self.wakeloop = WakeLoop(self)
-        self.outbox = Outbox(self)
         self._requests = 0
         self._written = -1
         self._arriving: dict[str, Arriving] = {}
-        self.timers = Timers(self, arrives=self._arrives, fired=self.wakeloop.advance)
+        self.outbox = Outbox(self, deferred=self._deferred)
+        self.timers = Timers(
+            self, arrives=self._arrives, fired=self.wakeloop.advance, outbox=self.outbox
+        )
 
     @property
     def name(self) -> str:
@@ -135,7 +137,7 @@ class Entity:
     def unfinished(self) -> bool:
         """Whether a later owner would have something to do, or would have to be told when."""
         state = self.state
-        left = bool(state.current or state.pending or state.outbox)
+        left = bool(state.current or state.pending or state.undelivered)
         return state.alive and (left or not self.timers.agreed)
 
     # -- writing ------------------------------------------------------------------------------
@@ -167,6 +169,10 @@ class Entity:
         """Be idle from now on, as if for long; anything that comes is a reason to stay."""
         self.last_active = -math.inf
         self.rested.set()
+
+    def _deferred(self) -> None:
+        """Something in the outbox waits for its next try."""
+        self.timers.advance()
 
     @contextmanager
     def serving(self) -> Generator[None]:

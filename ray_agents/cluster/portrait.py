@@ -60,7 +60,7 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
     if created is None:
         message = f"there is no entity at {str(address)!r}; spawn it first"
         raise UnknownEntity(message, address=str(address))
-    unfinished = state.alive and bool(state.current or state.pending or state.outbox)
+    unfinished = state.alive and bool(state.current or state.pending or state.undelivered)
     known = Known(
         stopped=state.stopped is not None,
         owned=ownership.host is not None,

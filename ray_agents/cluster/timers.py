@@ -4,6 +4,8 @@ A delayed send is acknowledged as a schedule in the entity's own log. When it is
 and the end of its schedule are one append, hence one frame: after a crash at any point either both
 are there or neither is, and the next owner, who folds the log, fires what is still pending.
 
+What could not be delivered to others waits for its next try by the same means (``outbox.py``).
+
 One task at most waits for the earliest of them, by the host's clock. An entity whose next due time
 is some way off falls asleep all the same, once the index of due times (``dueindex.py``) has
 acknowledged that time: so it is somebody's concern at every instant, this owner's while it is
@@ -24,10 +26,12 @@ from typing import Protocol
 from ray_agents import wakes
 from ray_agents.cluster.awake import Awake
 from ray_agents.cluster.calls import Due
+from ray_agents.cluster.outbox import Outbox
 from ray_agents.errors import RayAgentsError
 from ray_agents.events import MessageReceived, SendScheduled
 from ray_agents.log.owner import Appending
 from ray_agents.projection import Timer
+from ray_agents.schedule import next_due
 
 IMMINENT = timedelta(seconds=1)  # what is due so soon is waited for: less than a sleep costs
 CLOCK_LOOK_MAX = timedelta(minutes=1)  # a clock that is set is noticed after so long
@@ -46,10 +50,16 @@ class Arrives(Protocol):
 
 
 class Timers:
-    """Fires the delayed sends of ``entity``: ``arrives`` is told of each, ``fired`` of some."""
+    """Fires the delayed sends of ``entity``: ``arrives`` is told of each, ``fired`` of some.
 
-    def __init__(self, entity: Awake, *, arrives: Arrives, fired: Callable[[], object]) -> None:
+    ``outbox`` has due times of its own.
+    """
+
+    def __init__(
+        self, entity: Awake, *, arrives: Arrives, fired: Callable[[], object], outbox: Outbox
+    ) -> None:
         self._entity = entity
+        self._outbox = outbox
         self._arrives = arrives
         self._fired = fired
         self._task: asyncio.Task[None] | None = None
@@ -58,7 +68,9 @@ class Timers:
             (timer.send.fire_at, timer.send.key) for timer in entity.state.timers.values()
         ]
         heapify(self._queue)
-        self._registered = bool(self._queue)  # whether the index may know of this entity
+        self._registered = (
+            next_due(entity.state) is not None
+        )  # whether the index may know of this entity
         self._last: Appending | None = None  # of those that may not be durable yet
         self._agreed_at: int | None = None
         self._ask_delay = ASK_AGAIN_FIRST
@@ -66,7 +78,11 @@ class Timers:
 
     @property
     def next_due(self) -> int | None:
-        """When the first of them is due, in microseconds since the epoch; None if there is none."""
+        """When anything is due next, in microseconds since the epoch; None if nothing ever is."""
+        known = [due for due in (self._next_send(), self._outbox.next_due) if due is not None]
+        return min(known, default=None)
+
+    def _next_send(self) -> int | None:
         while self._queue and self._pending(*self._queue[0]) is None:
             heappop(self._queue)
         return self._queue[0][0] if self._queue else None
@@ -137,11 +153,12 @@ class Timers:
         """Let everything that is due by ``now`` happen; return when it is durable.
 
         Returns:
-            Whether there was anything of which that had to be awaited.
+            Whether there was anything for the inbox, of which that had to be awaited.
 
         Raises:
             Fenced, StoreUnavailable, StoreFull: the ownership has ended; the next owner fires.
         """
+        self._outbox.advance(now=now)
         while not self._entity.leaving and (ready := self._take(now)):
             for timer in ready:
                 self._last = self._put(timer)
@@ -158,7 +175,9 @@ class Timers:
     def _take(self, now: int) -> list[Timer]:
         """Some of what is due by ``now``, oldest first."""
         ready: list[Timer] = []
-        while len(ready) < FIRED_AT_ONCE_MAX and (due := self.next_due) is not None and due <= now:
+        while (
+            len(ready) < FIRED_AT_ONCE_MAX and (due := self._next_send()) is not None and due <= now
+        ):
             timer = self._pending(*heappop(self._queue))
             if timer is not None:
                 ready.append(timer)

@@ -11,6 +11,7 @@ the schedules, which come and go beside the wakes, only those that are pending.
 from __future__ import annotations
 
 from ray_agents.events import (
+    DeliveryDeferred,
     EffectStaged,
     EntityCreated,
     MessageReceived,
@@ -37,11 +38,12 @@ def load(history: History, *, tip: int | None = None) -> State:
     cut = _cut(history, life, [WakeRecorded.of(event).to_offset for event in still_open])
     row_types = frozenset(name for name in history.types() if is_row_type(name))
     state = State(created=EntityCreated.of(created), life_offset=life, watermark=life)
-    types = row_types | {EffectStaged.TYPE}
+    types = row_types | {EffectStaged.TYPE, DeliveryDeferred.TYPE}
     for event in history.latest(types, start=life, stop=cut, skip=SendScheduled.is_row):
         if event.type == EffectStaged.TYPE:
-            outgoing = Outgoing(offset=event.offset, effect=EffectStaged.of(event))
-            state.outbox[event.key] = outgoing
+            state.outbox[event.key] = Outgoing.of(event)
+        elif event.type == DeliveryDeferred.TYPE:
+            state.deferred[event.key] = DeliveryDeferred.of(event)
         else:
             state.rows.setdefault(event.type, {})[event.key] = event.text
     if SendScheduled.TYPE in row_types:

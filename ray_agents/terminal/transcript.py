@@ -14,6 +14,7 @@ from typing import cast
 
 from ray_agents.events import (
     JSON,
+    DeliveryDeferred,
     EffectStaged,
     EntityCreated,
     EntityStopped,
@@ -86,6 +87,7 @@ class Transcript:
             EntityCreated.TYPE: self._created,
             EntityStopped.TYPE: self._stopped,
             EffectStaged.TYPE: self._outbox,
+            DeliveryDeferred.TYPE: self._deferred,
             SendScheduled.TYPE: self._schedule,
         }
 
@@ -214,6 +216,12 @@ class Transcript:
     def _stopped(self, event: Event) -> Strokes:
         told = wording.stopped(EntityStopped.of(event))
         yield from self._line(event, "■", told, style="bold red")
+
+    def _deferred(self, event: Event) -> Strokes:
+        waits = DeliveryDeferred.of(event)
+        again = until(waits.retry_at, now=event.time)
+        told = f"{waits.target} is out of reach: {waits.error}; again {again}"
+        yield from self._line(event, "!", told, style="yellow")
 
     def _outbox(self, event: Event) -> Strokes:
         yield from self._line(event, "↗", wording.leaving(EffectStaged.of(event)), style="magenta")

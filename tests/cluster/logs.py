@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from ray_agents import wakes
+from ray_agents import schedule, wakes
 from ray_agents.definition import Limits
 from ray_agents.effects import Effects
 from ray_agents.events import (
@@ -131,7 +131,7 @@ class LogMaker:
         kind = self.random.choice(["upsert", "delete", "send"])
         if kind == "send":
             place = f"{len(self.events)}-{self.effects.next_ordinal()}"
-            sent = EffectStaged(key=place, kind=OutboxKind.SEND, target="/t/x", body={})
+            sent = EffectStaged(key=place, kind=OutboxKind.SEND, target=f"/t/{key}", body={})
             self.effects.stage("send", place, content=place, drafts=[sent.draft({})])
         elif kind == "upsert" or self.effects.row("state:rows", key) is None:
             draft = Draft.of("state:rows", key, value=len(self.events))
@@ -164,7 +164,13 @@ class LogMaker:
 
     def deliver(self) -> None:
         for outgoing in list(self.state.outbox.values())[:1]:
-            self.write(outgoing.effect.delivered())
+            waited = self.state.deferred.get(outgoing.effect.target)
+            if self.random.random() < 0.3:
+                target = outgoing.effect.target
+                self.write(schedule.deferred(waited, target, error="away", now=0).draft())
+            else:
+                ended = [waited.ended()] if waited else []
+                self.write(outgoing.effect.delivered(), *ended)
 
 
 def random_log(seed: int, *, steps: int, kill_chance: float = 0.02) -> list[Event]:
