@@ -122,7 +122,7 @@ async def send_many(runtime: LocalRuntime, number: int, *, sends: int) -> int:
 async def test_sends_in_the_instant_of_falling_asleep_are_neither_lost_nor_doubled(
     store: Blobs,
 ) -> None:
-    async with LocalRuntime(store) as runtime:
+    async with LocalRuntime(DyingBlobs(store, far=True)) as runtime:  # a long instant
         await runtime.register(registry)
         each = SENDS // ENTITIES
         hits = await asyncio.gather(*(send_many(runtime, n, sends=each) for n in range(ENTITIES)))
@@ -133,7 +133,7 @@ async def test_sends_in_the_instant_of_falling_asleep_are_neither_lost_nor_doubl
 @pytest.mark.timeout(600)
 async def test_ten_thousand_such_sends(store: Blobs) -> None:
     """Acceptance 7, in this process."""
-    async with LocalRuntime(store) as runtime:
+    async with LocalRuntime(DyingBlobs(store, far=True)) as runtime:
         await runtime.register(registry)
         each = SENDS_MANY // ENTITIES
         hits = await asyncio.gather(*(send_many(runtime, n, sends=each) for n in range(ENTITIES)))
