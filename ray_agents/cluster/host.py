@@ -131,6 +131,11 @@ class Host:
         """The entities awake here."""
         return list(self._entities.values())
 
+    @property
+    def size(self) -> int:
+        """How many entities are awake here."""
+        return len(self._entities)
+
     def vanish(self) -> None:
         """End as a killed process does: every task stops where it is, nothing more is written."""
         self._stopping = True
@@ -391,8 +396,7 @@ class Host:
         finally:
             self._entities.pop(entity.address, None)
             self._lives.pop(entity.address, None)
-            if not self._entities and not self._opening:
-                self._equipment.emptied()
+            self._equipment.departed()
 
     def _idle_seconds(self, entity: Entity) -> float:
         try:

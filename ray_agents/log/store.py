@@ -14,6 +14,7 @@ from ray_agents.ports import Blobs
 
 STORE_VERSION = 1
 FORMAT_FILE = "FORMAT"
+IDENTITY_FILE = "IDENTITY"
 MOUNT_TABLE = Path("/proc/self/mounts")
 
 
@@ -33,6 +34,20 @@ def open_blobs(url: str) -> Blobs:
         )
         raise StoreUnavailable(message, path=url)
     return _open_directory(Path(url).expanduser().absolute())
+
+
+def store_identity(blobs: Blobs) -> str:
+    """What tells this store from every other, wherever it is mounted: 16 hex digits, for good.
+
+    Raises:
+        StoreUnavailable, StoreFull: it was never asked for before, and cannot be recorded.
+    """
+    found = blobs.read(IDENTITY_FILE)
+    if found is None:
+        blobs.create(IDENTITY_FILE, uuid4().hex[:16].encode())  # or somebody else just did
+        blobs.sync_names(IDENTITY_FILE)
+        found = blobs.read(IDENTITY_FILE) or b""
+    return found.decode("ascii")
 
 
 def _open_directory(root: Path) -> Blobs:

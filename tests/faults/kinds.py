@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -57,6 +58,9 @@ async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:  # noqa: C9
                 threading.Event().wait(order["seconds"])
         case "exit":
             sys.exit(3)
+        case "warn":
+            logging.getLogger("somebody").warning("a word of %s", order["of"])
+            await _gate(ctx, Path(order["gate"]))
         case "raise":
             raise ValueError("as told")
         case "hang":
