@@ -33,6 +33,7 @@ from ray_agents.cluster.calls import (
     Asleep,
     Call,
     Challenge,
+    Due,
     Moved,
     Release,
 )
@@ -49,6 +50,7 @@ from ray_agents.settings import Settings
 
 KEEPER_TRIES_MAX = 20
 CALL_BOUND = timedelta(seconds=60)
+REGISTER_BOUND = timedelta(seconds=10)
 NOBODY = Address("none", "none")
 RETRY_DELAY = 0.05
 SILENT_SECONDS = 30.0  # how long a silent host is passed over before it is asked again
@@ -290,6 +292,20 @@ class Directory:
     async def activate(self, name: str, address: Address, *, release_from: str) -> Answer:
         """Have the host ``name`` take ``address`` over from the host that accepted for it."""
         return await self._ask(name, address, Activate(release_from=release_from))
+
+    async def register(self, due: Due) -> None:
+        """Tell the keeper's index when a sleeper is next due; durable when it returns.
+
+        Raises:
+            RuntimeUnavailable: the keeper cannot take note of it now.
+        """
+        try:
+            async with asyncio.timeout(REGISTER_BOUND.total_seconds()):
+                await self.keeper().register.remote(due)
+        except (RayError, TimeoutError) as error:
+            self.forget_host(KEEPER)
+            message = f"the keeper does not take note of due times now: {error}"
+            raise RuntimeUnavailable(message, address=str(due.address)) from error
 
     def keeper(self) -> Any:
         """The keeper, made if there is none."""
