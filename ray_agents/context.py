@@ -17,7 +17,7 @@ from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.collections import Collections
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
-from ray_agents.errors import EntityExists, InvalidPayload, MissingKey, NoAgentConfigured
+from ray_agents.errors import EntityExists, InvalidPayload, MissingKey
 from ray_agents.events import (
     JSON,
     Draft,
@@ -29,6 +29,7 @@ from ray_agents.events import (
     digest_of,
     encode,
 )
+from ray_agents.handles import Actions, AgentHandle, EntityHandle, RunHandle
 from ray_agents.projection import CONTEXT_TYPE, MANIFEST_TYPE, TAGS_TYPE, State
 from ray_agents.records import Records
 from ray_agents.requests import MESSAGE_ID_LENGTH_MAX, Request, SendRequest, SpawnRequest
@@ -68,59 +69,9 @@ class Session(Protocol):
         """Microseconds since the epoch."""
         ...
 
-
-class EntityHandle:
-    """A handler's view of another entity."""
-
-    def __init__(self, context: Context, address: Address) -> None:
-        self._context = context
-        self.address = str(address)
-
-    async def send(self, payload: JSON, *, message_type: str = "message") -> str:
-        """As :meth:`Context.send`, to this entity."""
-        return await self._context.send(self.address, payload, message_type=message_type)
-
-
-class RunHandle:
-    """A run that is not a model's: work whose end others may wait for."""
-
-    def __init__(self, context: Context, key: str) -> None:
-        self._context = context
-        self.key = key
-        self._text = ""
-
-    def attach_response(self, text: str) -> None:
-        """Text that the run answers; calls add up."""
-        self._text += text
-
-    def end(self, *, status: str = "completed", finish_reason: str | None = None) -> None:
-        """Record the run's end; ``status`` is ``completed`` or ``failed``."""
-        if status not in ("completed", "failed"):
-            raise InvalidPayload(f"a run ends completed or failed, not {status!r}", field="status")
-        value = {"status": status, "finish_reason": finish_reason, "text": self._text}
-        self._context.record(("run", self.key), value=value, operation=Operation.UPDATE)
-
-
-class AgentHandle:
-    """``ctx.agent``: the agent that ``use_agent`` configured."""
-
-    def __init__(self, session: Session, config: AgentConfig | None) -> None:
-        self._session = session
-        self._config = config
-
-    async def run(self, input: str | None = None) -> AgentRunResult:
-        """Run the agent loop until the model has nothing left to do.
-
-        Args:
-            input: a user message to append first.
-
-        Raises:
-            NoAgentConfigured: ``ctx.use_agent()`` was not called.
-            ModelUnavailable: the provider refuses or cannot be reached.
-        """
-        if self._config is None:
-            raise NoAgentConfigured("call ctx.use_agent(...) before ctx.agent.run()")
-        return await self._session.run_agent(self._config, input)
+    def rest(self) -> None:
+        """Have the entity fall asleep when this attempt has ended, if nothing else is due."""
+        ...
 
 
 class Context:
@@ -130,8 +81,9 @@ class Context:
         self._session = session
         self.wake = wake
         self.state = Collections(session.definition.state, session.effects)
+        self.actions = Actions(session.definition.actions, self.state)
         self.records = Records(session.read)
-        self.agent = AgentHandle(session, None)
+        self.agent = AgentHandle(session.run_agent, None)
         self._said: list[str] = []
         self._runs = 0
 
@@ -174,7 +126,8 @@ class Context:
 
     def use_agent(self, system_prompt: str = "", **options: Any) -> AgentHandle:
         """Configure the agent; options as in :class:`ray_agents.agent.AgentConfig`."""
-        self.agent = AgentHandle(self._session, AgentConfig(system_prompt=system_prompt, **options))
+        config = AgentConfig(system_prompt=system_prompt, **options)
+        self.agent = AgentHandle(self._session.run_agent, config)
         return self.agent
 
     def reply_text(self, text: str) -> None:
@@ -190,7 +143,7 @@ class Context:
     def record_run(self) -> RunHandle:
         """Open a run for work that is not a model's; ``end()`` closes it."""
         self._runs += 1
-        handle = RunHandle(self, f"{self.wake.key}-recorded-{self._runs}")
+        handle = RunHandle(self.record, f"{self.wake.key}-recorded-{self._runs}")
         self.record(("run", handle.key), value={"status": "started", "finish_reason": None})
         return handle
 
@@ -247,7 +200,7 @@ class Context:
             message_text = f"{self.address} has already spawned {str(target)!r}; send to it instead"
             raise EntityExists(message_text, address=str(target))
         self._stage_outbox(OutboxKind.SPAWN, target, request)
-        return EntityHandle(self, target)
+        return EntityHandle(self.send, target)
 
     def _stage_outbox(
         self, kind: OutboxKind, target: Address, request: SendRequest | SpawnRequest
@@ -334,7 +287,11 @@ class Context:
         await self._session.commit()
 
     def sleep(self) -> None:
-        """Say that there is nothing more to do; the entity sleeps when the handler returns."""
+        """Say that there is nothing more to do: sleep once the handler has returned.
+
+        The idle time-out is not waited for, unless something has come meanwhile.
+        """
+        self._session.rest()
 
     def record(
         self, row: tuple[str, str], *, value: JSON, operation: Operation = Operation.UPSERT

@@ -16,6 +16,7 @@ from ray_agents.views import Durability
 
 Handler = Callable[..., Awaitable[Any]]
 NO_SCHEMAS = dict[str, type[BaseModel]]
+NO_ACTIONS = dict[str, Callable[..., Any]]
 RESERVED_COLLECTIONS = frozenset(
     "runs steps texts text_deltas tool_calls reasoning reasoning_deltas errors inbox wakes "
     "entity_created entity_stopped signals child_status slash_commands manifests "
@@ -89,13 +90,16 @@ class Definition:
     """One entity type. ``state`` maps a collection's name to the pydantic model of its rows.
 
     A row's primary key is its field ``key``. ``creation_schema`` types the spawn arguments,
-    ``inbox_schemas`` the payloads by message type (``"*"`` for all others).
+    ``inbox_schemas`` the payloads by message type (``"*"`` for all others). ``actions`` maps a name
+    to a function of the state, ``def add(state, text)``, which handlers call as
+    ``ctx.actions.add(text)``: what it writes is staged like any write of the handler.
     """
 
     type: str
     handler: Handler
     description: str = ""
     state: Mapping[str, type[BaseModel]] = field(default_factory=NO_SCHEMAS)
+    actions: Mapping[str, Callable[..., Any]] = field(default_factory=NO_ACTIONS)
     creation_schema: type[BaseModel] | None = None
     inbox_schemas: Mapping[str, type[BaseModel]] = field(default_factory=NO_SCHEMAS)
     placement: Placement = field(default_factory=Dedicated)
@@ -119,6 +123,7 @@ class Definition:
         for name, model in models.items():
             if not (inspect.isclass(model) and issubclass(model, BaseModel)):
                 raise self._wrong(f"{name!r} must be a pydantic model, not {model!r}")
+        self._check_actions()
         for name, model in self.state.items():
             if name in RESERVED_COLLECTIONS or not name.isidentifier() or name.startswith("_"):
                 raise self._wrong(
@@ -128,6 +133,13 @@ class Definition:
                 raise self._wrong(
                     f"collection {name!r}: {model.__name__} needs a field `key: str`, its key"
                 )
+
+    def _check_actions(self) -> None:
+        for name, action in self.actions.items():
+            if not name.isidentifier() or name.startswith("_"):
+                raise self._wrong(f"an action cannot be named {name!r}: no Python identifier")
+            if not callable(action) or inspect.iscoroutinefunction(action):
+                raise self._wrong(f"action {name!r} must be a function `def {name}(state, …)`")
 
     def _wrong(self, what: str) -> InvalidDefinition:
         return InvalidDefinition(f"definition of {self.type!r}: {what}", type=self.type)

@@ -99,9 +99,14 @@ class Effects:
                 merged[key] = text
         return merged
 
-    def take(self) -> list[Draft]:
+    @property
+    def ready(self) -> list[Draft]:
         """Everything staged that may be committed now: all but what waits for a tool's result."""
-        ready = [draft for scope, draft in self._staged if scope not in self._held]
+        return [draft for scope, draft in self._staged if scope not in self._held]
+
+    def take(self) -> list[Draft]:
+        """What is ready, which is no longer staged: it has been handed to the log."""
+        ready = self.ready
         self._staged = [(scope, draft) for scope, draft in self._staged if scope in self._held]
         return ready
 

@@ -230,7 +230,7 @@ class _Loop:
                     ended: _Ended = {"status": "completed", "result": call.tool.render(result)}
             except UPWARDS:
                 raise
-            except Exception as error:  # noqa: BLE001 -- whatever a tool raises, the model reads
+            except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever a tool raises, the model reads
                 ended = {
                     "status": "failed",
                     "error": _told(error, call.tool, expired=limit.expired()),
@@ -247,7 +247,7 @@ async def _invoke(tool: Tool, args: BaseModel) -> object:
     return await tool.call(args)
 
 
-def _told(error: Exception, tool: Tool, *, expired: bool) -> str:
+def _told(error: BaseException, tool: Tool, *, expired: bool) -> str:
     """What the model reads of a tool's failure."""
     if expired:
         seconds = f"{tool.timeout.total_seconds():g} s"

@@ -27,7 +27,22 @@ class Point(BaseModel):
     x: int | None = None
 
 
-@registry.entity("any", creation_schema=Args, limits=Limits(attempts_max=1))
+class Note(BaseModel):
+    key: str
+    text: str
+
+
+def note(state: Any, key: str, text: str) -> None:
+    state.notes.insert({"key": key, "text": text})
+
+
+@registry.entity(
+    "any",
+    creation_schema=Args,
+    state={"notes": Note},
+    actions={"note": note},
+    limits=Limits(attempts_max=1),
+)
 async def do(ctx: Any, wake: Any) -> Any:
     """Do the message's one word."""
     return await WORDS[wake.payload](ctx)
@@ -35,6 +50,16 @@ async def do(ctx: Any, wake: Any) -> Any:
 
 @registry.entity("child", creation_schema=Args)
 async def child(ctx: Any, wake: Any) -> None: ...
+
+
+async def do_action(ctx: Any) -> Any:
+    ctx.actions.note("first", "one")
+    ctx.actions.note("second", text="two")
+    return [*ctx.actions], [row.text for row in ctx.state.notes.list()]
+
+
+async def do_unknown_action(ctx: Any) -> Any:
+    ctx.actions.nothing()
 
 
 async def do_tags(ctx: Any) -> Any:
@@ -137,6 +162,17 @@ async def entity(runtime: LocalRuntime) -> Address:
 
 def values(events: list[Event], type_name: str) -> list[Any]:
     return [event.value for event in events if event.type == type_name]
+
+
+async def test_actions_write_to_the_state(runtime: LocalRuntime, entity: Address) -> None:
+    assert (await ask(runtime, entity, "action")).value == [["note"], ["one", "two"]]
+
+
+async def test_an_unknown_action_is_answered_with_the_known_ones(
+    runtime: LocalRuntime, entity: Address
+) -> None:
+    with pytest.raises(HandlerFailed, match="no action 'nothing'; known actions: note"):
+        await ask(runtime, entity, "unknown_action")
 
 
 async def test_tags_are_set_and_removed(runtime: LocalRuntime, entity: Address) -> None:

@@ -43,6 +43,9 @@ def not_async(ctx: Any, wake: Any) -> None: ...
         ({"state": {"notes": dict}}, "must be a pydantic model"),
         ({"creation_schema": 1}, "'creation_schema' must be a pydantic model"),
         ({"inbox_schemas": {"order": "Order"}}, "'order' must be a pydantic model"),
+        ({"actions": {"_add": print}}, "an action cannot be named '_add'"),
+        ({"actions": {"add": handler}}, "action 'add' must be a function"),
+        ({"actions": {"add": "add"}}, "action 'add' must be a function"),
         ({"idle_timeout": timedelta(seconds=-1)}, "idle_timeout"),
     ],
 )

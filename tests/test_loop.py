@@ -1,6 +1,7 @@
 """The agent loop: order of what it records, tools, limits, results."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
@@ -139,6 +140,17 @@ async def test_a_tool_that_raises_tells_the_model_and_not_the_caller() -> None:
     result = await run([("", [("fail", {})]), "Sorry."], fail)
     assert result.tool_calls[0].error == "ValueError: no such file: 'x'"
     assert result.text == "Sorry."
+
+
+async def test_a_tool_that_exits_ends_neither_the_run_nor_its_host() -> None:
+    @tool
+    async def leave() -> None:
+        """Leave."""
+        sys.exit(3)
+
+    result = await run([("", [("leave", {})]), "Still here."], leave)
+    assert result.tool_calls[0].error == "SystemExit: 3"
+    assert result.text == "Still here."
 
 
 async def test_an_owner_that_was_fenced_off_stops_at_once() -> None:

@@ -207,6 +207,10 @@ class EntityHost:
         """A solo host has died."""
         self._pool.drop(host)
 
+    async def retire(self, host: str) -> bool:
+        """Whether a solo host is lent to nobody, now and later."""
+        return self._pool.retire(host)
+
     async def waiting(self) -> int:
         """How many entities wait here for a host."""
         return len(self._pool.waiting)

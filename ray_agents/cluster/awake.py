@@ -75,6 +75,10 @@ class Awake(Protocol):
         """As :meth:`enqueue`, also while sealing: for the last rows."""
         ...
 
+    def rest(self) -> None:
+        """Be idle from now on, as if for long; anything that comes is a reason to stay."""
+        ...
+
     def outbox_grew(self) -> None:
         """Effects have become durable: what leaves through the outbox may leave."""
         ...

@@ -11,6 +11,7 @@ An entity that finds its log taken (``owner.lost``) stops where it is; its host 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
@@ -62,6 +63,7 @@ class Entity:
         self.services = services
         self.sealing = False
         self.left = asyncio.Event()
+        self.rested = asyncio.Event()
         self.waiting_for: str | None = None
         self.last_active = services.clock.monotonic()
         self.wakeloop = WakeLoop(self)
@@ -129,20 +131,25 @@ class Entity:
         """
         if self.leaving:
             raise Fenced(f"{self.name} is leaving host {self.services.host!r}")
+        self.last_active = self.services.clock.monotonic()
         return self.write(drafts)
 
     def write(self, drafts: Sequence[Draft]) -> Appending:
-        """As :meth:`enqueue`, also while sealing: for the last rows."""
+        """As :meth:`enqueue`, also while sealing, and no sign of life: for what ends by itself."""
         appending = self.owner.enqueue(drafts)
         for event in appending.events:
             self.state.apply(event)
         self._written = appending.events[-1].offset
-        self.last_active = self.services.clock.monotonic()
         return appending
 
     def outbox_grew(self) -> None:
         """Effects have become durable: what leaves through the outbox may leave."""
         self.outbox.advance()
+
+    def rest(self) -> None:
+        """Be idle from now on, as if for long; anything that comes is a reason to stay."""
+        self.last_active = -math.inf
+        self.rested.set()
 
     @contextmanager
     def serving(self) -> Generator[None]:
@@ -185,14 +192,10 @@ class Entity:
         first = self._first_message(request, spawn_id)
         drafts = [event.draft(), *(message.draft() for message in first)]
         appending = self.enqueue(drafts)
-        if first:
-            self._arriving[first[0].key] = (first[0], appending.events[1].offset)
+        for message in first:
+            self._arrives(message, appending.events[1].offset)
         self.wakeloop.advance()
-        try:
-            await appending.durable()
-        finally:
-            for message in first:
-                self._arriving.pop(message.key, None)
+        await appending.durable()
 
     def _first_message(self, request: SpawnRequest, spawn_id: str) -> list[MessageReceived]:
         if request.message is None:
@@ -216,12 +219,9 @@ class Entity:
         self._check_fits(message)
         appending = self.enqueue([message.draft()])
         offset = appending.events[0].offset
-        self._arriving[message_id] = (message, offset)
+        self._arrives(message, offset)
         self.wakeloop.advance()
-        try:
-            await appending.durable()
-        finally:
-            self._arriving.pop(message_id, None)
+        await appending.durable()
         return self._receipt(message_id, offset, duplicate=False)
 
     async def _acknowledged(self, offset: int) -> None:
@@ -242,6 +242,15 @@ class Entity:
             sender=request.from_,
             timestamp=self.services.clock.now(),
         )
+
+    def _arrives(self, message: MessageReceived, offset: int) -> None:
+        """Know a message before it is durable, whatever becomes of who sent it."""
+        while self._arriving:
+            oldest = next(iter(self._arriving))
+            if self._arriving[oldest][1] >= self.owner.durable_tip:
+                break
+            del self._arriving[oldest]  # the history has it
+        self._arriving[message.key] = (message, offset)
 
     def _find(self, message_id: str) -> tuple[MessageReceived, int] | None:
         """The message of that id in this life, durable or on its way."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -40,22 +40,21 @@ from ray_agents.cluster.equipment import Equipment, Verdict
 from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.following import followed, settled
 from ray_agents.cluster.hostlog import HostLog
+from ray_agents.cluster.resuming import Resuming
 from ray_agents.cluster.sealing import seal_all
 from ray_agents.cluster.session import check_args
+from ray_agents.cluster.sleepers import Sleepers
 from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
 from ray_agents.events import EffectStaged, OutboxKind
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, read_head
+from ray_agents.projection import State
 from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
-RESUME_TRIES_MAX = 60
-RESUME_DELAY_MAX = timedelta(seconds=30)
-SEALED_REMEMBERED_MAX = 10_000
 IDLE_LOOK_MIN = 0.002
 IDLE_LOOK_MAX = 0.05
 SEAL_SHARE = 0.8  # of the deadline of a stop for the entities; the rest is the host log's
-RESUME_DELAY_FIRST = timedelta(milliseconds=100)
 LOGGER = logging.getLogger("ray_agents.host")
 
 
@@ -67,8 +66,8 @@ class Host:
         self._entities: dict[Address, Entity] = {}
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
-        self._resuming: set[asyncio.Task[None]] = set()
-        self._sealed: OrderedDict[Address, Head] = OrderedDict()
+        self._resuming = Resuming(equipment.peers, equipment.clock)
+        self._sleepers = Sleepers(equipment.host)
         self._calls: Counter[Address] = Counter()
         self._log: HostLog | None = None
         self._stopping = False
@@ -108,6 +107,10 @@ class Host:
         if self._log is not None:
             await self._log.lost_for_good()
 
+    def resume_later(self, address: Address) -> None:
+        """See to it that somebody goes on with an entity that was not taken over."""
+        self._resuming.later(address)
+
     def forget(self, address: Address) -> None:
         """Another host has taken the entity over: it is no concern of this one any more."""
         if self._log is not None and not self.owns(address):
@@ -126,7 +129,8 @@ class Host:
     def vanish(self) -> None:
         """End as a killed process does: every task stops where it is, nothing more is written."""
         self._stopping = True
-        for task in [*self._lives.values(), *self._opening.values(), *self._resuming]:
+        self._resuming.cancel()
+        for task in [*self._lives.values(), *self._opening.values()]:
             task.cancel()
         for entity in self.awake:
             entity.owner.give_up(RuntimeUnavailable("the host vanished"))
@@ -135,7 +139,7 @@ class Host:
     async def buried(self) -> None:
         """After :meth:`vanish`: return when nothing of it runs any more and no file is open."""
         gone: list[asyncio.Task[Any]] = [*self._lives.values(), *self._opening.values()]
-        await asyncio.gather(*gone, *self._resuming, return_exceptions=True)
+        await asyncio.gather(*gone, *self._resuming.tasks, return_exceptions=True)
         for entity in self._vanished:
             await entity.drop()
         if self._log is not None:
@@ -272,7 +276,9 @@ class Host:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not task.cancelled() or not self._stopping:
+            caller = asyncio.current_task()
+            cancelled_too = caller is not None and caller.cancelling()
+            if cancelled_too or not task.cancelled() or not self._stopping:
                 raise
             message = f"host {self._equipment.host!r} vanished; ask again"
             raise RuntimeUnavailable(message, host=self._equipment.host) from None
@@ -283,9 +289,9 @@ class Host:
 
     async def _open(self, address: Address, call: Call) -> Entity | Moved:
         e = self._equipment
-        sealed = self._sealed.pop(address, None)
-        if sealed is not None:
-            found = await self._placed(address, sealed)
+        left = self._sleepers.recall(address)
+        if left is not None:
+            found = await self._placed(address, left.head, state=left.state)
             if isinstance(found, Entity):
                 return found
         folder = entity_folder(address)
@@ -303,11 +309,13 @@ class Host:
                 return elsewhere
         return await self._placed(address, head)
 
-    async def _placed(self, address: Address, head: Head | None) -> Entity | Moved:
+    async def _placed(
+        self, address: Address, head: Head | None, *, state: State | None = None
+    ) -> Entity | Moved:
         better = self._equipment.place(address, head.host if head else None)
         if better is not None:
             return Moved(host=better)
-        return await self._claim(address, head)
+        return await self._claim(address, head, state=state)
 
     async def _owner_elsewhere(
         self, address: Address, head: Head | None, call: Call
@@ -321,7 +329,10 @@ class Host:
         verdict = await self._equipment.peers.check(head.host, address)
         return Moved(host=head.host) if verdict is Verdict.OWNS else None
 
-    async def _claim(self, address: Address, head: Head | None) -> Entity | Moved:
+    async def _claim(
+        self, address: Address, head: Head | None, *, state: State | None
+    ) -> Entity | Moved:
+        """Claim the epoch after ``head``, with the ``state`` it was left in if that is known."""
         e = self._equipment
         if self._log is None or self._stopping:
             raise RuntimeUnavailable(f"host {e.host!r} is leaving; ask again", host=e.host)
@@ -343,7 +354,7 @@ class Host:
             return Moved(host=lost.head.host)
         if head is not None and not head.sealed:
             e.peers.challenge(head.host, address)
-        state = load(owner.history, tip=owner.tip)
+        state = state or load(owner.history, tip=owner.tip)
         entity = Entity(address, owner, state=state, services=self._services)
         self._entities[address] = entity
         name = f"life:{address}"
@@ -364,11 +375,7 @@ class Host:
                 if quiet >= idle and not entity.busy and entity.address not in self._calls:
                     break
                 wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
-                try:
-                    async with asyncio.timeout(wait):
-                        await entity.owner.lost.wait()
-                except TimeoutError:
-                    continue
+                await _stirred(entity, wait)
             if entity.sealing:
                 await entity.left.wait()
             else:
@@ -376,7 +383,7 @@ class Host:
         except RayAgentsError as error:
             LOGGER.warning("%s left without a clean end: %s", entity.name, error)
             if entity.unfinished and not self._stopping:
-                self.resume_later(entity.address)
+                self._resuming.later(entity.address)
         finally:
             self._entities.pop(entity.address, None)
             self._lives.pop(entity.address, None)
@@ -395,40 +402,13 @@ class Host:
             LOGGER.warning("%s is lost: %s", entity.name, entity.owner.cause)
             await entity.drop()
             if entity.unfinished and not self._stopping:
-                self.resume_later(entity.address)
+                self._resuming.later(entity.address)
             return
         await entity.seal()
         if entity.owner.cause is None:
-            self._remember_sealed(entity)
+            self._sleepers.remember(entity)
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
-
-    def _remember_sealed(self, entity: Entity) -> None:
-        """It may wake here again without a look at its log: the claim itself tells if it moved."""
-        host = self._equipment.host
-        head = Head(epoch=entity.owner.epoch, host=host, token="", sealed=True)
-        self._sealed[entity.address] = head
-        if len(self._sealed) > SEALED_REMEMBERED_MAX:
-            self._sealed.popitem(last=False)
-
-    def resume_later(self, address: Address) -> None:
-        """See to it that somebody goes on with an entity that was lost in mid-work."""
-        name = f"resume:{address}"
-        task = asyncio.get_running_loop().create_task(self._resume(address), name=name)
-        self._resuming.add(task)
-        task.add_done_callback(self._resuming.discard)
-
-    async def _resume(self, address: Address) -> None:
-        delay = RESUME_DELAY_FIRST
-        for _ in range(RESUME_TRIES_MAX):
-            await self._equipment.clock.sleep(delay)
-            try:
-                await self._equipment.peers.call(address, Activate())
-            except RayAgentsError as error:
-                LOGGER.warning("%s cannot be resumed yet: %s", address, error)
-                delay = min(delay * 2, RESUME_DELAY_MAX)
-            else:
-                return
 
     async def _sleep(self, entity: Entity) -> None:
         """Let an entity go now."""
@@ -448,8 +428,7 @@ class Host:
                 line in the log; or the host's own log could not.
         """
         self._stopping = True
-        for task in self._resuming:
-            task.cancel()
+        self._resuming.cancel()
         loop, seconds = asyncio.get_running_loop(), deadline.total_seconds()
         end = loop.time() + seconds * SEAL_SHARE
         if self._opening:
@@ -477,3 +456,15 @@ class Host:
             case OutboxKind.SPAWN:
                 spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
                 await self._equipment.peers.call(address, Spawn(request=spawn))
+
+
+async def _stirred(entity: Entity, seconds: float) -> None:
+    """Return after ``seconds``, or as soon as the entity is lost or says that it may sleep."""
+    entity.rested.clear()
+    loop = asyncio.get_running_loop()
+    either = [loop.create_task(event.wait()) for event in (entity.owner.lost, entity.rested)]
+    try:
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in either:
+            task.cancel()

@@ -9,6 +9,7 @@ reached is tried again, a bounded number of times, and stays in the outbox for t
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -22,79 +23,92 @@ CONCURRENT_MAX = 16
 
 
 class Outbox:
-    """Delivers what stands in the outbox of ``entity``."""
+    """Delivers what stands in the outbox of ``entity``.
+
+    Rows to one target leave in their order, and a target that is slow or away holds up no other.
+    """
 
     def __init__(self, entity: Awake) -> None:
         self._entity = entity
-        self._task: asyncio.Task[None] | None = None
-        self._given_up: set[str] = set()
+        self._rows: dict[str, deque[str]] = {}
+        self._tasks: dict[str, asyncio.Task[bool]] = {}
+        self._taken: set[str] = set()
+        self._slots = asyncio.Semaphore(CONCURRENT_MAX)
 
     @property
     def running(self) -> bool:
         """Whether anything is being delivered."""
-        return self._task is not None and not self._task.done()
+        return bool(self._tasks)
 
     def advance(self) -> None:
-        """Deliver what is durable and not yet delivered."""
-        if self._entity.leaving or self.running or not self._ready():
+        """Deliver what is durable and not yet taken up."""
+        entity = self._entity
+        if entity.leaving:
             return
-        name = f"outbox:{self._entity.name}"
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=name)
-        self._task.add_done_callback(self._done)
+        durable = entity.owner.durable_tip
+        for row in entity.state.outbox.values():
+            effect = row.effect
+            if row.offset < durable and effect.key not in self._taken:
+                self._taken.add(effect.key)
+                self._rows.setdefault(effect.target, deque()).append(effect.key)
+        for target in [target for target in self._rows if target not in self._tasks]:
+            self._begin(target)
+
+    def _begin(self, target: str) -> None:
+        name = f"outbox:{self._entity.name}>{target}"
+        task = asyncio.get_running_loop().create_task(self._run(target), name=name)
+        self._tasks[target] = task
+        task.add_done_callback(lambda ended: self._ended(target, ended))
+
+    def _ended(self, target: str, task: asyncio.Task[bool]) -> None:
+        del self._tasks[target]
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            self._entity.owner.give_up(error)
+        elif not self._rows[target]:
+            del self._rows[target]
+        elif task.result() and not self._entity.leaving:
+            self._begin(target)  # a row came after the task had seen none
 
     async def stop(self) -> None:
         """Stop delivering; what was not confirmed is delivered again by the next owner."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        tasks = [*self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
-    def _ready(self) -> list[EffectStaged]:
-        durable = self._entity.owner.durable_tip
-        rows = self._entity.state.outbox.values()
-        return [
-            row.effect
-            for row in rows
-            if row.offset < durable and row.effect.key not in self._given_up
-        ]
+    async def _run(self, target: str) -> bool:
+        """Whether everything for one target was seen to; one out of reach keeps what is left."""
+        keys = self._rows[target]
+        while keys:
+            row = self._entity.state.outbox.get(keys[0])  # gone, if its life has been ended
+            if row is not None and not await self._delivered(row.effect):
+                return False
+            self._taken.discard(keys.popleft())
+        return True
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._entity.owner.give_up(error)
-
-    async def _run(self) -> None:
-        """Rows to one target leave in their order; targets do not wait for each other."""
-        while ready := self._ready():
-            by_target: dict[str, list[EffectStaged]] = {}
-            for effect in ready:
-                by_target.setdefault(effect.target, []).append(effect)
-            slots = asyncio.Semaphore(CONCURRENT_MAX)
-            async with asyncio.TaskGroup() as group:
-                for effects in by_target.values():
-                    group.create_task(self._deliver_all(effects, slots))
-
-    async def _deliver_all(self, effects: list[EffectStaged], slots: asyncio.Semaphore) -> None:
-        async with slots:
-            for effect in effects:
-                await self._deliver(effect)
-
-    async def _deliver(self, effect: EffectStaged) -> None:
+    async def _delivered(self, effect: EffectStaged) -> bool:
+        """Deliver a row and record what became of it; False if its target is out of reach."""
         services = self._entity.services
         delay = DELAY_FIRST
         for _ in range(TRIES_MAX):
             try:
-                await services.deliver(effect)
+                async with self._slots:
+                    await services.deliver(effect)
             except BacklogFull:
                 await services.clock.sleep(delay)
             except (CallerError, AuthorError) as error:
                 self._record([self._refused(effect, error).draft(), effect.delivered()])
-                return
+                return True
             except (RayAgentsError, OSError):
                 await services.clock.sleep(delay)
             else:
                 self._record([effect.delivered()])
-                return
+                return True
             delay *= 2
-        self._given_up.add(effect.key)
+        return False
 
     def _record(self, drafts: Sequence[Draft]) -> None:
         """Write what became of a row; without it the next owner delivers it again, harmlessly."""

@@ -43,6 +43,7 @@ class EntitySession:
         committed = entity.state.effects.get(wake.key, {})
         self.effects = Effects(wake.key, dict(committed), entity.state.rows)
         self.cancelled = asyncio.Event()
+        self.resting = False
         self.events: Sequence[Event] = entity.owner.history.read(
             wake.from_offset,
             stop=wake.to_offset,
@@ -59,6 +60,10 @@ class EntitySession:
         """End the attempt."""
         self._closed = True
 
+    def rest(self) -> None:
+        """Have the entity fall asleep when this attempt has ended, if nothing else is due."""
+        self.resting = True
+
     async def commit(self) -> None:
         """Make everything staged durable, then let the outbox leave."""
         await self.append([])
@@ -68,12 +73,15 @@ class EntitySession:
 
         Raises:
             Fenced: the attempt is over.
+            PayloadTooLarge, InvalidPayload: they cannot be written; what was staged still is.
         """
         self._check_open()
-        rows = [*self.effects.take(), *drafts]
+        rows = [*self.effects.ready, *drafts]
         if not rows:
             return []
-        events = await self._entity.enqueue(rows).durable()
+        appending = self._entity.enqueue(rows)
+        self.effects.take()  # not before: what the log refuses is still staged
+        events = await appending.durable()
         self._entity.outbox_grew()
         return events
 

@@ -217,6 +217,7 @@ def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
     """What pickling ``value`` takes along, by name."""
     if isinstance(value, Definition):
         yield "handler", value.handler
+        yield from value.actions.items()
         yield from value.state.items()
         yield from value.inbox_schemas.items()
     elif inspect.isfunction(value):

@@ -144,15 +144,30 @@ class WakeLoop:
             wake = wakes.begin(state, attempt)
         else:
             return None
-        appending = entity.enqueue([wake.draft()])
+        drafts = [wake.draft()]
+        if wake.status is WakeStatus.PARKED:
+            drafts.insert(0, self._death(wake).draft())
+        appending = entity.enqueue(drafts)
         self._begun = wake
         return Begun(wake, appending)
+
+    def _death(self, wake: WakeRecorded) -> ErrorRecorded:
+        """Why a wake is parked whose handler left no error, as it took its host with it."""
+        return ErrorRecorded(
+            key=f"{wake.key}-attempt-{wake.attempt}-{wake.timestamp}",
+            error_code="host_died",
+            message=wake.error or "",
+            wake=wake.key,
+        )
 
     async def _attempt(self, wake: WakeRecorded) -> Begun | None:
         """Run the handler once and record the outcome; the wake begun beside it, if any."""
         entity = self._entity
         try:
-            drafts = await self._handle(wake)
+            drafts, resting = await self._handle(wake)
+            if not is_under_way(entity, wake):
+                return self._begin()
+            appending = entity.enqueue(drafts)  # the effects may be more than one append can hold
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -162,15 +177,15 @@ class WakeLoop:
             if entity.leaving:
                 raise Fenced(f"{entity.name} leaves while a wake ends") from error
             return await self._failed(wake, error)
-        if not is_under_way(entity, wake):
-            return self._begin()
-        appending = entity.enqueue(drafts)
         begun = self._begin()
         await appending.durable()
         entity.outbox_grew()
+        if resting and begun is None:
+            entity.rest()
         return begun
 
-    async def _handle(self, wake: WakeRecorded) -> list[Draft]:
+    async def _handle(self, wake: WakeRecorded) -> tuple[list[Draft], bool]:
+        """Call the handler; the rows of its end, and whether it said that it may sleep at once."""
         entity = self._entity
         definitions = entity.services.definitions
         definition = definitions.load(entity.address.type, wake.definition_version).definition
@@ -185,7 +200,7 @@ class WakeLoop:
         text = context.said or session.run_text
         now = entity.services.clock.now()
         end = wakes.handled(wake, now=now, reply=returned, text=text)
-        return [*session.effects.take(), end.draft()]
+        return [*session.effects.take(), end.draft()], session.resting
 
     async def _failed(self, wake: WakeRecorded, error: BaseException) -> Begun | None:
         """Record the failure with its traceback; then wait, and begin again or go on."""

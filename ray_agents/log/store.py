@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from ray_agents.errors import StoreFull, StoreUnavailable
 from ray_agents.log.memory import MemoryBlobs
-from ray_agents.log.mounts import caching_mount
+from ray_agents.log.mounts import caching_mount, is_local
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.ports import Blobs
 
@@ -56,18 +56,22 @@ def _open_directory(root: Path) -> Blobs:
     except OSError as error:
         message = f"store {str(root)!r} cannot be made ({error.strerror}); choose another directory"
         raise StoreUnavailable(message, path=str(root)) from error
-    _check_mount(root)
-    blobs = DirectoryBlobs(root)
+    table = _mount_table()
+    _check_mount(root, table)
+    blobs = DirectoryBlobs(root, prompt=is_local(str(root.resolve()), table))
     _check_format(blobs, root)
     _check_writable(blobs, root)
     return blobs
 
 
-def _check_mount(root: Path) -> None:
+def _mount_table() -> str:
     try:
-        table = MOUNT_TABLE.read_text("utf-8", "surrogateescape")
+        return MOUNT_TABLE.read_text("utf-8", "surrogateescape")
     except FileNotFoundError:
-        return  # not Linux
+        return ""  # not Linux
+
+
+def _check_mount(root: Path, table: str) -> None:
     found = caching_mount(str(root.resolve()), table)
     if found is not None:
         message = (

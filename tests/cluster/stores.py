@@ -11,7 +11,11 @@ from ray_agents.ports import Appender, Blobs
 
 
 class DyingBlobs:
-    """Blobs over ``inner`` for one process; ``died`` is called from a thread."""
+    """Blobs over ``inner`` for one process; ``died`` may be called from a thread.
+
+    Whoever holds ``writing`` holds up every write. Those that are ``far`` are not prompt, whatever
+    ``inner`` is.
+    """
 
     def __init__(
         self,
@@ -20,18 +24,20 @@ class DyingBlobs:
         crash_at: int | None = None,
         after: bool = False,
         died: Callable[[], object] = lambda: None,
+        far: bool = False,
     ) -> None:
         self.inner = inner
+        self.prompt = inner.prompt and not far
         self.writes = 0
         self.dead = False
         self.crash_at = crash_at
         self._after = after
         self.died = died
-        self._lock = Lock()
+        self.writing = Lock()
 
     def mutate(self, change: Callable[[], object]) -> object:
         """Do ``change``, or die."""
-        with self._lock:
+        with self.writing:
             if not self.dead:
                 self.writes += 1
                 self.dead = self.writes == self.crash_at

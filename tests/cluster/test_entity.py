@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from datetime import timedelta
 from typing import Any
@@ -28,10 +29,12 @@ from ray_agents.errors import (
     UnknownOffset,
     UnknownType,
 )
+from ray_agents.log import appending
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.views import Status
 from tests.cluster import gates
 from tests.cluster.conftest import SOON, ask, log_of, spawned, turn_until
+from tests.cluster.stores import DyingBlobs, memory
 
 QUICK = Limits(
     retry_delay=timedelta(milliseconds=1),
@@ -87,6 +90,10 @@ async def worker(ctx: Any, wake: Any) -> Any:  # noqa: C901, PLR0912 - a list of
             if not gates.opened["mended"].is_set():
                 raise ValueError("not mended")
             return rows_n(ctx)
+        case "swallow":
+            ctx.state.rows.insert({"key": "x" * 40_000})
+            with contextlib.suppress(PayloadTooLarge):
+                await ctx.commit()
         case "count":
             return len(ctx.state.rows)
         case payload:
@@ -282,6 +289,37 @@ async def test_one_message_id_means_one_message(runtime: LocalRuntime) -> None:
     assert (await runtime.send(w, turned)).duplicate
     with pytest.raises(MessageConflict, match="m1"):
         await runtime.send(w, SendRequest(payload={"a": 2}, id="m1"))
+
+
+async def test_a_message_whose_sender_left_before_the_answer_is_known_by_its_id(
+    wait_until: Any,
+) -> None:
+    store = DyingBlobs(memory(), far=True)
+    async with LocalRuntime(store) as runtime:
+        await runtime.register(registry)
+        w = await spawned(runtime, "/worker/w")
+        (entity,) = runtime.hosts.host.awake
+        request = SendRequest(payload="count", id="m1")
+        with store.writing:
+            first = asyncio.create_task(entity.deliver(request))
+            await wait_until(lambda: entity.busy)
+            first.cancel()
+            await asyncio.wait([first])
+            again = asyncio.create_task(entity.deliver(request))
+            await asyncio.wait([again], timeout=0)
+        receipt = await again
+        assert receipt.duplicate
+        rows = [event.offset for event in await log_of(runtime, w) if event.type == "inbox"]
+        assert rows == [receipt.offset]
+
+
+async def test_effects_that_do_not_fit_into_one_append_fail_the_wake(
+    runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = await spawned(runtime, "/worker/w")
+    monkeypatch.setattr(appending, "APPEND_BYTES_MAX", 30_000)
+    with pytest.raises(HandlerFailed, match="at most 30000"):
+        await ask(runtime, w, "swallow")
 
 
 async def test_a_new_life_is_free_of_the_old_one(runtime: LocalRuntime) -> None:

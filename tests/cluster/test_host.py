@@ -30,7 +30,7 @@ from ray_agents.ports import Blobs
 from ray_agents.requests import ListQuery, SendRequest
 from ray_agents.views import EntityView, Receipt
 from tests.cluster import gates
-from tests.cluster.conftest import ask, log_of, spawned, turn_until
+from tests.cluster.conftest import ask, inbox_of, log_of, spawned, turn_until
 from tests.cluster.stores import DyingBlobs, memory
 
 SENDS, SENDS_MANY = 200, 10_000
@@ -47,6 +47,12 @@ async def hasty(ctx: Any, wake: Any) -> Any:
 @registry.entity("calm")
 async def calm(ctx: Any, wake: Any) -> Any:
     return wake.payload
+
+
+@registry.entity("curt", idle_timeout=timedelta(hours=1))
+async def curt(ctx: Any, wake: Any) -> None:
+    ctx.sleep()
+    await ctx.send("/calm/c", "bye")
 
 
 @registry.entity("gated", limits=Limits(retry_delay=timedelta(milliseconds=1)))
@@ -67,6 +73,16 @@ async def deaf(ctx: Any, wake: Any) -> Any:
     except Fenced:
         gates.reached["fenced"].set()
     return wake.attempt
+
+
+async def test_an_entity_that_says_so_falls_asleep_at_once(wait_until: Any) -> None:
+    async with LocalRuntime("memory:") as runtime:
+        await runtime.register(registry)
+        await spawned(runtime, "/calm/c")
+        c = await spawned(runtime, "/curt/c")
+        await ask(runtime, c, "go")
+        await wait_until(lambda: entity_of(runtime, c) is None)
+        await wait_until(lambda: inbox_of(runtime, Address.parse("/calm/c")))
 
 
 def entity_of(runtime: LocalRuntime, address: Address) -> Entity | None:
@@ -107,7 +123,7 @@ async def send_many(runtime: LocalRuntime, number: int, *, sends: int) -> int:
 async def test_sends_in_the_instant_of_falling_asleep_are_neither_lost_nor_doubled(
     store: Blobs,
 ) -> None:
-    async with LocalRuntime(store) as runtime:
+    async with LocalRuntime(DyingBlobs(store, far=True)) as runtime:  # a long instant
         await runtime.register(registry)
         each = SENDS // ENTITIES
         hits = await asyncio.gather(*(send_many(runtime, n, sends=each) for n in range(ENTITIES)))
@@ -118,7 +134,7 @@ async def test_sends_in_the_instant_of_falling_asleep_are_neither_lost_nor_doubl
 @pytest.mark.timeout(600)
 async def test_ten_thousand_such_sends(store: Blobs) -> None:
     """Acceptance 7, in this process."""
-    async with LocalRuntime(store) as runtime:
+    async with LocalRuntime(DyingBlobs(store, far=True)) as runtime:
         await runtime.register(registry)
         each = SENDS_MANY // ENTITIES
         hits = await asyncio.gather(*(send_many(runtime, n, sends=each) for n in range(ENTITIES)))

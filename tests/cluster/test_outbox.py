@@ -104,6 +104,61 @@ async def test_a_full_target_does_not_hold_up_the_others(
     assert await inbox_of(runtime, b) == [1, "2", "3"]
 
 
+async def test_a_full_target_does_not_hold_up_what_is_sent_to_others_later(
+    runtime: LocalRuntime, wait_until: Any
+) -> None:
+    s, b = await spawned(runtime, "/sender/s"), await spawned(runtime, "/busy/b")
+    r = await spawned(runtime, "/receiver/r")
+    await runtime.send(b, SendRequest(payload=1))
+    await gates.reached["busy"].wait()
+    await ask(runtime, s, [(str(b), "2"), (str(b), "3")])
+    await wait_until(lambda: len(runtime.hosts.host.awake[0].state.outbox) == 1)
+    await ask(runtime, s, [(str(r), "x")])
+    await wait_until(lambda: inbox_of(runtime, r))
+    assert await inbox_of(runtime, b) == [1, "2"]
+    gates.opened["busy"].set()
+    await idle(runtime, wait_until)
+    assert await inbox_of(runtime, b) == [1, "2", "3"]
+
+
+async def test_a_target_out_of_reach_keeps_the_order_of_its_messages(
+    runtime: LocalRuntime, wait_until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "DELAY_FIRST", timedelta(microseconds=1))
+    s, r = await spawned(runtime, "/sender/s"), await spawned(runtime, "/receiver/r")
+    services = runtime.hosts.host.awake[0].services
+    deliver, tries = services.deliver, 0
+
+    async def away(effect: EffectStaged) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= outbox.TRIES_MAX:
+            raise RuntimeUnavailable("not yet")
+        await deliver(effect)
+
+    object.__setattr__(services, "deliver", away)
+    await ask(runtime, s, [(str(r), "1"), (str(r), "2")])
+    await idle(runtime, wait_until)
+    assert await inbox_of(runtime, r) == []
+    await ask(runtime, s, [(str(r), "3")])
+    await idle(runtime, wait_until)
+    assert await inbox_of(runtime, r) == ["1", "2", "3"]
+
+
+async def test_what_a_dead_life_had_not_sent_yet_is_not_sent(
+    runtime: LocalRuntime, wait_until: Any
+) -> None:
+    s, b = await spawned(runtime, "/sender/s"), await spawned(runtime, "/busy/b")
+    await runtime.send(b, SendRequest(payload=1))
+    await gates.reached["busy"].wait()
+    await ask(runtime, s, [(str(b), "2"), (str(b), "3"), (str(b), "4")])
+    await wait_until(lambda: len(runtime.hosts.host.awake[0].state.outbox) == 2)
+    await runtime.kill(s)
+    gates.opened["busy"].set()
+    await idle(runtime, wait_until)
+    assert "4" not in await inbox_of(runtime, b)
+
+
 async def test_a_child_gets_its_first_message_first(runtime: LocalRuntime, wait_until: Any) -> None:
     s = await spawned(runtime, "/spawner/s")
     await ask(runtime, s, "kid")

@@ -141,6 +141,8 @@ async def test_an_entity_that_kills_its_host_is_parked_in_the_end() -> None:
             if life == 3:
                 (parked,) = (await runtime.inspect(g)).parked
                 assert "died while the handler ran" in parked.error
+                errors = [e.value for e in await log_of(runtime, g) if e.type == "error"]
+                assert [error["error_code"] for error in errors] == ["host_died"]
                 return
             await gates.reached["gate"].wait()
             gates.reached["gate"].clear()
