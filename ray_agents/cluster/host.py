@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -44,13 +44,14 @@ from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.resuming import Resuming
 from ray_agents.cluster.sealing import seal_all
 from ray_agents.cluster.session import check_args
+from ray_agents.cluster.sleepers import Sleepers
 from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
 from ray_agents.events import EffectStaged
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, read_head
+from ray_agents.projection import State
 
 CALL_TRIES_MAX = 8
-SEALED_REMEMBERED_MAX = 10_000
 IDLE_LOOK_MIN = 0.002
 IDLE_LOOK_MAX = 0.05
 SEAL_SHARE = 0.8  # of the deadline of a stop for the entities; the rest is the host log's
@@ -66,7 +67,7 @@ class Host:
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
         self._resuming = Resuming(equipment.peers, equipment.clock, resumed=self.forget)
-        self._sealed: OrderedDict[Address, Head] = OrderedDict()
+        self._sleepers = Sleepers(equipment.host)
         self._calls: Counter[Address] = Counter()
         self._log: HostLog | None = None
         self._stopping = False
@@ -107,6 +108,10 @@ class Host:
         if self._log is not None:
             await self._log.lost_for_good()
 
+    def resume_later(self, address: Address) -> None:
+        """See to it that somebody goes on with an entity that was not taken over."""
+        self._resuming.later(address)
+
     def forget(self, address: Address) -> None:
         """Another host has taken the entity over: it is no concern of this one any more."""
         if self._log is not None and not self.owns(address):
@@ -117,10 +122,16 @@ class Host:
         """The entities awake here."""
         return list(self._entities.values())
 
+    @property
+    def size(self) -> int:
+        """How many entities are awake here."""
+        return len(self._entities)
+
     def vanish(self) -> None:
         """End as a killed process does: every task stops where it is, nothing more is written."""
         self._stopping = True
-        for task in [*self._lives.values(), *self._opening.values(), *self._resuming.tasks]:
+        self._resuming.cancel()
+        for task in [*self._lives.values(), *self._opening.values()]:
             task.cancel()
         for entity in self.awake:
             entity.owner.give_up(RuntimeUnavailable("the host vanished"))
@@ -293,9 +304,9 @@ class Host:
 
     async def _open(self, address: Address, call: Call) -> Entity | Moved:
         e = self._equipment
-        sealed = self._sealed.pop(address, None)
-        if sealed is not None:
-            found = await self._placed(address, sealed)
+        left = self._sleepers.recall(address)
+        if left is not None:
+            found = await self._placed(address, left.head, state=left.state)
             if isinstance(found, Entity):
                 return found
         folder = entity_folder(address)
@@ -313,11 +324,13 @@ class Host:
                 return elsewhere
         return await self._placed(address, head)
 
-    async def _placed(self, address: Address, head: Head | None) -> Entity | Moved:
+    async def _placed(
+        self, address: Address, head: Head | None, *, state: State | None = None
+    ) -> Entity | Moved:
         better = self._equipment.place(address, head.host if head else None)
         if better is not None:
             return Moved(host=better)
-        return await self._claim(address, head)
+        return await self._claim(address, head, state=state)
 
     async def _owner_elsewhere(
         self, address: Address, head: Head | None, call: Call
@@ -331,7 +344,10 @@ class Host:
         verdict = await self._equipment.peers.check(head.host, address)
         return Moved(host=head.host) if verdict is Verdict.OWNS else None
 
-    async def _claim(self, address: Address, head: Head | None) -> Entity | Moved:
+    async def _claim(
+        self, address: Address, head: Head | None, *, state: State | None
+    ) -> Entity | Moved:
+        """Claim the epoch after ``head``, with the ``state`` it was left in if that is known."""
         e = self._equipment
         if self._log is None or self._stopping:
             raise RuntimeUnavailable(f"host {e.host!r} is leaving; ask again", host=e.host)
@@ -353,7 +369,7 @@ class Host:
             return Moved(host=lost.head.host)
         if head is not None and not head.sealed:
             e.peers.challenge(head.host, address)
-        state = load(owner.history, tip=owner.tip)
+        state = state or load(owner.history, tip=owner.tip)
         entity = Entity(address, owner, state=state, services=self._services)
         self._entities[address] = entity
         name = f"life:{address}"
@@ -385,12 +401,11 @@ class Host:
         except RayAgentsError as error:
             LOGGER.warning("%s left without a clean end: %s", entity.name, error)
             if entity.unfinished and not self._stopping:
-                self.resume_later(entity.address)
+                self._resuming.later(entity.address)
         finally:
             self._entities.pop(entity.address, None)
             self._lives.pop(entity.address, None)
-            if not self._entities and not self._opening:
-                self._equipment.emptied()
+            self._equipment.departed()
 
     def _is_idle(self, entity: Entity) -> bool:
         return not entity.busy and entity.address not in self._calls
@@ -408,27 +423,15 @@ class Host:
             LOGGER.warning("%s is lost: %s", entity.name, entity.owner.cause)
             await entity.drop()
             if entity.unfinished and not self._stopping:
-                self.resume_later(entity.address)
+                self._resuming.later(entity.address)
             return
         await entity.seal()
         if entity.owner.cause is None:
-            self._remember_sealed(entity)
+            self._sleepers.remember(entity)
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
         elif not entity.timers.agreed and not self._stopping:
             self.resume_later(entity.address)  # until then only our own log knows that it is due
-
-    def _remember_sealed(self, entity: Entity) -> None:
-        """It may wake here again without a look at its log: the claim itself tells if it moved."""
-        host = self._equipment.host
-        head = Head(epoch=entity.owner.epoch, host=host, token="", sealed=True)
-        self._sealed[entity.address] = head
-        if len(self._sealed) > SEALED_REMEMBERED_MAX:
-            self._sealed.popitem(last=False)
-
-    def resume_later(self, address: Address) -> None:
-        """See to it that somebody goes on with an entity that was lost in mid-work."""
-        self._resuming.later(address)
 
     async def _sleep(self, entity: Entity) -> None:
         """Let an entity go now."""
@@ -448,8 +451,7 @@ class Host:
                 line in the log; or the host's own log could not.
         """
         self._stopping = True
-        for task in self._resuming.tasks:
-            task.cancel()
+        self._resuming.cancel()
         loop, seconds = asyncio.get_running_loop(), deadline.total_seconds()
         end = loop.time() + seconds * SEAL_SHARE
         if self._opening:

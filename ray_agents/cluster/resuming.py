@@ -43,6 +43,11 @@ class Resuming:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def cancel(self) -> None:
+        """Call nobody any more: whoever recovers this host's log will."""
+        for task in self._tasks:
+            task.cancel()
+
     async def _resume(self, address: Address) -> None:
         delay = DELAY_FIRST
         for _ in range(TRIES_MAX):
