@@ -93,6 +93,7 @@ class Keeper:
         """Begin, and return when every host has been looked at; recovery goes on behind."""
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._run())
+            self._later(self._keep_index())
         await self._looked.wait()
 
     async def _run(self) -> None:
@@ -103,9 +104,8 @@ class Keeper:
                 await self._ask_who_waits()
                 self._fill()
                 self._trim()
-                await self._index.open()
             except (RayError, RayAgentsError) as error:
-                LOGGER.warning("the keeper cannot look at the hosts or due times now: %s", error)
+                LOGGER.warning("the keeper cannot look at the hosts now: %s", error)
                 self._looked.set()
             await asyncio.sleep(LOOK_AGAIN.total_seconds())
 
@@ -292,6 +292,15 @@ class Keeper:
         return None
 
     # -- due times ----------------------------------------------------------------------------
+
+    async def _keep_index(self) -> None:
+        """Open the index, whatever becomes of the look at the hosts; again if it is lost."""
+        while not self._stopping:
+            try:
+                await self._index.open()
+            except RayAgentsError as error:
+                LOGGER.warning("the index of due times cannot be opened now: %s", error)
+            await asyncio.sleep(LOOK_AGAIN.total_seconds())
 
     async def register(self, due: Due) -> None:
         """An entity is about to sleep, and is next due then."""
