@@ -114,6 +114,11 @@ class State:
                 first[key] = value
         return first
 
+    @property
+    def size(self) -> int:
+        """How many characters its rows hold."""
+        return sum(len(text) for table in self.rows.values() for text in table.values())
+
     def apply(self, event: Event) -> None:
         """Take one more event, the next of the log, into account."""
         match event.type:

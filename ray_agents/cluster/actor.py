@@ -18,6 +18,7 @@ import secrets
 import sys
 from collections.abc import Awaitable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psutil
@@ -31,8 +32,10 @@ from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import Directory, Refused
 from ray_agents.cluster.equipment import Equipment
 from ray_agents.cluster.host import Host
+from ray_agents.cluster.nameplate import Nameplate
 from ray_agents.cluster.placement import FRONT, PACKED, SOLO, actor_name, kind_of
 from ray_agents.cluster.pool import LEASE_MAX, Pool
+from ray_agents.cluster.signals import Loading, when_told_to_end
 from ray_agents.cluster.untyped import as_actor, import_ray, in_group
 from ray_agents.cluster.watchdog import EXIT_STATUS, Watchdog
 from ray_agents.definition import Dedicated, Packed
@@ -48,6 +51,8 @@ from ray_agents.wakes import must_be_alone
 SWITCH_SECONDS = 0.0005  # with Python's 5 ms, file threads wait that long for a busy loop
 LEAVE_BOUND = timedelta(seconds=2)
 ASK_AGAIN = timedelta(seconds=5)
+SIGTERM_SHARE = 0.5  # of the stop deadline; then the process ends, and those who wait may kill
+SEAL_SHARE = 0.8  # of that, for sealing
 LEAVE_LINGER = timedelta(milliseconds=250)
 PRELOAD_AFTER = timedelta(seconds=1)
 PRELOAD_LOOKS_MAX = 30
@@ -60,8 +65,11 @@ LOGGER = logging.getLogger("ray_agents.host")
 class EntityHost:
     """One host process. ``name`` is the actor's; the host's id adds a suffix of its own."""
 
+    _loading = Loading()
+
     def __init__(self, name: str, settings: Settings) -> None:
         sys.setswitchinterval(SWITCH_SECONDS)
+        self._plate = Nameplate(name)
         self._name = name
         self._kind = kind_of(name)
         self._id = f"{name}.{secrets.token_hex(6)}"
@@ -93,7 +101,7 @@ class EntityHost:
                 peers=self._directory,
                 model_for=chooser(models),
                 admit=self._admit,
-                emptied=self._emptied,
+                departed=self._changed,
                 place=self._place,
             )
         )
@@ -110,6 +118,10 @@ class EntityHost:
         gc.freeze()  # what Ray and Arrow have made lives as long as we: no need to look through it
         loop, bound = asyncio.get_running_loop(), self._settings.blocked_loop_max
         Watchdog(loop, host=self._id, bound=bound).start()
+        within = self._settings.stop_deadline * SIGTERM_SHARE
+        told = partial(self._told_to_end, within)
+        when_told_to_end(partial(loop.call_soon_threadsafe, told), within=within)
+        self._show()
         self._later(self._leave_when_lost())
         if self._kind != SOLO:
             self._later(self._directory.ask_keeper("announce", self._id))
@@ -126,6 +138,7 @@ class EntityHost:
             message = f"host {self._id!r} is taken; ask for another"
             return Refused(error=RuntimeUnavailable(message, host=self._id))
         self._tenant, self._used_at = address, self._clock.monotonic()
+        self._show()
         # A caller that goes away does not take its call along: half a delivery is none.
         answering = self._later(self._answer(address, call))
         return await asyncio.shield(answering)
@@ -136,7 +149,7 @@ class EntityHost:
         except RayAgentsError as error:
             return Refused(error=error)
         finally:
-            self._emptied()
+            self._changed()
 
     @in_group("control")
     async def check(self, address: Address) -> tuple[str, bool]:
@@ -193,6 +206,10 @@ class EntityHost:
     async def withdraw(self, host: str) -> None:
         """A solo host has died."""
         self._pool.drop(host)
+
+    async def retire(self, host: str) -> bool:
+        """Whether a solo host is lent to nobody, now and later."""
+        return self._pool.retire(host)
 
     async def waiting(self) -> int:
         """How many entities wait here for a host."""
@@ -285,8 +302,15 @@ class EntityHost:
 
     # -- leaving ------------------------------------------------------------------------------
 
-    def _emptied(self) -> None:
+    def _show(self) -> None:
+        if self._kind == SOLO:
+            self._plate.say(str(self._tenant) if self._tenant else "idle")
+        else:
+            self._plate.say(f"({self._host.size} awake)")
+
+    def _changed(self) -> None:
         """Leave when nobody has been here for a while; the front stays."""
+        self._show()
         if self._kind == FRONT or (self._kind == SOLO and not self._used) or not self._empty:
             return
         if self._emptying is None or self._emptying.done():
@@ -315,9 +339,13 @@ class EntityHost:
         LOGGER.error("the log of host %s is lost; the host leaves", self._id)
         await self._leave_now()
 
-    async def _leave_now(self) -> None:
+    def _told_to_end(self, within: timedelta) -> None:
+        LOGGER.warning("a SIGTERM: the host seals what it holds and leaves within %s", within)
+        self._later(self._leave_now(within * SEAL_SHARE))
+
+    async def _leave_now(self, within: timedelta = LEAVE_BOUND) -> None:
         try:
-            await self.stop(LEAVE_BOUND)
+            await self.stop(within)
             # Whoever calls now is refused at once and asks elsewhere; a call that meets the end of
             # the process is told so only when Ray has noticed, up to a second later.
             await asyncio.sleep(LEAVE_LINGER.total_seconds())

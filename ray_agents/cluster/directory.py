@@ -53,6 +53,7 @@ NOBODY = Address("none", "none")
 RETRY_DELAY = 0.05
 SILENT_SECONDS = 30.0  # how long a silent host is passed over before it is asked again
 REMEMBERED_MAX = 100_000
+DEAD_REMEMBERED_MAX = 1_000
 HOST_CONCURRENCY_MAX = 10_000
 RAY = import_ray()
 LOGGER = logging.getLogger("ray_agents.directory")
@@ -94,6 +95,7 @@ class Directory:
         self._definitions = definitions
         self._known: OrderedDict[Address, str] = OrderedDict()
         self._actors: dict[str, Any] = {}
+        self._dead: OrderedDict[str, None] = OrderedDict()
         self._silent: dict[str, float] = {}
         self._silence = settings.host_silence_max.total_seconds()
 
@@ -224,16 +226,18 @@ class Directory:
 
     async def check(self, host: str, address: Address) -> Verdict:
         """Whether ``host`` lives and owns ``address``; silence counts as death after its bound."""
+        if host in self._dead:
+            return Verdict.DEAD
         name = actor_name(host)
         actor = self._actors.get(name) or self._existing(name)
         if actor is None:
-            return Verdict.DEAD
+            return self._died(host)
         try:
             async with asyncio.timeout(self._silence):
                 host_there, owns = await actor.check.remote(address)
         except ActorDiedError:
             self._actors.pop(name, None)
-            return Verdict.DEAD
+            return self._died(host)
         except TimeoutError:
             LOGGER.warning("host %s is silent for %s s; it counts as dead", host, self._silence)
             self._silent[name] = time.monotonic() + SILENT_SECONDS
@@ -241,8 +245,15 @@ class Directory:
         except ActorUnavailableError as error:
             raise RuntimeUnavailable(f"host {host!r} does not answer now: {error}") from error
         if host_there != host:
-            return Verdict.DEAD
+            return self._died(host)
         return Verdict.OWNS if owns else Verdict.NOT_MINE
+
+    def _died(self, host: str) -> Verdict:
+        """Remember it: the id of a host is never used again, and recovery asks for each entity."""
+        self._dead[host] = None
+        if len(self._dead) > DEAD_REMEMBERED_MAX:
+            self._dead.popitem(last=False)
+        return Verdict.DEAD
 
     async def release(self, host: str, address: Address) -> None:
         """Ask ``host`` to seal ``address`` and let go; a dead host has let go already."""

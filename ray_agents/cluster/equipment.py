@@ -50,8 +50,8 @@ class Equipment:
     """What a host is made with.
 
     ``admit`` may keep a wake from running here, saying why; ``place``, told of a sleeping entity
-    and its last host, may name the one to which it is to go instead; ``emptied`` is called when
-    the last entity has gone.
+    and its last host, may name the one to which it is to go instead; ``departed`` is called when
+    an entity has gone.
     """
 
     host: str
@@ -63,5 +63,5 @@ class Equipment:
     peers: Peers
     model_for: Callable[[AgentConfig], Model]
     admit: Callable[[Awake], str | None]
-    emptied: Callable[[], None]
+    departed: Callable[[], None]
     place: Callable[[Address, str | None], str | None]

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import Counter, OrderedDict
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray_agents.address import Address
 from ray_agents.cluster.awake import Services
@@ -46,17 +46,30 @@ from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
 from ray_agents.events import EffectStaged, OutboxKind
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, read_head
+from ray_agents.projection import State
 from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
 RESUME_TRIES_MAX = 60
 RESUME_DELAY_MAX = timedelta(seconds=30)
 SEALED_REMEMBERED_MAX = 10_000
+STATE_REMEMBERED_MAX = 4_000  # characters of a sleeper's rows: 40 MB in all
 IDLE_LOOK_MIN = 0.002
 IDLE_LOOK_MAX = 0.05
 SEAL_SHARE = 0.8  # of the deadline of a stop for the entities; the rest is the host log's
 RESUME_DELAY_FIRST = timedelta(milliseconds=100)
 LOGGER = logging.getLogger("ray_agents.host")
+
+
+class Sealed(NamedTuple):
+    """How an entity was left that fell asleep here: what a claim of the next epoch goes by.
+
+    If that claim succeeds nobody has written since, so the state is still that of the log; a
+    large one is not remembered.
+    """
+
+    head: Head
+    state: State | None
 
 
 class Host:
@@ -68,7 +81,7 @@ class Host:
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
         self._resuming: set[asyncio.Task[None]] = set()
-        self._sealed: OrderedDict[Address, Head] = OrderedDict()
+        self._sealed: OrderedDict[Address, Sealed] = OrderedDict()
         self._calls: Counter[Address] = Counter()
         self._log: HostLog | None = None
         self._stopping = False
@@ -117,6 +130,11 @@ class Host:
     def awake(self) -> list[Entity]:
         """The entities awake here."""
         return list(self._entities.values())
+
+    @property
+    def size(self) -> int:
+        """How many entities are awake here."""
+        return len(self._entities)
 
     def vanish(self) -> None:
         """End as a killed process does: every task stops where it is, nothing more is written."""
@@ -282,7 +300,7 @@ class Host:
         e = self._equipment
         sealed = self._sealed.pop(address, None)
         if sealed is not None:
-            found = await self._placed(address, sealed)
+            found = await self._placed(address, sealed.head, state=sealed.state)
             if isinstance(found, Entity):
                 return found
         folder = entity_folder(address)
@@ -300,11 +318,13 @@ class Host:
                 return elsewhere
         return await self._placed(address, head)
 
-    async def _placed(self, address: Address, head: Head | None) -> Entity | Moved:
+    async def _placed(
+        self, address: Address, head: Head | None, *, state: State | None = None
+    ) -> Entity | Moved:
         better = self._equipment.place(address, head.host if head else None)
         if better is not None:
             return Moved(host=better)
-        return await self._claim(address, head)
+        return await self._claim(address, head, state=state)
 
     async def _owner_elsewhere(
         self, address: Address, head: Head | None, call: Call
@@ -318,7 +338,10 @@ class Host:
         verdict = await self._equipment.peers.check(head.host, address)
         return Moved(host=head.host) if verdict is Verdict.OWNS else None
 
-    async def _claim(self, address: Address, head: Head | None) -> Entity | Moved:
+    async def _claim(
+        self, address: Address, head: Head | None, *, state: State | None
+    ) -> Entity | Moved:
+        """Claim the epoch after ``head``, with the ``state`` it was left in if that is known."""
         e = self._equipment
         if self._log is None or self._stopping:
             raise RuntimeUnavailable(f"host {e.host!r} is leaving; ask again", host=e.host)
@@ -340,7 +363,7 @@ class Host:
             return Moved(host=lost.head.host)
         if head is not None and not head.sealed:
             e.peers.challenge(head.host, address)
-        state = load(owner.history, tip=owner.tip)
+        state = state or load(owner.history, tip=owner.tip)
         entity = Entity(address, owner, state=state, services=self._services)
         self._entities[address] = entity
         name = f"life:{address}"
@@ -373,8 +396,7 @@ class Host:
         finally:
             self._entities.pop(entity.address, None)
             self._lives.pop(entity.address, None)
-            if not self._entities and not self._opening:
-                self._equipment.emptied()
+            self._equipment.departed()
 
     def _idle_seconds(self, entity: Entity) -> float:
         try:
@@ -401,7 +423,8 @@ class Host:
         """It may wake here again without a look at its log: the claim itself tells if it moved."""
         host = self._equipment.host
         head = Head(epoch=entity.owner.epoch, host=host, token="", sealed=True)
-        self._sealed[entity.address] = head
+        small = not entity.unfinished and entity.state.size <= STATE_REMEMBERED_MAX
+        self._sealed[entity.address] = Sealed(head, entity.state if small else None)
         if len(self._sealed) > SEALED_REMEMBERED_MAX:
             self._sealed.popitem(last=False)
 

@@ -97,6 +97,7 @@ class Keeper:
                 self._looked.set()
                 await self._ask_who_waits()
                 self._fill()
+                self._trim()
             except (RayError, RayAgentsError) as error:
                 LOGGER.warning("the keeper cannot look at the hosts now: %s", error)
                 self._looked.set()
@@ -213,12 +214,30 @@ class Keeper:
         self._waiting = waiting
         self._fill()
 
+    @property
+    def _supply(self) -> Supply:
+        living = sum(1 for host in self._watched if kind_of(host) == SOLO)
+        return Supply(living=living, idle=len(self._idle), starting=self._starting)
+
+    def _trim(self) -> None:
+        """Let hosts go that were started for who did not need them in the end."""
+        count = self._supply.surplus(size=self._settings.pool_size, waiting=self._waiting)
+        for name in sorted(self._idle)[:count]:
+            self._idle.discard(name)
+            self._later(self._retire(name))
+
+    async def _retire(self, name: str) -> None:
+        """End an idle host, unless the front has lent it out just now."""
+        retired = await self._tell_front("retire", name)
+        if retired:
+            await self._stop_host(name, self._settings.stop_deadline)
+        elif retired is None:
+            self._idle.add(name)
+
     def _fill(self) -> None:
         """Start hosts until the pool is full and nobody waits, within the cap."""
-        living = sum(1 for host in self._watched if kind_of(host) == SOLO)
-        supply = Supply(living=living, idle=len(self._idle), starting=self._starting)
         settings = self._settings
-        count = supply.to_start(
+        count = self._supply.to_start(
             size=settings.pool_size, most=settings.pool_max, waiting=self._waiting
         )
         for _ in range(0 if self._stopping else count):

@@ -62,7 +62,7 @@ class LocalHosts:
                 peers=self,
                 model_for=model_for,
                 admit=lambda _: None,
-                emptied=lambda: None,
+                departed=lambda: None,
                 place=_nowhere_else,
             )
         )

@@ -33,6 +33,7 @@ from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.portrait import Ownership, describe
 from ray_agents.cluster.wakewatch import WakeWatch
+from ray_agents.cluster.waking import load
 from ray_agents.definition import Registry
 from ray_agents.errors import (
     AskTimedOut,
@@ -45,7 +46,6 @@ from ray_agents.events import Event
 from ray_agents.log.owner import LogIO, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs, Clock
-from ray_agents.projection import fold
 from ray_agents.replies import reply_of
 from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
@@ -268,20 +268,12 @@ class HostRuntime:
         raise RuntimeUnavailable(message, address=str(address))
 
     async def _describe_asleep(self, address: Address) -> EntityView:
-        reader = LogReader(self._blobs, entity_folder(address), self._io)
-        events: list[Event] = []
-        while True:
-            reading = await reader.read(events[-1].offset + 1 if events else 0)
-            if not reading.events:
-                break
-            events.extend(reading.events)
-        head = await read_head(self._blobs, entity_folder(address), io=self._io)
+        past = await LogReader(self._blobs, entity_folder(address), self._io).past()
         ownership = Ownership(
-            epoch=head.epoch if head else 0,
-            events=events[-1].offset + 1 if events else 0,
-            last_event=events[-1].time if events else 0,
+            epoch=past.head.epoch if past.head else 0, events=past.tip, last_event=past.last_time
         )
-        return describe(address, fold(events), ownership)
+        state = await self._io.run(load, past.history, tip=past.tip)
+        return describe(address, state, ownership)
 
     async def list(self, query: ListQuery) -> Page:
         """Some entities, by address; status is computed as they are read."""

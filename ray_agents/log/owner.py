@@ -168,7 +168,7 @@ class LogOwner:
             while self._groups:
                 group = self._groups.popleft()
                 try:
-                    await self._io.run(self._live.commit, encode_frame(group.events))
+                    await self._live.commit(encode_frame(group.events))
                 except BaseException as error:  # even a cancelled write leaves its outcome unknown
                     self._lose(error, group)
                     raise
@@ -245,7 +245,7 @@ class LogOwner:
         closing = Draft.of(SEALED_ROW, "sealed", value=value, operation=Operation.UPSERT)
         frame = encode_frame([*self._opening, *self._assign([closing])])
         try:
-            await self._io.run(self._live.finish, frame, sync=self._unsynced, dropped=dropped)
+            await self._live.finish(frame, sync=self._unsynced, dropped=dropped)
         except RayAgentsError as error:
             self._lose(error)
             raise
@@ -293,5 +293,5 @@ def _take_and_adopt(
     if durability is not Durability.MEMORY:
         name = segment_name(files.folder, preamble.epoch)
         named = io.start(files.blobs.sync_names, name)
-    live = LiveSegment(files, preamble, durability=durability, named=named)
+    live = LiveSegment(files, preamble, durability=durability, named=named, io=io)
     return live, adopt(files, epoch=preamble.epoch, head=head)

@@ -27,16 +27,25 @@ _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
 
 
 class DirectoryBlobs:
-    """Blobs below one directory, which must exist; safe for many threads and processes."""
+    """Blobs below one directory, which must exist; safe for many threads and processes.
 
-    def __init__(self, root: Path) -> None:
+    ``prompt`` says that it is on a disk of this machine, whose cache answers at once.
+    """
+
+    def __init__(self, root: Path, *, prompt: bool = False) -> None:
         self._root = str(root)
+        self._prompt = prompt
         self._mark = uuid4().hex
         self._serial = count()
         self._durable: set[str] = set()
 
     def __repr__(self) -> str:
         return f"DirectoryBlobs({self._root!r})"
+
+    @property
+    def prompt(self) -> bool:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return self._prompt
 
     def create(self, name: str, data: bytes) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""

@@ -10,13 +10,15 @@ synced: a log that was sealed and woken again has a gap there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ray_agents.errors import CorruptLog, StoreUnavailable
 from ray_agents.events import Event
 from ray_agents.log.arrow import Batch
 from ray_agents.log.files import LogFiles, manifest_of
+from ray_agents.log.history import History
 from ray_agents.log.manifest import FileEntry
 from ray_agents.log.rows import Rows, check_order
 from ray_agents.log.segment import Ending, Head, Segment, parse_frames, segment_name
@@ -24,6 +26,7 @@ from ray_agents.log.threads import LogIO
 from ray_agents.ports import Blobs
 
 LOOKS_MAX = 16
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,16 @@ class Reading:
 
     events: list[Event]
     tip: int
+    head: Head | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """All that may be read now, as columns; ``last_time`` is that of the newest row."""
+
+    history: History
+    tip: int
+    last_time: int
     head: Head | None
 
 
@@ -71,16 +84,30 @@ class LogReader:
         """
         return await self._io.run(self._read, offset, limit)
 
+    async def past(self) -> Past:
+        """Everything up to the end; raises as :meth:`read`. No row is decoded for it."""
+        return await self._io.run(self._past)
+
     def _read(self, offset: int, limit: int) -> Reading:
+        view, events = self._taken(lambda view: self._collect(view, offset, limit))
+        return Reading(events=events, tip=view.tip, head=view.head)
+
+    def _past(self) -> Past:
+        view, parts = self._taken(self._parts)
+        last_time = parts[-1].batch.column(1)[-1].value if parts else 0
+        return Past(history=History(parts), tip=view.tip, last_time=last_time, head=view.head)
+
+    def _taken(self, take: Callable[[_View], list[T] | FileEntry]) -> tuple[_View, list[T]]:
+        """What may be served now, and what ``take`` finds in it, unless a listed file is gone."""
         missing: FileEntry | None = None
         for _ in range(LOOKS_MAX):
             view = self._look()
             if view is None:
                 continue
-            found = self._collect(view, offset, limit)
+            found = take(view)
             if not isinstance(found, FileEntry):
                 self._view = view
-                return Reading(events=found, tip=view.tip, head=view.head)
+                return view, found
             missing = self._gone(found, view, before=missing)
         raise self._too_fast()
 
@@ -103,7 +130,7 @@ class LogReader:
                 continue
             self._view = view
             stop = view.tip if stop is None else stop
-            for part in self._parts(view, offset):
+            for part in self._parts_from(view, offset):
                 if isinstance(part, FileEntry):
                     missing = self._gone(part, view, before=missing)
                     break
@@ -216,10 +243,19 @@ class LogReader:
         confirmed = tuple(batch for batch in segment.batches if batch.column(0)[-1].as_py() < tip)
         return self._serve(segment, confirmed, head=head)
 
+    def _parts(self, view: _View) -> list[Rows] | FileEntry:
+        """All rows, file by file; or a listed file that is gone."""
+        found: list[Rows] = []
+        for part in self._parts_from(view, 0):
+            if isinstance(part, FileEntry):
+                return part
+            found.append(part)
+        return found
+
     def _collect(self, view: _View, offset: int, limit: int) -> list[Event] | FileEntry:
         """The events; or a listed file that is gone."""
         found: list[Event] = []
-        for part in self._parts(view, offset):
+        for part in self._parts_from(view, offset):
             if isinstance(part, FileEntry):
                 return part
             found += part.between(offset, part.end, limit=limit - len(found), types=None)
@@ -227,7 +263,7 @@ class LogReader:
                 break
         return found
 
-    def _parts(self, view: _View, offset: int) -> Iterator[Rows | FileEntry]:
+    def _parts_from(self, view: _View, offset: int) -> Iterator[Rows | FileEntry]:
         """The rows of each file that has some from ``offset`` on; or the first that is gone."""
         for entry in view.files:
             if entry.rows and entry.end > offset:

@@ -8,12 +8,13 @@ from uuid import uuid4
 
 from ray_agents.errors import StoreFull, StoreUnavailable
 from ray_agents.log.memory import MemoryBlobs
-from ray_agents.log.mounts import caching_mount
+from ray_agents.log.mounts import caching_mount, is_local
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.ports import Blobs
 
 STORE_VERSION = 1
 FORMAT_FILE = "FORMAT"
+IDENTITY_FILE = "IDENTITY"
 MOUNT_TABLE = Path("/proc/self/mounts")
 
 
@@ -35,24 +36,42 @@ def open_blobs(url: str) -> Blobs:
     return _open_directory(Path(url).expanduser().absolute())
 
 
+def store_identity(blobs: Blobs) -> str:
+    """What tells this store from every other, wherever it is mounted: 16 hex digits, for good.
+
+    Raises:
+        StoreUnavailable, StoreFull: it was never asked for before, and cannot be recorded.
+    """
+    found = blobs.read(IDENTITY_FILE)
+    if found is None:
+        blobs.create(IDENTITY_FILE, uuid4().hex[:16].encode())  # or somebody else just did
+        blobs.sync_names(IDENTITY_FILE)
+        found = blobs.read(IDENTITY_FILE) or b""
+    return found.decode("ascii")
+
+
 def _open_directory(root: Path) -> Blobs:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         message = f"store {str(root)!r} cannot be made ({error.strerror}); choose another directory"
         raise StoreUnavailable(message, path=str(root)) from error
-    _check_mount(root)
-    blobs = DirectoryBlobs(root)
+    table = _mount_table()
+    _check_mount(root, table)
+    blobs = DirectoryBlobs(root, prompt=is_local(str(root.resolve()), table))
     _check_format(blobs, root)
     _check_writable(blobs, root)
     return blobs
 
 
-def _check_mount(root: Path) -> None:
+def _mount_table() -> str:
     try:
-        table = MOUNT_TABLE.read_text("utf-8", "surrogateescape")
+        return MOUNT_TABLE.read_text("utf-8", "surrogateescape")
     except FileNotFoundError:
-        return  # not Linux
+        return ""  # not Linux
+
+
+def _check_mount(root: Path, table: str) -> None:
     found = caching_mount(str(root.resolve()), table)
     if found is not None:
         message = (

@@ -24,9 +24,10 @@ from ray_agents.errors import (
     StoreUnavailable,
 )
 from ray_agents.events import Draft, Event
+from ray_agents.log.codec import to_events
 from ray_agents.log.owner import LogIO, read_head
 from ray_agents.ports import Blobs
-from ray_agents.requests import SendRequest
+from ray_agents.requests import ListQuery, SendRequest
 from ray_agents.views import EntityView, Receipt
 from tests.cluster import gates
 from tests.cluster.conftest import ask, inbox_of, log_of, spawned, turn_until
@@ -122,7 +123,7 @@ async def send_many(runtime: LocalRuntime, number: int, *, sends: int) -> int:
 async def test_sends_in_the_instant_of_falling_asleep_are_neither_lost_nor_doubled(
     store: Blobs,
 ) -> None:
-    async with LocalRuntime(store) as runtime:
+    async with LocalRuntime(DyingBlobs(store, far=True)) as runtime:  # a long instant
         await runtime.register(registry)
         each = SENDS // ENTITIES
         hits = await asyncio.gather(*(send_many(runtime, n, sends=each) for n in range(ENTITIES)))
@@ -133,7 +134,7 @@ async def test_sends_in_the_instant_of_falling_asleep_are_neither_lost_nor_doubl
 @pytest.mark.timeout(600)
 async def test_ten_thousand_such_sends(store: Blobs) -> None:
     """Acceptance 7, in this process."""
-    async with LocalRuntime(store) as runtime:
+    async with LocalRuntime(DyingBlobs(store, far=True)) as runtime:
         await runtime.register(registry)
         each = SENDS_MANY // ENTITIES
         hits = await asyncio.gather(*(send_many(runtime, n, sends=each) for n in range(ENTITIES)))
@@ -222,6 +223,34 @@ async def test_a_sleeper_that_woke_often_looks_as_it_did_awake(
     assert isinstance(awake, EntityView)
     assert asleep.backlog == awake.backlog == 4
     assert len({e.offset for e in await log_of(runtime, g)}) == len(await log_of(runtime, g))
+
+
+async def test_a_look_at_a_sleeper_costs_its_state_not_its_history(
+    runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await runtime.register(registry)
+    c = await spawned(runtime, "/calm/c")
+    entity = entity_of(runtime, c)
+    assert entity is not None
+    rows = [Draft.of("text_delta", f"t{number}", value="word") for number in range(3000)]
+    await entity.enqueue(rows).durable()
+    await ask(runtime, c, 1)
+    awake = await runtime.inspect(c)
+    await runtime.hosts.call(c, Release())
+    decoded: list[Event] = []
+
+    def counted(batch: Any) -> list[Event]:
+        events = to_events(batch)
+        decoded.extend(events)
+        return events
+
+    for module in ("rows", "files"):
+        monkeypatch.setattr(f"ray_agents.log.{module}.to_events", counted)
+    asleep = await runtime.inspect(c)
+    assert len(decoded) < 50
+    assert (asleep.events, asleep.last_event) == (awake.events, awake.last_event)
+    assert (asleep.backlog, asleep.created) == (awake.backlog, awake.created)
+    assert (await runtime.list(ListQuery())).items == (asleep,)
 
 
 async def test_an_observer_at_a_gap_waits_as_at_any_end(

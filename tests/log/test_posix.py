@@ -14,10 +14,11 @@ from ray_agents.ports import Blobs
 from ray_agents.testing.log_suite import BlobsSuite, LogSuite
 
 
+@pytest.mark.parametrize("prompt", [True, False], ids=["local", "far"])
 class TestDirectoryBlobs(BlobsSuite, LogSuite):
     @pytest.fixture
-    def blobs(self, tmp_path: Path) -> Blobs:
-        return DirectoryBlobs(tmp_path)
+    def blobs(self, tmp_path: Path, prompt: bool) -> Blobs:
+        return DirectoryBlobs(tmp_path, prompt=prompt)
 
 
 def test_nothing_temporary_is_left_behind(tmp_path: Path) -> None:

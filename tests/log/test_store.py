@@ -9,7 +9,7 @@ import pytest
 
 from ray_agents.errors import StoreUnavailable
 from ray_agents.log.memory import MemoryBlobs
-from ray_agents.log.store import open_blobs
+from ray_agents.log.store import open_blobs, store_identity
 
 
 def test_memory_is_a_fresh_store_each_time() -> None:
@@ -52,3 +52,10 @@ def test_a_directory_that_cannot_be_written_is_refused(
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(StoreUnavailable, match="store"):
         open_blobs(store)
+
+
+def test_a_store_keeps_its_identity_wherever_it_is_moved(tmp_path: Path) -> None:
+    first = store_identity(open_blobs(str(tmp_path / "here")))
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert store_identity(open_blobs(str(tmp_path / "there"))) == first
+    assert store_identity(open_blobs(str(tmp_path / "here"))) != first
