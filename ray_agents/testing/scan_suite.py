@@ -20,7 +20,7 @@ from ray_agents.errors import CorruptLog
 from ray_agents.events import Draft, EntityCreated, EntityStopped, Event
 from ray_agents.log.arrow import pc
 from ray_agents.log.codec import COLUMNS, to_events
-from ray_agents.log.owner import LogIO, LogOwner
+from ray_agents.log.owner import LogIO
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs
 from ray_agents.tables.scan import SCHEMA, scan, scan_batches
@@ -122,7 +122,7 @@ class ScanSuite:
         acknowledged: list[int] = []
         tables: list[tuple[int, Any]] = []
         with closing(log_of(blobs, ADA)) as log:
-            working = asyncio.create_task(_work(log, acknowledged, crashing=crashing))
+            working = asyncio.create_task(work(log, acknowledged, wakes=50, crashing=crashing))
             while not working.done():
                 tables.append((len(acknowledged), await asyncio.to_thread(scan, blobs)))
             await working
@@ -136,7 +136,7 @@ class ScanSuite:
     async def test_each_row_knows_its_life(self, blobs: Blobs) -> None:
         with closing(log_of(blobs, ADA)) as log:
             for life in range(2):
-                await _append(log, [created(life), message("a"), stopped(life)])
+                await append(log, [created(life), message("a"), stopped(life)])
         kinds = ("type", "life")
         table = scan(blobs, address=ADA)
         rows = list(zip(*(table[kind].to_pylist() for kind in kinds), strict=True))
@@ -151,7 +151,7 @@ class ScanSuite:
         rows = [message("m"), *(Draft.of(kind, "k", value=1) for kind in ("step", "state:notes"))]
         for address in (ADA, BOB, CLEO):
             with closing(log_of(blobs, address)) as log:
-                await _append(log, rows)
+                await append(log, rows)
         assert scan(blobs, types=["step"])["type"].to_pylist() == ["step"] * 3
         assert scan(blobs, types=["steps", "state:notes"], address=ADA).num_rows == 2
         notes = scan(blobs, collections=["notes"], types=["steps"], entity_type="bot")
@@ -190,15 +190,16 @@ class ScanSuite:
         assert scan_batches(blobs, types=["none such"]).read_all().num_rows == 0
 
 
-async def _append(log: Log, drafts: Sequence[Draft]) -> LogOwner:
+async def append(log: Log, drafts: Sequence[Draft]) -> None:
+    """A whole wake with one append."""
     owner = await log.claim()
     await owner.append(drafts)
     await owner.seal()
-    return owner
 
 
-async def _work(log: Log, acknowledged: list[int], *, crashing: bool) -> None:
-    for number in range(50):
+async def work(log: Log, acknowledged: list[int], *, wakes: int, crashing: bool) -> None:
+    """So many wakes of three appends; note the offsets. ``crashing``: every fourth owner dies."""
+    for number in range(wakes):
         owner = await log.claim()
         for row in range(3):
             events = await owner.append([message(f"{number}-{row}")])
