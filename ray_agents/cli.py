@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from typer.main import get_command
 
-from ray_agents.errors import RayAgentsError
+from ray_agents.errors import CorruptLog, RayAgentsError
 from ray_agents.terminal import entity_commands, query_commands, runtime_commands
 from ray_agents.terminal.failures import EXIT_CODES_HELP, ExitCode
 from ray_agents.terminal.installation import (
@@ -105,8 +105,12 @@ class Installed:
         """Ask the logs of the store."""
         from ray_agents.tables.query import query
 
-        report = on_corrupt and (lambda _, error: on_corrupt(f"left out: {error.message}"))
-        table = query(self._settings(target).store, sql, on_corrupt=report)
+        def report(_: str, error: CorruptLog) -> None:
+            if on_corrupt is not None:
+                on_corrupt(f"left out: {error.message}")
+
+        store = self._settings(target).store
+        table = query(store, sql, on_corrupt=report if on_corrupt is not None else None)
         columns = [column.to_pylist() for column in table.columns]
         return Answer(columns=table.column_names, rows=list(zip(*columns, strict=True)))
 

@@ -23,6 +23,7 @@ from ray_agents.tables.query import query
 from ray_agents.tables.views import VIEWS
 from ray_agents.testing.scan_suite import ADA, BOB, log_of, read_all, work
 
+PAGE = log.__doc__ or ""
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 SECTION = README.partition("## Open format\n")[2].partition("\n## ")[0]
 EXAMPLES = [
@@ -111,13 +112,13 @@ async def test_every_file_is_arrow_of_the_schema_that_is_written_down(
     for path in segments:
         schema = ipc.open_stream(path.read_bytes()).schema
         assert schema.remove_metadata() == SCHEMA
-        assert all(f"``{name.decode()}``" in log.__doc__ for name in schema.metadata)
+        assert all(f"``{name.decode()}``" in PAGE for name in schema.metadata)
     for path in sealed:
         with pa.memory_map(str(path)) as source:
             assert ipc.open_file(source).schema.equals(SCHEMA, check_metadata=True)
-    assert f"``{(root / FORMAT_FILE).read_text().strip()}``" in (log.__doc__ or "")
+    assert f"``{(root / FORMAT_FILE).read_text().strip()}``" in PAGE
 
 
 def test_the_page_lists_the_columns_in_their_order() -> None:
-    listed = re.findall(r"^    (\w+) +(int64|timestamp|string)", log.__doc__ or "", re.MULTILINE)
+    listed = re.findall(r"^    (\w+) +(int64|timestamp|string)", PAGE, re.MULTILINE)
     assert [name for name, _ in listed] == SCHEMA.names

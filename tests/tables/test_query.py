@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ray_agents
+from ray_agents.cli import main
 from ray_agents.client import Client
 from ray_agents.definition import Limits, Registry
 from ray_agents.errors import (
@@ -21,16 +26,22 @@ from ray_agents.errors import (
     MissingPackage,
     StoreUnavailable,
 )
+from ray_agents.events import Draft, Event, Operation
 from ray_agents.log.memory import MemoryBlobs
+from ray_agents.log.store import open_blobs
+from ray_agents.model import Block
 from ray_agents.models.scripted import Says
 from ray_agents.ports import Blobs
+from ray_agents.records import latest_rows
+from ray_agents.runs import RunRecord
 from ray_agents.tables import query as querying
 from ray_agents.tables.query import query
 from ray_agents.tables.views import VIEWS
+from ray_agents.terminal.failures import ExitCode
 from ray_agents.testing import local_client
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import message
-from ray_agents.testing.scan_suite import ADA, created, flip_a_bit, log_of
+from ray_agents.testing.scan_suite import ADA, append, created, flip_a_bit, log_of
 from ray_agents.tools import tool
 
 registry = Registry()
@@ -161,6 +172,64 @@ async def test_a_new_life_begins_without_the_rows_of_the_old_one() -> None:
         {"message": "m1", "life": 1}
     ]
     assert query(blobs, "from runs").num_rows == 0
+
+
+async def test_what_failed_says_why_and_what_was_taken_back_is_gone() -> None:
+    record = RunRecord("r", [])
+    call: Block = {"id": "t", "name": "add", "input": {}}
+    drafts = [
+        created(),
+        record.run_started("hi", 0),
+        *record.step_started(1, provider="p", model="m", now=1),
+        record.tool_call(record.call_key(1, 0), call, "started"),
+        *record.run_failed(1, code="overloaded", message="try later"),
+    ]
+    blobs = MemoryBlobs()
+    with closing(log_of(blobs, ADA)) as log:
+        await append(log, drafts)
+    failed = {"status": "failed", "error": "try later"}
+    assert query(blobs, "select status, error from runs").to_pylist() == [failed]
+    assert query(blobs, "select status, error from steps").to_pylist() == [failed]
+    assert query(blobs, "from tool_calls").num_rows == 0
+
+
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["life", *Operation]), st.sampled_from("abc"), st.integers(0, 99)),
+    max_size=30,
+)
+
+
+@settings(max_examples=10)
+@given(CHANGES)
+def test_a_view_shows_the_rows_that_the_fold_leaves(changes: list[tuple[str, str, int]]) -> None:
+    lives = count()
+    drafts = [created(next(lives))]
+    for what, key, number in changes:
+        if what == "life":
+            drafts.append(created(next(lives)))
+        else:
+            value = {"steps": number}
+            drafts.append(Draft.of("run", key, value=value, operation=Operation(what)))
+    begin = max(n for n, draft in enumerate(drafts) if draft.type == "entity_created")
+    events = [Event.at(n, 0, draft) for n, draft in enumerate(drafts)][begin + 1 :]
+    blobs = MemoryBlobs()
+    with closing(log_of(blobs, ADA)) as log:
+        asyncio.run(append(log, drafts))
+    found = query(blobs, "select run, steps from runs").to_pylist()
+    left = {key: row["steps"] for key, row in latest_rows(events).items()}
+    assert {row["run"]: row["steps"] for row in found} == left
+    assert len(found) == len(left)
+
+
+async def test_it_is_asked_from_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(log_of(open_blobs(str(tmp_path)), ADA)) as log:
+        await append(log, [created(), message("m")])
+    sql = "select address, message, received, wake from inbox"
+    assert main(["query", sql, "--store", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out.splitlines()[1].split()
+    assert printed == [ADA, "m", "2023-11-14T22:13:20.002000+00:00", "-"]
+    assert main(["query", "from nothing", "--store", str(tmp_path)]) == ExitCode.USAGE
+    assert main(["query", sql, "--store", str(tmp_path / "none")]) == ExitCode.UNAVAILABLE
 
 
 def test_a_view_may_be_named_twice(fleet: tuple[Client, Blobs]) -> None:
