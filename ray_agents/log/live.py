@@ -19,6 +19,7 @@ from ray_agents.ports import Appender
 from ray_agents.views import Durability
 
 KEPT_SEGMENT_BYTES_MAX = 65_536
+PROMPT_BYTES_MAX = 64 * 1024  # more would hold up the event loop
 
 
 class LiveSegment:
@@ -65,7 +66,7 @@ class LiveSegment:
             Fenced: a newer epoch exists, or our own segment was deleted.
             StoreUnavailable, StoreFull: the medium refused; nothing may be appended any more.
         """
-        if not self._blobs.prompt:
+        if not self._blobs.prompt or len(frame.data) > PROMPT_BYTES_MAX:
             await self._io.run(self._commit, frame)
             return
         self._write(frame)
