@@ -58,7 +58,8 @@ def scan(
     """The acknowledged rows of a store's logs, as a ``pyarrow.Table``.
 
     It wakes nobody, needs neither Ray nor a running runtime, and may run while entities work:
-    each log is read up to its acknowledged end at the moment its turn comes. The columns are
+    each log is read up to its acknowledged end at the moment its turn comes (and while an owner
+    that follows a crash is taking over, up to what its predecessors listed). The columns are
     those of :data:`SCHEMA`: ``address``, ``entity_type``, ``life`` (null before the first
     ``entity_created``), ``offset``, ``time``, ``type``, ``key``, ``operation``, ``value`` (JSON
     text, null for a deletion) and ``headers`` (JSON text). Rows of a log stand together, in
