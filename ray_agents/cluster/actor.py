@@ -14,6 +14,7 @@ import asyncio
 import gc
 import logging
 import os
+import pickle
 import secrets
 import sys
 from collections.abc import Awaitable
@@ -26,11 +27,12 @@ from ray.exceptions import RayError
 
 from ray_agents.address import Address
 from ray_agents.cluster.awake import Awake
-from ray_agents.cluster.calls import WAKING, Answer, Call, Moved
+from ray_agents.cluster.calls import Answer, Call, Moved, Waking
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import Directory, Refused
 from ray_agents.cluster.equipment import Equipment
+from ray_agents.cluster.exchange import Desks, Trip
 from ray_agents.cluster.host import Host
 from ray_agents.cluster.nameplate import Nameplate
 from ray_agents.cluster.placement import FRONT, PACKED, SOLO, actor_name, kind_of
@@ -76,6 +78,7 @@ class EntityHost:
         self._settings = settings
         self._clock = SystemClock()
         self._pool = Pool()
+        self._desks = Desks(self._unpacked)
         self._tenant: Address | None = None
         self._used_at = self._clock.monotonic()
         self._emptying: asyncio.Task[Any] | None = None
@@ -129,19 +132,32 @@ class EntityHost:
             self._later(self._preload())
 
     async def call(self, address: Address, call: Call) -> Answer | Refused:
-        """Answer one call about one entity."""
+        """Answer one call about one entity, which does not wake it."""
         if self._opening is None or not self._opening.done():
             await self.start()
-        if not isinstance(call, WAKING):
-            return await self._answer(address, call)
+        return await self._answer(address, call)
+
+    async def exchange(self, line: str, calls: Trip) -> Trip:
+        """Take calls that wake, and give back answers; see ``exchange.py``."""
+        return await self._desks.serve(line, calls)
+
+    async def _unpacked(self, call: bytes) -> bytes:
+        try:
+            return pickle.dumps(await self._wake(*pickle.loads(call)))  # noqa: S301 - a client's
+        except Exception as error:
+            LOGGER.exception("host %s cannot answer a call", self._id)
+            words = f"host {self._id!r} cannot answer: {type(error).__name__}: {error}"
+            return pickle.dumps(Refused(error=RayAgentsError(words)))
+
+    async def _wake(self, address: Address, call: Waking) -> Answer | Refused:
+        if self._opening is None or not self._opening.done():
+            await self.start()
         if self._kind == SOLO and self._tenant not in (None, address):
             message = f"host {self._id!r} is taken; ask for another"
             return Refused(error=RuntimeUnavailable(message, host=self._id))
         self._tenant, self._used_at = address, self._clock.monotonic()
         self._show()
-        # A caller that goes away does not take its call along: half a delivery is none.
-        answering = self._later(self._answer(address, call))
-        return await asyncio.shield(answering)
+        return await self._answer(address, call)
 
     async def _answer(self, address: Address, call: Call) -> Answer | Refused:
         try:
@@ -319,7 +335,7 @@ class EntityHost:
 
     @property
     def _empty(self) -> bool:
-        return not self._host.awake and not self._host.opening
+        return not self._host.size and not self._host.opening
 
     @property
     def _used(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Protocol
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
 from ray_agents.cluster.awake import Awake
-from ray_agents.cluster.calls import Answer, Call
+from ray_agents.cluster.calls import Answer, Call, Due
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.log.owner import LogIO
 from ray_agents.model import Model
@@ -38,6 +38,14 @@ class Peers(Protocol):
 
     def challenge(self, host: str, address: Address) -> None:
         """Tell ``host``, should it live after all, that ``address`` has another owner now."""
+        ...
+
+    async def register(self, due: Due) -> None:
+        """Tell the index of due times when a sleeper is next due; durable when it returns.
+
+        Raises:
+            RuntimeUnavailable, StoreUnavailable, StoreFull: it does not know.
+        """
         ...
 
     async def call(self, address: Address, call: Call) -> Answer:

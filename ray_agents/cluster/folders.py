@@ -9,6 +9,7 @@ from ray_agents.address import Address
 ENTITIES = "entities"
 HOSTS = "hosts"
 TYPES = "types"
+INDEX = "index"
 SHARDS = 256
 
 
@@ -21,6 +22,11 @@ def entity_folder(address: Address) -> str:
 def host_folder(host_id: str) -> str:
     """The folder of a host's own log."""
     return f"{HOSTS}/{host_id}"
+
+
+def index_folder(number: int) -> str:
+    """The folder of the log of due times; a new number follows one that cannot be read."""
+    return f"{INDEX}/{number:04d}"
 
 
 def type_folder(type_name: str) -> str:

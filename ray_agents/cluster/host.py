@@ -34,6 +34,7 @@ from ray_agents.cluster.calls import (
     Resolve,
     Spawn,
     Waking,
+    call_of,
 )
 from ray_agents.cluster.entity import Entity
 from ray_agents.cluster.equipment import Equipment, Verdict
@@ -46,10 +47,9 @@ from ray_agents.cluster.session import check_args
 from ray_agents.cluster.sleepers import Sleepers
 from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
-from ray_agents.events import EffectStaged, OutboxKind
+from ray_agents.events import EffectStaged
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, read_head
 from ray_agents.projection import State
-from ray_agents.requests import SendRequest, SpawnRequest
 
 CALL_TRIES_MAX = 8
 IDLE_LOOK_MIN = 0.002
@@ -66,7 +66,7 @@ class Host:
         self._entities: dict[Address, Entity] = {}
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
-        self._resuming = Resuming(equipment.peers, equipment.clock)
+        self._resuming = Resuming(equipment.peers, equipment.clock, resumed=self.forget)
         self._sleepers = Sleepers(equipment.host)
         self._calls: Counter[Address] = Counter()
         self._log: HostLog | None = None
@@ -80,6 +80,7 @@ class Host:
             model_for=equipment.model_for,
             deliver=self._deliver,
             admit=equipment.admit,
+            register=equipment.peers.register,
         )
 
     async def open(self) -> None:
@@ -219,10 +220,24 @@ class Host:
                 return entity.view()
             case Resolve(verb=verb, wake=wake):
                 return await entity.resolve(verb, wake)
-            case Activate():
+            case Activate(due=due):
                 entity.wakeloop.advance()
                 entity.outbox.advance()
+                if due is not None:
+                    await self._fire(entity, due)
                 return entity.view()
+
+    async def _fire(self, entity: Entity, due: int) -> None:
+        """Let what is due happen, for the index, which forgets it after our answer.
+
+        So nobody may answer who is no longer the owner: an append proves that we are, a look, if
+        there is nothing to append.
+        """
+        entity.timers.called()
+        if not await entity.timers.fire(due):
+            await self._recheck(entity)
+        if entity.leaving:
+            raise Fenced(f"{entity.name} is leaving host {self._equipment.host!r}")
 
     async def _recheck(self, entity: Entity) -> None:
         """Give the entity up at once, handler and all, if its log has a newer owner."""
@@ -362,6 +377,7 @@ class Host:
         self._lives[address] = life
         entity.wakeloop.advance()
         entity.outbox.advance()
+        entity.timers.advance()
         return entity
 
     # -- sleeping -----------------------------------------------------------------------------
@@ -372,8 +388,10 @@ class Host:
             while not entity.leaving:
                 idle = self._idle_seconds(entity)
                 quiet = self._equipment.clock.monotonic() - entity.last_active
-                if quiet >= idle and not entity.busy and entity.address not in self._calls:
-                    break
+                if quiet >= idle and self._is_idle(entity) and await entity.timers.agree():
+                    if self._is_idle(entity):
+                        break
+                    continue
                 wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
                 await _stirred(entity, wait)
             if entity.sealing:
@@ -388,6 +406,9 @@ class Host:
             self._entities.pop(entity.address, None)
             self._lives.pop(entity.address, None)
             self._equipment.departed()
+
+    def _is_idle(self, entity: Entity) -> bool:
+        return not entity.busy and entity.address not in self._calls
 
     def _idle_seconds(self, entity: Entity) -> float:
         try:
@@ -409,6 +430,8 @@ class Host:
             self._sleepers.remember(entity)
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
+        elif not entity.timers.agreed and not self._stopping:
+            self.resume_later(entity.address)  # until then only our own log knows that it is due
 
     async def _sleep(self, entity: Entity) -> None:
         """Let an entity go now."""
@@ -448,14 +471,7 @@ class Host:
 
     async def _deliver(self, effect: EffectStaged) -> None:
         """Carry an outbox row to its target; the row's key makes it happen once."""
-        address = Address.parse(effect.target)
-        match effect.kind:
-            case OutboxKind.SEND:
-                request = SendRequest.model_validate(effect.body | {"id": effect.key})
-                await self._equipment.peers.call(address, Deliver(request=request))
-            case OutboxKind.SPAWN:
-                spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
-                await self._equipment.peers.call(address, Spawn(request=spawn))
+        await self._equipment.peers.call(Address.parse(effect.target), call_of(effect))
 
 
 async def _stirred(entity: Entity, seconds: float) -> None:

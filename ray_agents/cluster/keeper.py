@@ -1,9 +1,9 @@
 """The keeper: fills the pool, watches hosts, and has the work of dead ones resumed.
 
 One detached actor that Ray restarts. It is never on the path of a send: without it, entities are
-accepted and packed ones wake; only pool, placement and recovery wait for its return. It keeps
-nothing that it cannot find again: hosts by their logs in the store, who waits by asking the front,
-which hosts are idle by asking them.
+accepted and packed ones wake; only pool, placement, recovery and sleepers that are due wait for its
+return. It keeps nothing that it cannot find again: hosts by their logs in the store, due times in
+the log of the index, who waits by asking the front, which hosts are idle by asking them.
 
 A host is dead when Ray says so. One that answers no control call for the bound of silence counts
 as dead: its work is resumed elsewhere, and after a second bound it is ended.
@@ -21,9 +21,11 @@ from typing import Any
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ray_agents.address import Address
+from ray_agents.cluster.calls import Due
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import NOBODY, Directory, host_actor
+from ray_agents.cluster.dueindex import DueIndex
 from ray_agents.cluster.equipment import Verdict
 from ray_agents.cluster.placement import FRONT, KEEPER, SOLO, actor_name, kind_of
 from ray_agents.cluster.pool import Supply
@@ -71,6 +73,9 @@ class Keeper:
         self._recovery = Recovery(
             blobs, io=self._io, clock=SystemClock(), route=self._directory.call
         )
+        self._index = DueIndex(
+            blobs, io=self._io, clock=SystemClock(), route=self._directory.call, name=KEEPER
+        )
         self._watched: dict[str, asyncio.Task[None]] = {}
         self._resuming: set[str] = set()
         self._idle: set[str] = set()
@@ -98,8 +103,9 @@ class Keeper:
                 await self._ask_who_waits()
                 self._fill()
                 self._trim()
+                await self._index.open()
             except (RayError, RayAgentsError) as error:
-                LOGGER.warning("the keeper cannot look at the hosts now: %s", error)
+                LOGGER.warning("the keeper cannot look at the hosts or due times now: %s", error)
                 self._looked.set()
             await asyncio.sleep(LOOK_AGAIN.total_seconds())
 
@@ -285,6 +291,12 @@ class Keeper:
                 LOGGER.warning("the front does not answer now: %s", error)
         return None
 
+    # -- due times ----------------------------------------------------------------------------
+
+    async def register(self, due: Due) -> None:
+        """An entity is about to sleep, and is next due then."""
+        await self._index.register(due)
+
     # -- hosts for one entity -----------------------------------------------------------------
 
     async def place(self, address: str, resources: Resources | None, accepted_by: str) -> None:
@@ -333,18 +345,24 @@ class Keeper:
             "waiting": self._waiting,
             "starting": self._starting,
             "placing": sorted(self._placing),
+            "sleepers due": len(self._index),
         }
 
     async def stop(self, deadline: timedelta) -> int:
         """Have every host seal and leave within ``deadline``; how many did."""
         await asyncio.wait({self._later(self.start())}, timeout=deadline.total_seconds() / 2)
         self._stopping = True
+        self._index.call_nobody()
         if self._running is not None:
             self._running.cancel()
         hosts = list(self._watched)
         ends = await asyncio.gather(
             *(self._stop_host(host, deadline) for host in hosts), return_exceptions=False
         )
+        try:
+            await self._index.close()
+        except RayAgentsError as error:
+            LOGGER.warning("the index could not be sealed, which loses nothing: %s", error)
         return sum(ends)
 
     async def _stop_host(self, host: str, deadline: timedelta) -> bool:

@@ -39,6 +39,7 @@ from ray_agents.definition import Registry
 from ray_agents.errors import (
     AskTimedOut,
     HandlerFailed,
+    InvalidPayload,
     RuntimeUnavailable,
     UnknownEntity,
     UnknownOffset,
@@ -151,10 +152,14 @@ class HostRuntime:
         """Send, and return the reply to that message.
 
         Raises:
+            InvalidPayload: the message is a delayed one.
             AskTimedOut: no reply in time; the message stays in the inbox.
             HandlerFailed: the wake that took it was parked or skipped.
             EntityGone: the entity was killed before it answered.
         """
+        if request.after_seconds:
+            message = "'after_seconds': who asks waits for the reply; send with a delay instead"
+            raise InvalidPayload(message, field="after_seconds")
         if request.id is None:
             request = request.model_copy(update={"id": self._clock.fresh_id()})
         seconds = within.total_seconds()

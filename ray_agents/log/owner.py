@@ -93,10 +93,13 @@ class LogOwner:
         io: LogIO,
         durability: Durability = Durability.SYNC,
         beside: Sequence[Awaitable[object]] = (),
+        latest_only: bool = False,
     ) -> LogOwner:
         """Take the epoch after ``head`` (1 for a new log) and adopt the older ones.
 
         Whether the claim is allowed is the caller's to decide. ``beside`` is awaited meanwhile.
+        ``latest_only`` is for a log that is only ever asked for the newest row of each key: older
+        rows, and deleted keys, are dropped.
 
         Raises:
             ClaimLost: somebody else took that epoch.
@@ -104,7 +107,15 @@ class LogOwner:
             StoreUnavailable, StoreFull: the medium refused.
         """
         files = LogFiles(blobs, folder, kept=io.kept)
-        taking = io.run(_take_and_adopt, files, io, claim=claim, head=head, durability=durability)
+        taking = io.run(
+            _take_and_adopt,
+            files,
+            io,
+            claim=claim,
+            head=head,
+            durability=durability,
+            latest_only=latest_only,
+        )
         taken, other = await asyncio.gather(taking, asyncio.gather(*beside), return_exceptions=True)
         if isinstance(taken, BaseException):
             raise taken
@@ -286,7 +297,13 @@ def _take_note(task: asyncio.Task[None]) -> None:
 
 
 def _take_and_adopt(
-    files: LogFiles, io: LogIO, *, claim: Claim, head: Head | None, durability: Durability
+    files: LogFiles,
+    io: LogIO,
+    *,
+    claim: Claim,
+    head: Head | None,
+    durability: Durability,
+    latest_only: bool,
 ) -> tuple[LiveSegment, Adopted]:
     preamble = take(files, head=head, claim=claim)
     named = None
@@ -294,4 +311,4 @@ def _take_and_adopt(
         name = segment_name(files.folder, preamble.epoch)
         named = io.start(files.blobs.sync_names, name)
     live = LiveSegment(files, preamble, durability=durability, named=named, io=io)
-    return live, adopt(files, epoch=preamble.epoch, head=head)
+    return live, adopt(files, epoch=preamble.epoch, head=head, latest_only=latest_only)
