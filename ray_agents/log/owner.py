@@ -96,7 +96,8 @@ class LogOwner:
     ) -> LogOwner:
         """Take the epoch after ``head`` (1 for a new log) and adopt the older ones.
 
-        Whether the claim is allowed is the caller's to decide. ``beside`` is awaited meanwhile.
+        Whether the claim is allowed is the caller's to decide. ``beside`` is what
+        has begun meanwhile and is awaited with it.
 
         Raises:
             ClaimLost: somebody else took that epoch.
@@ -104,13 +105,15 @@ class LogOwner:
             StoreUnavailable, StoreFull: the medium refused.
         """
         files = LogFiles(blobs, folder, kept=io.kept)
-        taking = io.run(_take_and_adopt, files, io, claim=claim, head=head, durability=durability)
-        taken, other = await asyncio.gather(taking, asyncio.gather(*beside), return_exceptions=True)
-        if isinstance(taken, BaseException):
-            raise taken
-        if isinstance(other, BaseException):
-            raise other
-        live, adopted = taken
+        try:
+            live, adopted = await io.run(
+                _take_and_adopt, files, io, claim=claim, head=head, durability=durability
+            )
+        except BaseException:
+            await asyncio.gather(*beside, return_exceptions=True)
+            raise
+        for each in beside:
+            await each
         return cls(live, adopted, folder=folder, clock=clock, io=io, durability=durability)
 
     @property
