@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -33,7 +33,7 @@ from ray_agents.address import Address
 from ray_agents.cluster.calls import Activate, Answer, Call, Due
 from ray_agents.cluster.catalog import all_addresses
 from ray_agents.cluster.folders import INDEX, entity_folder, index_folder
-from ray_agents.errors import CallerError, CorruptLog, RuntimeUnavailable
+from ray_agents.errors import CorruptLog, EntityGone, RuntimeUnavailable, UnknownEntity
 from ray_agents.events import Draft, Event, Operation
 from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
 from ray_agents.log.reader import LogReader
@@ -44,11 +44,13 @@ from ray_agents.views import EntityView
 
 DUE_ROW = "due"
 COMPLETE_ROW = "index_complete"
+KEEPER_ROW = "index_keeper"
 CONCURRENT_MAX = 16
 MICROSECOND = timedelta(microseconds=1)
 CLOCK_LOOK_MAX = timedelta(minutes=1)  # a clock that is set is noticed after so long
 CALL_AGAIN_FIRST = timedelta(seconds=1)
-CALL_AGAIN_MAX = timedelta(minutes=1)
+CALL_AGAIN_MAX = timedelta(minutes=5)
+SCAN_AGAIN = 60.0  # seconds after a scan that failed
 SUPERSEDED_ROWS_MAX = 10_000
 LOGGER = logging.getLogger("ray_agents.index")
 Route = Callable[[Address, Call], Awaitable[Answer]]
@@ -89,6 +91,7 @@ class DueIndex:
         self._alarm_at = 0
         self._rebuilding: asyncio.Task[None] | None = None
         self._complete = False
+        self._scan_at = 0.0
 
     # -- its log ------------------------------------------------------------------------------
 
@@ -128,11 +131,13 @@ class DueIndex:
                 raise RuntimeUnavailable("the keeper of the index has ended; ask its successor")
             if not self.is_open:
                 await self._take()
-        if not self._complete and (self._rebuilding is None or self._rebuilding.done()):
-            self._rebuilding = asyncio.create_task(self._rebuild(), name="index:rebuild")
-            self._rebuilding.add_done_callback(_told)
+            if not self._complete and self._clock.monotonic() >= self._scan_at:
+                await self._scan()
 
     async def _take(self) -> None:
+        lost, self._owner = self._owner, None
+        if lost is not None:
+            await lost.abandon()
         number = await self._newest()
         try:
             owner = await self._claim(number)
@@ -144,6 +149,13 @@ class DueIndex:
                 index_folder(number),
             )
             owner = await self._claim(number + 1)
+        # Without a row of its own a segment has no manifest, and what its claim wrote no name.
+        kept = Draft.of(KEEPER_ROW, INDEX, value={"name": self._name}, operation=Operation.UPSERT)
+        try:
+            await owner.append([kept])
+        except BaseException:
+            await owner.abandon()
+            raise
         self._load(owner)
 
     async def _newest(self) -> int:
@@ -214,7 +226,6 @@ class DueIndex:
         async with self._opening:
             if owner is self._owner and self.is_open:
                 await owner.seal()
-                self._owner = None
                 await self._take()
 
     # -- calling ------------------------------------------------------------------------------
@@ -263,8 +274,8 @@ class DueIndex:
         address = entry.due.address
         try:
             answer = await self._route(address, Activate(due=self._clock.now()))
-        except CallerError:
-            answer = None  # nobody was ever made there: nothing is owed
+        except (UnknownEntity, EntityGone):
+            answer = None  # nothing is owed to nobody
         if not self._stands(entry):
             return  # it has registered again meanwhile
         if isinstance(answer, EntityView) and answer.next_due is not None:
@@ -289,9 +300,16 @@ class DueIndex:
 
     # -- rebuilding ---------------------------------------------------------------------------
 
-    async def _rebuild(self) -> None:
-        """Find out from every entity's own log when it is due, a bounded number at a time."""
+    async def _scan(self) -> None:
+        """Begin to find out from every entity's own log when it is due; again, if that fails."""
         addresses = await self._io.run(all_addresses, self._blobs)
+        self._scan_at = self._clock.monotonic() + SCAN_AGAIN
+        if self._rebuilding is None or self._rebuilding.done():
+            self._rebuilding = asyncio.create_task(self._rebuild(addresses), name="index:rebuild")
+            self._rebuilding.add_done_callback(_told)
+
+    async def _rebuild(self, addresses: Sequence[Address]) -> None:
+        """Read all logs, a bounded number at a time."""
         if addresses:
             LOGGER.warning("the index of due times is made from %s logs", len(addresses))
         found = 0

@@ -4,6 +4,8 @@ A delayed send is acknowledged as a schedule in the entity's own log. When it is
 and the end of its schedule are one append, hence one frame: after a crash at any point either both
 are there or neither is, and the next owner, who folds the log, fires what is still pending.
 
+A due message is never refused: the bounds were checked when it was accepted (``Limits``).
+
 What could not be delivered to others waits for its next try by the same means (``outbox.py``).
 
 One task at most waits for the earliest of them, by the host's clock. An entity whose next due time
