@@ -430,8 +430,6 @@ class Host:
             self._sleepers.remember(entity)
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
-        elif not entity.timers.agreed and not self._stopping:
-            self.resume_later(entity.address)  # until then only our own log knows that it is due
 
     async def _sleep(self, entity: Entity) -> None:
         """Let an entity go now."""
