@@ -317,7 +317,7 @@ class Directory:
         """
         try:
             async with asyncio.timeout(REGISTER_BOUND.total_seconds()):
-                await self.keeper().register.remote(due)
+                await self.ask_keeper("register", due)
         except (RayError, TimeoutError) as error:
             self.forget_host(KEEPER)
             message = f"the keeper does not take note of due times now: {error}"

@@ -88,8 +88,8 @@ class WakeLoop:
         if self._task is None or self._task.done():
             return
         self.cancel()
-        entity, begun = self._entity, self._begun
         _, deaf = await asyncio.wait([self._task], timeout=CANCELLED_MAX.total_seconds())
+        entity, begun = self._entity, self._begun
         if deaf:
             LOGGER.error(
                 "%s: its handler was cancelled and does not end within %g s; host %s lets go of "

@@ -5,12 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 from ray_agents.events import Event, Operation
 from ray_agents.log.codec import to_batch
 from ray_agents.log.rows import Place, Rows
 
 RECENT_EVENTS_MAX = 1024
+_OFFSET = attrgetter("offset")
 
 
 class History:
@@ -127,11 +129,10 @@ class History:
             if part.end > start and part.first < end and (limit is None or len(found) < limit):
                 left = None if limit is None else limit - len(found)
                 found += part.between(start, end, limit=left, types=types)
-        found += [
-            event
-            for event in self._recent
-            if start <= event.offset < end and (types is None or event.type in types)
-        ]
+        recent = self._recent
+        low = bisect_left(recent, start, key=_OFFSET)
+        high = len(recent) if stop is None else bisect_left(recent, end, lo=low, key=_OFFSET)
+        found += [event for event in recent[low:high] if types is None or event.type in types]
         return found if limit is None else found[:limit]
 
 

@@ -97,9 +97,9 @@ class LogOwner:
     ) -> LogOwner:
         """Take the epoch after ``head`` (1 for a new log) and adopt the older ones.
 
-        Whether the claim is allowed is the caller's to decide. ``beside`` is awaited meanwhile.
-        ``latest_only`` is for a log that is only ever asked for the newest row of each key: older
-        rows, and deleted keys, are dropped.
+        Whether the claim is allowed is the caller's to decide. ``beside`` is what has begun
+        meanwhile and is awaited with it. ``latest_only`` is for a log that is only ever asked for
+        the newest row of each key: older rows, and deleted keys, are dropped.
 
         Raises:
             ClaimLost: somebody else took that epoch.
@@ -107,21 +107,21 @@ class LogOwner:
             StoreUnavailable, StoreFull: the medium refused.
         """
         files = LogFiles(blobs, folder, kept=io.kept)
-        taking = io.run(
-            _take_and_adopt,
-            files,
-            io,
-            claim=claim,
-            head=head,
-            durability=durability,
-            latest_only=latest_only,
-        )
-        taken, other = await asyncio.gather(taking, asyncio.gather(*beside), return_exceptions=True)
-        if isinstance(taken, BaseException):
-            raise taken
-        if isinstance(other, BaseException):
-            raise other
-        live, adopted = taken
+        try:
+            live, adopted = await io.run(
+                _take_and_adopt,
+                files,
+                io,
+                claim=claim,
+                head=head,
+                durability=durability,
+                latest_only=latest_only,
+            )
+        except BaseException:
+            await asyncio.gather(*beside, return_exceptions=True)
+            raise
+        for each in beside:
+            await each
         return cls(live, adopted, folder=folder, clock=clock, io=io, durability=durability)
 
     @property

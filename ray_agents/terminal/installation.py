@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +25,14 @@ class Target:
     url: str | None = None
     token: str | None = None
     store: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a query gives: the names of its columns, and its rows."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
 
 
 class Client(Protocol):
@@ -131,6 +139,12 @@ class Installation(Protocol):
 
     def demo(self, target: Target, *, screen: Screen) -> None:
         """Show the main job from end to end."""
+        ...
+
+    def query(
+        self, target: Target, sql: str, *, on_corrupt: Callable[[str], None] | None
+    ) -> Answer:
+        """Ask the logs of the store; ``on_corrupt`` is told of logs that are left out."""
         ...
 
     def now(self) -> int:

@@ -19,7 +19,7 @@ from ray_agents.events import (
     WakeRecorded,
     WakeStatus,
 )
-from ray_agents.terminal.installation import Description, Target
+from ray_agents.terminal.installation import Answer, Description, Target
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import EntityView, Page, ParkedWake, Receipt, Reply, Status, TypeView
 
@@ -106,6 +106,9 @@ REPLY = Reply(address=ADA, id="m", wake="w", offset=4, text="391")
 PARKED = ParkedWake(wake="w7", attempts=3, error="ValueError: no", messages=2)
 
 
+ANSWER = Answer(columns=("tool", "calls"), rows=(("add", 12), ("a,b\n", None)))
+
+
 @dataclass
 class FakeClient:
     """Answers everything, and remembers what it was asked; ``failure`` is raised instead."""
@@ -190,6 +193,7 @@ class FakeInstallation:
 
     client: FakeClient = field(default_factory=FakeClient)
     missing: RayAgentsError | None = None
+    answer: Answer = ANSWER
     asked: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
 
     def connect(self, target: Target) -> AbstractContextManager[FakeClient]:
@@ -226,6 +230,14 @@ class FakeInstallation:
     def demo(self, target: Target, *, screen: Screen) -> None:
         self.asked.append(("demo", target))
         screen.show("the demo")
+
+    def query(
+        self, target: Target, sql: str, *, on_corrupt: Callable[[str], None] | None
+    ) -> Answer:
+        self.asked.append(("query", (target.store, sql)))
+        if on_corrupt is not None:
+            on_corrupt("left out: /a/b")
+        return self.answer
 
     def now(self) -> int:
         return NOW
