@@ -15,12 +15,14 @@ from typer.main import get_command
 
 from ray_agents import errors
 from ray_agents.cli import app, main
+from ray_agents.findings import Fault, Finding, Verification
 from ray_agents.terminal.installation import Target
 from tests.terminal.stand_in import ADA, CONVERSATION, FakeClient, FakeInstallation, entity
 
 README = Path(__file__).parents[1] / "README.md"
 COMMANDS = (
-    "demo start stop status types version spawn send ask observe view inspect ps kill retry skip"
+    "demo start stop status types version log "
+    "spawn send ask observe view inspect ps kill retry skip"
 ).split()
 
 
@@ -136,6 +138,46 @@ def test_stop_without_a_deadline_leaves_it_to_the_settings(
     assert installation.asked == [("stop", None)]
 
 
+def test_verify_takes_one_entity_or_the_whole_store(
+    run: Run, installation: FakeInstallation
+) -> None:
+    run("log", "verify", ADA, "--repair")
+    run("log", "verify", "--all", "--store", "/elsewhere")
+    here, elsewhere = Target(), Target(store="/elsewhere")
+    assert installation.asked == [
+        ("verify", (here, ADA, True)),
+        ("verify", (elsewhere, None, False)),
+    ]
+
+
+def test_verify_says_what_is_wrong_where_and_what_to_do(
+    run: Run, installation: FakeInstallation
+) -> None:
+    finding = Finding(
+        fault=Fault.CORRUPT,
+        file="a/1.arrows",
+        what="no frame",
+        remedy="restore",
+        byte=7,
+        after_offset=3,
+    )
+    installation.verification = Verification(logs=1, findings=(finding,), notes=("a note",))
+    shell = run("log", "verify", "--all")
+    assert shell.code == 1
+    place, what, remedy = shell.out.splitlines()[:3]
+    assert place.split(maxsplit=1) == ["corrupt", "a/1.arrows, byte 7, after offset 3"]
+    assert (what, remedy) == ("no frame", "→ restore")
+    assert shell.out.endswith(": 1 finding\n")
+    assert shell.err.endswith("a note\n")
+
+
+def test_verify_tells_a_pipe_how_far_it_has_come(run: Run) -> None:
+    shell = run("log", "verify", "--all")
+    assert shell.code == 0
+    assert shell.err.splitlines()[0] == "200 of 2,000 logs"
+    assert len(shell.err.splitlines()) == 10
+
+
 def test_demo_gets_the_screen(run: Run) -> None:
     assert run("demo").out == "the demo\n"
 
@@ -193,6 +235,7 @@ def test_view_ends_with_what_the_entity_does_now(run: Run) -> None:
     "words",
     [
         *(("ps",), ("types",), ("version",), ("status",), ("start",), ("stop",)),
+        ("log", "verify", ADA),
         *(("inspect", ADA), ("view", ADA), ("send", ADA, "x"), ("ask", ADA, "x"), ("spawn", ADA)),
     ],
     ids=lambda words: words[0],
@@ -251,6 +294,8 @@ def test_where_nothing_runs_the_hint_says_how_to_start(
         (("spawn", ADA, "--tag", "novalue"), "a tag is written key=value, not 'novalue'"),
         (("ask", ADA, "x", "--within", "soon"), "'soon' is not a duration"),
         (("ps", "--status", "happy"), "'happy' is not one of"),
+        (("log", "verify"), "or --all"),
+        (("log", "verify", ADA, "--all"), "or --all"),
         (("start", "--port", "99999"), "less than or equal to 65535"),
         (("inspect",), "Missing argument 'ADDRESS'"),
         (("dance",), "No such command 'dance'"),

@@ -14,6 +14,9 @@ from ray_agents.ports import Blobs
 
 STORE_VERSION = 1
 FORMAT_FILE = "FORMAT"
+ENTITIES = "entities"
+HOSTS = "hosts"
+TYPES = "types"
 MOUNT_TABLE = Path("/proc/self/mounts")
 
 
@@ -33,6 +36,24 @@ def open_blobs(url: str) -> Blobs:
         )
         raise StoreUnavailable(message, path=url)
     return _open_directory(Path(url).expanduser().absolute())
+
+
+def look_into(url: str) -> DirectoryBlobs:
+    """Open an existing store to look at it: nothing is made, written or checked.
+
+    Raises:
+        StoreUnavailable: there is no such directory.
+    """
+    root = Path(url).expanduser().absolute()
+    if "://" in url or not root.is_dir():
+        message = f"there is no store {url!r}; name its directory with --store or RAY_AGENTS_STORE"
+        raise StoreUnavailable(message, path=url)
+    return DirectoryBlobs(root)
+
+
+def format_line(version: int = STORE_VERSION) -> bytes:
+    """The whole content of the file that says which format a store has."""
+    return b"ray-agents store %d\n" % version
 
 
 def _open_directory(root: Path) -> Blobs:
@@ -65,14 +86,15 @@ def _check_mount(root: Path) -> None:
 def _check_format(blobs: Blobs, root: Path) -> None:
     found = blobs.read(FORMAT_FILE)
     if found is None:
-        blobs.create(FORMAT_FILE, b"ray-agents store %d\n" % STORE_VERSION)
+        blobs.create(FORMAT_FILE, format_line())
         blobs.sync_names(FORMAT_FILE)
         found = blobs.read(FORMAT_FILE) or b""
-    if found != b"ray-agents store %d\n" % STORE_VERSION:
+    if found != format_line():
         text = found[:64].decode(errors="replace").strip()
+        right = format_line().decode().strip()
         message = (
-            f"store {str(root)!r} has format {text!r}; this version of ray-agents reads "
-            f"version {STORE_VERSION}: upgrade it, or choose another directory"
+            f"store {str(root)!r} has format {text!r}; this version of ray-agents reads {right!r}: "
+            f"upgrade it, or choose another directory, or mend {FORMAT_FILE} if that was damaged"
         )
         raise StoreUnavailable(message, path=str(root), format=text)
 

@@ -19,6 +19,7 @@ from ray_agents.events import (
     WakeRecorded,
     WakeStatus,
 )
+from ray_agents.findings import Verification
 from ray_agents.terminal.installation import Description, Target
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import EntityView, Page, ParkedWake, Receipt, Reply, Status, TypeView
@@ -185,6 +186,7 @@ class FakeInstallation:
 
     client: FakeClient = field(default_factory=FakeClient)
     missing: RayAgentsError | None = None
+    verification: Verification = Verification(logs=2_000)
     asked: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
 
     def connect(self, target: Target) -> AbstractContextManager[FakeClient]:
@@ -221,6 +223,19 @@ class FakeInstallation:
     def demo(self, target: Target, *, screen: Screen) -> None:
         self.asked.append(("demo", target))
         screen.show("the demo")
+
+    def verify(
+        self,
+        target: Target,
+        *,
+        address: str | None,
+        repair: bool,
+        progress: Callable[[int, int], None],
+    ) -> Verification:
+        self.asked.append(("verify", (target, address, repair)))
+        for done in range(2_001):
+            progress(done, 2_000)
+        return self.verification
 
     def now(self) -> int:
         return NOW
