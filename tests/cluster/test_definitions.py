@@ -105,7 +105,7 @@ def test_a_damaged_definition_is_told_and_mended_by_registering_again(blobs: Mem
     data = blobs.read("types/notes/000001.json") or b""
     blobs.delete("types/notes/000001.json")
     blobs.create("types/notes/000001.json", data.replace(b"words", b"wards"))
-    with pytest.raises(CorruptLog, match="types/notes/000001.json"):
+    with pytest.raises(CorruptLog, match=r"types/notes/000001\.json"):
         Definitions(blobs).load("notes")
     assert Definitions(blobs).register(definition).version == 2
     assert Definitions(blobs).load("notes").definition.description == "words"

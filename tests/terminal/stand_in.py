@@ -186,7 +186,7 @@ class FakeInstallation:
 
     client: FakeClient = field(default_factory=FakeClient)
     missing: RayAgentsError | None = None
-    verification: Verification = Verification(logs=2_000)
+    verification: Verification = field(default_factory=lambda: Verification(logs=2_000))
     asked: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
 
     def connect(self, target: Target) -> AbstractContextManager[FakeClient]:
