@@ -331,6 +331,11 @@ def test_help_has_an_example(command: str, run: Run) -> None:
     assert f"$ ray-agents {command}" in run(command, "--help").out.replace("--store", "")
 
 
+def test_help_of_a_command_in_a_group_has_an_example(run: Run) -> None:
+    assert "$ ray-agents log verify" in run("log", "verify", "--help").out
+    assert "verify" in run("log").out
+
+
 def test_these_are_all_commands() -> None:
     group = get_command(app)
     assert isinstance(group, TyperGroup)

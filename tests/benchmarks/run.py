@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import ray
 
-from tests.benchmarks import footprint, speed
+from tests.benchmarks import footprint, speed, storekeeping
 from tests.benchmarks.figures import Printout
 from tests.benchmarks.stage import processors, staged
 
-PARTS = frozenset("warm cold swarm memory sleepers".split())
+PARTS = frozenset("warm cold swarm memory sleepers verify".split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,8 @@ async def run(store: str, sizes: Sizes, *, only: frozenset[str] = frozenset()) -
             )
         if "sleepers" in parts:
             await footprint.print_sleepers(out, stage, sleepers=sizes.sleepers)
+        if "verify" in parts:
+            await storekeeping.print_verification(out, stage)
     out.head("end")
     out.end()
     return out
