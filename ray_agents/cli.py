@@ -72,10 +72,8 @@ class Installed:
         from ray_agents.cluster import upkeep
 
         settings = self._settings(target)
-        chosen = replace(
-            settings, app=app or settings.app, http_port=http_port or settings.http_port
-        )
-        return upkeep.start(chosen, report=report)
+        chosen = replace(settings, app=app or settings.app)
+        return upkeep.start(chosen, http_port=http_port, report=report)
 
     def stop(self, target: Target, *, within: timedelta | None) -> Description:
         """Seal everything and stop."""

@@ -28,7 +28,7 @@ from ray_agents.definition import Definition, Registry
 from ray_agents.errors import InvalidPayload, InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
 from ray_agents.ports import Runtime
-from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
+from ray_agents.requests import ListQuery, SendRequest, SpawnRequest, seconds_of
 from ray_agents.settings import Settings, from_env
 from ray_agents.views import EntityView, Page, Receipt, Reply, Status, TypeView
 
@@ -190,14 +190,18 @@ class AsyncClient:
         type: str = "message",
         from_: str | None = None,
         id: str | None = None,
+        after: timedelta | None = None,
     ) -> Receipt:
         """Put a message into an inbox; durable when this returns. The same ``id`` again is one.
+
+        With ``after`` it enters the inbox that much later; the entity may sleep, and everything
+        may crash and come back, meanwhile.
 
         Raises:
             InvalidAddress, UnknownEntity, EntityGone, InvalidPayload, PayloadTooLarge,
             BacklogFull, MessageConflict: it is refused.
         """
-        request = _message(payload, type=type, from_=from_, id=id)
+        request = _message(payload, type=type, from_=from_, id=id, after_seconds=seconds_of(after))
         return await self._runtime.send(Address.parse(address), request)
 
     async def ask(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
@@ -32,7 +33,13 @@ from ray_agents.events import (
 from ray_agents.handles import Actions, AgentHandle, EntityHandle, RunHandle
 from ray_agents.projection import CONTEXT_TYPE, MANIFEST_TYPE, TAGS_TYPE, State
 from ray_agents.records import Records
-from ray_agents.requests import MESSAGE_ID_LENGTH_MAX, Request, SendRequest, SpawnRequest
+from ray_agents.requests import (
+    MESSAGE_ID_LENGTH_MAX,
+    Request,
+    SendRequest,
+    SpawnRequest,
+    seconds_of,
+)
 from ray_agents.wakes import Wake
 
 R = TypeVar("R", bound=Request)
@@ -67,6 +74,10 @@ class Session(Protocol):
 
     def now(self) -> int:
         """Microseconds since the epoch."""
+        ...
+
+    def rest(self) -> None:
+        """Have the entity fall asleep when this attempt has ended, if nothing else is due."""
         ...
 
 
@@ -156,16 +167,30 @@ class Context:
         payload: JSON,
         *,
         message_type: str = "message",
+        after: timedelta | None = None,
     ) -> str:
         """Send a message at the next commit point, exactly one inbox row; the message's id.
 
+        Args:
+            address: whom to send it to; this entity itself is fine.
+            payload: any JSON.
+            message_type: its type, as in the receiver's inbox schemas.
+            after: how long the receiver keeps it before it enters the inbox, counted from when
+                the receiver accepts it; the receiver may sleep meanwhile.
+
         Raises:
             InvalidAddress: ``address`` does not parse.
-            InvalidPayload: ``payload`` is not JSON.
+            InvalidPayload: ``payload`` is not JSON, or ``after`` is negative or over five years.
         """
         target = Address.parse(address)
         plain = _plain(payload, f"the message to {address!r}")
-        request = _checked(SendRequest, payload=plain, type=message_type, from_=self.address)
+        request = _checked(
+            SendRequest,
+            payload=plain,
+            type=message_type,
+            from_=self.address,
+            after_seconds=seconds_of(after),
+        )
         return self._stage_outbox(OutboxKind.SEND, target, request)
 
     async def spawn(
@@ -283,7 +308,11 @@ class Context:
         await self._session.commit()
 
     def sleep(self) -> None:
-        """Say that there is nothing more to do; the entity sleeps when the handler returns."""
+        """Say that there is nothing more to do: sleep once the handler has returned.
+
+        The idle time-out is not waited for, unless something has come meanwhile.
+        """
+        self._session.rest()
 
     def record(
         self, row: tuple[str, str], *, value: JSON, operation: Operation = Operation.UPSERT

@@ -71,10 +71,11 @@ class Limits:
     retry_delay_max: timedelta = timedelta(seconds=30)
     backlog_max: int = 10_000
     message_bytes_max: int = 1_000_000
+    schedules_max: int = 10_000
 
     def __post_init__(self) -> None:
         zero = timedelta(0)
-        for name in ("attempts_max", "backlog_max", "message_bytes_max"):
+        for name in ("attempts_max", "backlog_max", "message_bytes_max", "schedules_max"):
             if getattr(self, name) < 1:
                 raise InvalidDefinition(f"Limits({name}={getattr(self, name)!r}): at least 1")
         for name in ("retry_delay", "retry_delay_max"):

@@ -235,6 +235,92 @@ class MessageReceived:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendScheduled:
+    """A delayed send was accepted: its message enters the inbox at ``fire_at``, in this life only.
+
+    ``key`` is the message id; times are microseconds since the epoch. The row is one of the
+    built-in collection ``manifests``, with the fields of upstream's ``future_send`` schedule. Its
+    status stands in the headers too, for columnar reads.
+    """
+
+    key: str
+    fire_at: int
+    payload: JSON
+    message_type: str
+    sender: str | None
+    target: str
+    life: int
+    timestamp: int
+
+    TYPE = "manifest"
+    KIND = "schedule"
+    PENDING = "pending"
+    SENT = "sent"
+    STATUS_HEADER = "status"
+    OFFSET_HEADER = "scheduled"  # of the inbox row: the offset at which its send was accepted
+
+    @staticmethod
+    def is_row(type_name: str, key: str) -> bool:
+        """Whether a row of that type and key is a schedule."""
+        return type_name == SendScheduled.TYPE and key.startswith(f"{SendScheduled.KIND}:")
+
+    def draft(self) -> Draft:
+        """The row to append: the send is pending."""
+        return self._row(self.PENDING, payload=self.payload)
+
+    def sent(self, *, now: int) -> Draft:
+        """The row to append beside the inbox row, in which the payload stands from now on."""
+        return self._row(self.SENT, sent_at=now)
+
+    def message(self, *, now: int) -> MessageReceived:
+        """The message as it enters the inbox."""
+        return MessageReceived(
+            key=self.key,
+            payload=self.payload,
+            message_type=self.message_type,
+            sender=self.sender,
+            timestamp=now,
+        )
+
+    def _row(self, status: str, **more: JSON) -> Draft:
+        value = {
+            "kind": self.KIND,
+            "id": self.key,
+            "schedule_type": "future_send",
+            "fire_at": self.fire_at,
+            "target_url": self.target,
+            "message_type": self.message_type,
+            "from": self.sender,
+            "status": status,
+            "life": self.life,
+            "timestamp": self.timestamp,
+            **more,
+        }
+        return Draft.of(
+            self.TYPE,
+            f"{self.KIND}:{self.key}",
+            value=value,
+            operation=Operation.UPSERT,
+            headers={self.STATUS_HEADER: status},
+        )
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Read a pending row back."""
+        row = event.value
+        return cls(
+            key=row["id"],
+            fire_at=row["fire_at"],
+            payload=row["payload"],
+            message_type=row["message_type"],
+            sender=row["from"],
+            target=row["target_url"],
+            life=row["life"],
+            timestamp=row["timestamp"],
+        )
+
+
 class WakeStatus(StrEnum):
     """How far a wake has come; ``handled`` and ``skipped`` are its two ends."""
 
@@ -330,6 +416,34 @@ class EffectStaged:
         row = cast("dict[str, Any]", event.value)
         row["kind"] = OutboxKind(row["kind"])
         return cls(**row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryDeferred:
+    """A target could not be reached: what stands in the outbox for it is tried at ``retry_at``.
+
+    ``tries`` counts how often that was so in a row; ``error`` is what was said the last time.
+    """
+
+    target: str
+    retry_at: int
+    tries: int
+    error: str
+
+    TYPE = "outbox_deferred"
+
+    def draft(self) -> Draft:
+        """The row to append."""
+        return Draft.of(self.TYPE, self.target, value=asdict(self), operation=Operation.UPSERT)
+
+    def ended(self) -> Draft:
+        """The row that says that the target can be reached, or has nothing to wait for."""
+        return Draft.of(self.TYPE, self.target, operation=Operation.DELETE)
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Read the row back."""
+        return cls(**event.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

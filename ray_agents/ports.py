@@ -44,6 +44,14 @@ class Blobs(Protocol):
     ``StoreFull``) that names the path when the medium refuses.
     """
 
+    @property
+    def prompt(self) -> bool:
+        """Whether calls that neither create nor sync take microseconds, as in memory.
+
+        Then an owner may make them on its event loop, and saves the way to a thread and back.
+        """
+        ...
+
     def create(self, name: str, data: bytes) -> bool:
         """Write ``data`` under a new name, whole and synced; False if the name exists already.
 

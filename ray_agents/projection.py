@@ -1,7 +1,8 @@
 """The fold: ``State = fold(events)``, what a wake needs to know and nothing more.
 
-The state holds the open wakes, the messages no wake has taken yet, the outbox, tags, and the rows
-of the user's collections. Everything else in a log (runs, texts, old messages) is read lazily.
+The state holds the open wakes, the messages no wake has taken yet, the timers, the outbox, tags,
+and the rows of the user's collections. Everything else in a log (runs, texts, old messages) is
+read lazily.
 
 What a wake has committed while it is still open is kept apart, in ``effects``, and joins ``rows``
 when the wake ends or is parked: a wake that runs again therefore sees the state of its first
@@ -16,12 +17,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ray_agents.events import (
+    DeliveryDeferred,
     EffectStaged,
     EntityCreated,
     EntityStopped,
     Event,
     MessageReceived,
     Operation,
+    SendScheduled,
     WakeRecorded,
     WakeStatus,
     decode,
@@ -33,7 +36,13 @@ CONTEXT_TYPE = "context_inserted"
 MANIFEST_TYPE = "manifest"
 ROW_TYPES = frozenset({TAGS_TYPE, CONTEXT_TYPE, MANIFEST_TYPE})
 CONTROL_TYPES = frozenset(
-    {EntityCreated.TYPE, EntityStopped.TYPE, WakeRecorded.TYPE, EffectStaged.TYPE}
+    {
+        EntityCreated.TYPE,
+        EntityStopped.TYPE,
+        WakeRecorded.TYPE,
+        EffectStaged.TYPE,
+        DeliveryDeferred.TYPE,
+    }
 )
 WAKE_HEADER = "wake"
 SCOPE_HEADER = "scope"
@@ -62,10 +71,24 @@ class Committed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
-    """An outbox row and where it stands; it may leave once that offset is durable."""
+    """An outbox row, where it stands and since when; it may leave once that offset is durable."""
 
     offset: int
+    time: int
     effect: EffectStaged
+
+    @classmethod
+    def of(cls, event: Event) -> Outgoing:
+        """The row of an event."""
+        return cls(offset=event.offset, time=event.time, effect=EffectStaged.of(event))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timer:
+    """A delayed send that is pending, and where it stands: the offset its sender was told."""
+
+    offset: int
+    send: SendScheduled
 
 
 @dataclass(slots=True)
@@ -79,7 +102,9 @@ class State:
     pending: list[Event] = field(default_factory=list[Event])
     wakes: dict[str, WakeRecorded] = field(default_factory=dict[str, WakeRecorded])
     wakes_ended: int = 0
+    timers: dict[str, Timer] = field(default_factory=dict[str, Timer])
     outbox: dict[str, Outgoing] = field(default_factory=dict[str, Outgoing])
+    deferred: dict[str, DeliveryDeferred] = field(default_factory=dict[str, DeliveryDeferred])
     rows: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     effects: dict[str, dict[EffectId, Committed]] = field(
         default_factory=dict[str, dict[EffectId, Committed]]
@@ -103,6 +128,11 @@ class State:
         return self.created is not None and self.stopped is None
 
     @property
+    def undelivered(self) -> bool:
+        """Whether the outbox holds anything that waits for no due time."""
+        return any(row.effect.target not in self.deferred for row in self.outbox.values())
+
+    @property
     def tags(self) -> dict[str, str]:
         """The tags as they are now: those of the spawn, then those set and removed since."""
         first = dict(self.created.tags) if self.created else {}
@@ -114,6 +144,11 @@ class State:
                 first[key] = value
         return first
 
+    @property
+    def size(self) -> int:
+        """How many characters its rows hold."""
+        return sum(len(text) for table in self.rows.values() for text in table.values())
+
     def apply(self, event: Event) -> None:
         """Take one more event, the next of the log, into account."""
         match event.type:
@@ -124,6 +159,12 @@ class State:
                 self._apply_wake(WakeRecorded.of(event))
             case EffectStaged.TYPE:
                 self._apply_outbox(event)
+            case DeliveryDeferred.TYPE if event.operation is Operation.DELETE:
+                self.deferred.pop(event.key, None)
+            case DeliveryDeferred.TYPE:
+                self.deferred[event.key] = DeliveryDeferred.of(event)
+            case SendScheduled.TYPE if SendScheduled.is_row(event.type, event.key):
+                self._apply_schedule(event)
             case EntityCreated.TYPE:
                 self._apply_created(event)
             case EntityStopped.TYPE:
@@ -142,7 +183,8 @@ class State:
 
     def _abandon(self) -> None:
         """The end of a life ends its obligations."""
-        for left in (self.pending, self.wakes, self.outbox, self.effects):
+        ended = (self.pending, self.wakes, self.timers, self.outbox, self.deferred, self.effects)
+        for left in ended:
             left.clear()
 
     def _apply_wake(self, wake: WakeRecorded) -> None:
@@ -170,7 +212,15 @@ class State:
         if event.operation is Operation.DELETE:
             self.outbox.pop(event.key, None)
         else:
-            self.outbox[event.key] = Outgoing(offset=event.offset, effect=EffectStaged.of(event))
+            self.outbox[event.key] = Outgoing.of(event)
+
+    def _apply_schedule(self, event: Event) -> None:
+        """Keep what is pending, and nothing else: schedules are no rows of the state."""
+        if event.headers.get(SendScheduled.STATUS_HEADER) == SendScheduled.PENDING:
+            send = SendScheduled.of(event)
+            self.timers[send.key] = Timer(offset=event.offset, send=send)
+        else:
+            self.timers.pop(event.key.partition(":")[2], None)
 
     def _note_effect(self, event: Event) -> None:
         wake = event.headers.get(WAKE_HEADER)
@@ -188,7 +238,7 @@ class State:
         kept.events.append(event)
 
     def _write_row(self, event: Event) -> None:
-        if not is_row_type(event.type):
+        if not is_row_type(event.type) or SendScheduled.is_row(event.type, event.key):
             return
         table = self.rows.setdefault(event.type, {})
         if event.operation is Operation.DELETE:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
+from ray_agents.errors import InvalidPayload
 from ray_agents.views import Status
 
 MESSAGE_ID_LENGTH_MAX = 256
 MESSAGE_BYTES_MAX = 1_000_000
 PAGE_ITEMS_MAX = 1_000
+AFTER_MAX = timedelta(days=5 * 366)
 
 
 class Request(BaseModel):
@@ -20,7 +24,11 @@ class Request(BaseModel):
 
 
 class SendRequest(Request):
-    """A message: ``id`` makes a repeated send harmless."""
+    """A message: ``id`` makes a repeated send harmless.
+
+    ``after_seconds`` is how long after its acceptance it is to enter the inbox; None and 0 are at
+    once.
+    """
 
     payload: Any = None
     type: str = Field(default="message", min_length=1, max_length=128)
@@ -28,8 +36,11 @@ class SendRequest(Request):
         default=None, max_length=256, validation_alias="from", serialization_alias="from"
     )
     id: str | None = Field(default=None, min_length=1, max_length=MESSAGE_ID_LENGTH_MAX)
+    after_seconds: float | None = Field(
+        default=None, ge=0, le=AFTER_MAX.total_seconds(), allow_inf_nan=False
+    )
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class SpawnRequest(Request):
@@ -41,6 +52,15 @@ class SpawnRequest(Request):
     message: SendRequest | None = None
     spawn_id: str | None = Field(default=None, min_length=1, max_length=256)
 
+    @field_validator("message")
+    @classmethod
+    def _begins_at_once(cls, message: SendRequest | None) -> SendRequest | None:
+        if message is not None and message.after_seconds:
+            raise PydanticCustomError(
+                "delay", "a first message is not delayed; spawn without one, then send with a delay"
+            )
+        return message
+
 
 class ListQuery(Request):
     """Which entities to list; ``tag`` is ``key`` or ``key=value``."""
@@ -51,3 +71,17 @@ class ListQuery(Request):
     tag: str | None = None
     limit: int = Field(default=50, ge=1, le=PAGE_ITEMS_MAX)
     cursor: str | None = None
+
+
+def seconds_of(after: timedelta | None) -> float | None:
+    """A delay as requests carry it.
+
+    Raises:
+        InvalidPayload: it is not a timedelta.
+    """
+    if after is None:
+        return None
+    if not isinstance(after, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - a caller
+        message = f"'after' must be a timedelta, not {after!r}"  # may have no type checker
+        raise InvalidPayload(message, field="after")
+    return after.total_seconds()

@@ -34,11 +34,16 @@ class View(BaseModel):
 
 
 class Receipt(View):
-    """An acknowledged message: in the log at ``offset``, as durable as ``durability`` says."""
+    """An acknowledged message: in the log at ``offset``, as durable as ``durability`` says.
+
+    ``fire_at`` is when a delayed one enters the inbox, in microseconds since the epoch; None once
+    it has, and for one without delay.
+    """
 
     address: str
     id: str
     offset: int
+    fire_at: int | None = None
     duplicate: bool = False
     durability: Durability = Durability.SYNC
 
@@ -67,7 +72,10 @@ class ParkedWake(View):
 
 
 class EntityView(View):
-    """One entity as ``inspect`` and ``list`` show it; times are microseconds since the epoch."""
+    """One entity as ``inspect`` and ``list`` show it; times are microseconds since the epoch.
+
+    ``schedules`` counts its pending delayed sends; ``next_due`` is when it next wakes by the clock.
+    """
 
     address: str
     type: str
@@ -83,6 +91,8 @@ class EntityView(View):
     last_event: int = 0
     backlog: int = 0
     parked: tuple[ParkedWake, ...] = ()
+    schedules: int = 0
+    next_due: int | None = None
     waiting_for: str | None = None
     host: str | None = None
     pid: int | None = None

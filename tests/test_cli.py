@@ -80,6 +80,20 @@ def test_send_takes_any_json_as_payload(run: Run, client: FakeClient) -> None:
     assert client.asked == [("send", expected)]
 
 
+def test_send_says_when_a_delayed_message_is_due(run: Run, client: FakeClient) -> None:
+    shell = run("send", ADA, "Any news?", "--after", "12h")
+    assert client.asked[0][1]["after"] == timedelta(hours=12)
+    assert shell.out == f"{ADA} has it at offset 7 (sync), due in 12h\n"
+
+
+@pytest.mark.parametrize("text", ["soon", "-5s", "5 weeks", "9" * 40 + "d"])
+def test_a_delay_that_is_none_is_refused(text: str, run: Run, client: FakeClient) -> None:
+    shell = run("send", ADA, "x", "--after", text)
+    assert shell.code == 2
+    assert "--after" in shell.err
+    assert client.asked == []
+
+
 def test_spawn_takes_arguments_tags_and_a_first_message(run: Run, client: FakeClient) -> None:
     shell = run("spawn", ADA, "Hello", "--args", '{"n": 1}', "--tag", "a=1", "--tag", "b=x=y")
     assert shell.out == f"{ADA}\n"

@@ -100,6 +100,19 @@ def test_what_is_wrong_is_said_before_anything_is_sent(client: Client) -> None:
         client.send("/echo/nobody", "hello")
     with pytest.raises(InvalidPayload, match="'limit'"):
         client.list(limit=0)
+    with pytest.raises(InvalidPayload, match=r"'after_seconds'.*greater than or equal to 0"):
+        client.send(ADA, "hello", after=timedelta(seconds=-1))
+    with pytest.raises(InvalidPayload, match=r"'after_seconds'.*less than or equal to"):
+        client.send(ADA, "hello", after=timedelta(days=5 * 366 + 1))
+    with pytest.raises(InvalidPayload, match="must be a timedelta, not 5"):
+        client.send(ADA, "hello", after=5)
+
+
+def test_a_delayed_message_is_received_with_its_due_time(client: Client) -> None:
+    receipt = client.send(ADA, "hello", after=timedelta(days=1))
+    view = client.inspect(ADA)
+    assert receipt.fire_at is not None
+    assert (view.schedules, view.next_due) == (1, receipt.fire_at)
 
 
 def test_a_reply_that_does_not_come_is_a_time_out(client: Client) -> None:

@@ -14,10 +14,12 @@ import asyncio
 import gc
 import logging
 import os
+import pickle
 import secrets
 import sys
 from collections.abc import Awaitable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psutil
@@ -25,16 +27,19 @@ from ray.exceptions import RayError
 
 from ray_agents.address import Address
 from ray_agents.cluster.awake import Awake
-from ray_agents.cluster.calls import WAKING, Answer, Call, Moved
+from ray_agents.cluster.calls import Answer, Call, Moved, Waking
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import Directory, Refused
 from ray_agents.cluster.equipment import Equipment
+from ray_agents.cluster.exchange import Desks, Trip
 from ray_agents.cluster.host import Host
+from ray_agents.cluster.nameplate import Nameplate
 from ray_agents.cluster.placement import FRONT, PACKED, SOLO, actor_name, kind_of
 from ray_agents.cluster.pool import LEASE_MAX, Pool
+from ray_agents.cluster.signals import Loading, when_told_to_end
 from ray_agents.cluster.untyped import as_actor, import_ray, in_group
-from ray_agents.cluster.watchdog import Watchdog
+from ray_agents.cluster.watchdog import EXIT_STATUS, Watchdog
 from ray_agents.definition import Dedicated, Packed
 from ray_agents.errors import RayAgentsError, RuntimeUnavailable
 from ray_agents.events import WakeRecorded, WakeStatus
@@ -48,6 +53,8 @@ from ray_agents.wakes import must_be_alone
 SWITCH_SECONDS = 0.0005  # with Python's 5 ms, file threads wait that long for a busy loop
 LEAVE_BOUND = timedelta(seconds=2)
 ASK_AGAIN = timedelta(seconds=5)
+SIGTERM_SHARE = 0.5  # of the stop deadline; then the process ends, and those who wait may kill
+SEAL_SHARE = 0.8  # of that, for sealing
 LEAVE_LINGER = timedelta(milliseconds=250)
 PRELOAD_AFTER = timedelta(seconds=1)
 PRELOAD_LOOKS_MAX = 30
@@ -60,14 +67,18 @@ LOGGER = logging.getLogger("ray_agents.host")
 class EntityHost:
     """One host process. ``name`` is the actor's; the host's id adds a suffix of its own."""
 
+    _loading = Loading()
+
     def __init__(self, name: str, settings: Settings) -> None:
         sys.setswitchinterval(SWITCH_SECONDS)
+        self._plate = Nameplate(name)
         self._name = name
         self._kind = kind_of(name)
         self._id = f"{name}.{secrets.token_hex(6)}"
         self._settings = settings
         self._clock = SystemClock()
         self._pool = Pool()
+        self._desks = Desks(self._unpacked)
         self._tenant: Address | None = None
         self._used_at = self._clock.monotonic()
         self._emptying: asyncio.Task[Any] | None = None
@@ -93,7 +104,7 @@ class EntityHost:
                 peers=self._directory,
                 model_for=chooser(models),
                 admit=self._admit,
-                emptied=self._emptied,
+                departed=self._changed,
                 place=self._place,
             )
         )
@@ -110,25 +121,43 @@ class EntityHost:
         gc.freeze()  # what Ray and Arrow have made lives as long as we: no need to look through it
         loop, bound = asyncio.get_running_loop(), self._settings.blocked_loop_max
         Watchdog(loop, host=self._id, bound=bound).start()
+        within = self._settings.stop_deadline * SIGTERM_SHARE
+        told = partial(self._told_to_end, within)
+        when_told_to_end(partial(loop.call_soon_threadsafe, told), within=within)
+        self._show()
         self._later(self._leave_when_lost())
         if self._kind != SOLO:
-            self._later(self._directory.keeper().announce.remote(self._id))
+            self._later(self._directory.ask_keeper("announce", self._id))
         if self._kind != FRONT:
             self._later(self._preload())
 
     async def call(self, address: Address, call: Call) -> Answer | Refused:
-        """Answer one call about one entity."""
+        """Answer one call about one entity, which does not wake it."""
         if self._opening is None or not self._opening.done():
             await self.start()
-        if not isinstance(call, WAKING):
-            return await self._answer(address, call)
+        return await self._answer(address, call)
+
+    async def exchange(self, line: str, calls: Trip) -> Trip:
+        """Take calls that wake, and give back answers; see ``exchange.py``."""
+        return await self._desks.serve(line, calls)
+
+    async def _unpacked(self, call: bytes) -> bytes:
+        try:
+            return pickle.dumps(await self._wake(*pickle.loads(call)))  # noqa: S301 - a client's
+        except Exception as error:
+            LOGGER.exception("host %s cannot answer a call", self._id)
+            words = f"host {self._id!r} cannot answer: {type(error).__name__}: {error}"
+            return pickle.dumps(Refused(error=RayAgentsError(words)))
+
+    async def _wake(self, address: Address, call: Waking) -> Answer | Refused:
+        if self._opening is None or not self._opening.done():
+            await self.start()
         if self._kind == SOLO and self._tenant not in (None, address):
             message = f"host {self._id!r} is taken; ask for another"
             return Refused(error=RuntimeUnavailable(message, host=self._id))
         self._tenant, self._used_at = address, self._clock.monotonic()
-        # A caller that goes away does not take its call along: half a delivery is none.
-        answering = self._later(self._answer(address, call))
-        return await asyncio.shield(answering)
+        self._show()
+        return await self._answer(address, call)
 
     async def _answer(self, address: Address, call: Call) -> Answer | Refused:
         try:
@@ -136,7 +165,7 @@ class EntityHost:
         except RayAgentsError as error:
             return Refused(error=error)
         finally:
-            self._emptied()
+            self._changed()
 
     @in_group("control")
     async def check(self, address: Address) -> tuple[str, bool]:
@@ -171,7 +200,12 @@ class EntityHost:
     async def leave(self) -> None:
         """End the process. Everything is synced, and callers look the entity up again."""
         self._left.set()
-        self._io.close()
+        closing = asyncio.get_running_loop().run_in_executor(None, self._io.close)
+        if not (await asyncio.wait({closing}, timeout=LEAVE_BOUND.total_seconds()))[0]:
+            LOGGER.error(
+                "the file work of host %s does not end; the host ends without it", self._id
+            )
+            os._exit(EXIT_STATUS)
         RAY.actor.exit_actor()
 
     # -- the front ----------------------------------------------------------------------------
@@ -189,6 +223,10 @@ class EntityHost:
         """A solo host has died."""
         self._pool.drop(host)
 
+    async def retire(self, host: str) -> bool:
+        """Whether a solo host is lent to nobody, now and later."""
+        return self._pool.retire(host)
+
     async def waiting(self) -> int:
         """How many entities wait here for a host."""
         return len(self._pool.waiting)
@@ -196,8 +234,8 @@ class EntityHost:
     async def _give(self, name: str, address: Address) -> None:
         if not await self.hand_over(name, address):
             self._pool.drop(name)
-            await self._directory.keeper().returned.remote(name)
-        await self._directory.keeper().want.remote(len(self._pool.waiting))
+            await self._directory.ask_keeper("returned", name)
+        await self._directory.ask_keeper("want", len(self._pool.waiting))
 
     async def hand_over(self, name: str, address: Address) -> bool:
         """Let the new host ``name`` take over what was accepted here; whether it had to."""
@@ -233,7 +271,7 @@ class EntityHost:
         spent = actor_name(last_host) if last_host else None
         host = self._pool.lend(address, now=self._clock.monotonic(), spent=spent)
         if host is not None:
-            self._later(self._directory.keeper().taken.remote(host))
+            self._later(self._directory.ask_keeper("taken", host))
             self._later(self._reclaim(host))
         return host
 
@@ -242,7 +280,7 @@ class EntityHost:
         await asyncio.sleep(LEASE_MAX.total_seconds())
         if not await self._directory.used(host):
             self._pool.drop(host)
-            await self._directory.keeper().returned.remote(host)
+            await self._directory.ask_keeper("returned", host)
 
     def _admit(self, entity: Awake) -> str | None:
         """What a wake must wait for before it runs here."""
@@ -258,9 +296,9 @@ class EntityHost:
         if self._kind == FRONT and not resources:
             if self._pool.wait(entity.address):
                 waiting = len(self._pool.waiting)
-                self._later(self._directory.keeper().want.remote(waiting))
+                self._later(self._directory.ask_keeper("want", waiting))
             return "a free host"
-        self._later(self._directory.keeper().place.remote(str(entity.address), resources, self._id))
+        self._later(self._directory.ask_keeper("place", str(entity.address), resources, self._id))
         return str(resources) if resources else "a host of its own"
 
     async def _ask_again(self) -> None:
@@ -280,8 +318,15 @@ class EntityHost:
 
     # -- leaving ------------------------------------------------------------------------------
 
-    def _emptied(self) -> None:
+    def _show(self) -> None:
+        if self._kind == SOLO:
+            self._plate.say(str(self._tenant) if self._tenant else "idle")
+        else:
+            self._plate.say(f"({self._host.size} awake)")
+
+    def _changed(self) -> None:
         """Leave when nobody has been here for a while; the front stays."""
+        self._show()
         if self._kind == FRONT or (self._kind == SOLO and not self._used) or not self._empty:
             return
         if self._emptying is None or self._emptying.done():
@@ -290,7 +335,7 @@ class EntityHost:
 
     @property
     def _empty(self) -> bool:
-        return not self._host.awake and not self._host.opening
+        return not self._host.size and not self._host.opening
 
     @property
     def _used(self) -> bool:
@@ -310,9 +355,13 @@ class EntityHost:
         LOGGER.error("the log of host %s is lost; the host leaves", self._id)
         await self._leave_now()
 
-    async def _leave_now(self) -> None:
+    def _told_to_end(self, within: timedelta) -> None:
+        LOGGER.warning("a SIGTERM: the host seals what it holds and leaves within %s", within)
+        self._later(self._leave_now(within * SEAL_SHARE))
+
+    async def _leave_now(self, within: timedelta = LEAVE_BOUND) -> None:
         try:
-            await self.stop(LEAVE_BOUND)
+            await self.stop(within)
             # Whoever calls now is refused at once and asks elsewhere; a call that meets the end of
             # the process is told so only when Ray has noticed, up to a second later.
             await asyncio.sleep(LEAVE_LINGER.total_seconds())

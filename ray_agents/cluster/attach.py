@@ -26,7 +26,7 @@ from ray_agents.cluster.runtime import HostRuntime
 from ray_agents.cluster.untyped import import_ray, ray_errors
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.log.owner import LogIO
-from ray_agents.log.store import open_blobs
+from ray_agents.log.store import open_blobs, store_identity
 from ray_agents.settings import Settings
 
 
@@ -133,13 +133,19 @@ def _leave(joined: Joined) -> None:
 
 
 class ClusterRuntime(HostRuntime):
-    """The verbs over the cluster this process is attached to."""
+    """The verbs over the cluster this process is attached to.
+
+    The names of its actors, the keeper's and the hosts', are in a namespace of the store's own, so
+    that on somebody's cluster any number of stores live side by side.
+    """
 
     def __init__(self, settings: Settings, attachment: Attachment | None = None) -> None:
-        self._settings = replace(settings, store=absolute_store(settings))
+        store = absolute_store(settings)
+        blobs = open_blobs(store)
+        namespace = f"{settings.namespace}-{store_identity(blobs)}"
+        self._settings = replace(settings, store=store, namespace=namespace)
         self._attachment = attachment or Attachment()
         self._own_io = LogIO()
-        blobs = open_blobs(self._settings.store)
         self.directory = Directory(
             self._settings, blobs=blobs, io=self._own_io, definitions=Definitions(blobs)
         )
@@ -147,7 +153,7 @@ class ClusterRuntime(HostRuntime):
 
     async def __aenter__(self) -> Self:
         """Make sure that the keeper runs: it resumes what an earlier life left undone."""
-        await self.directory.keeper().start.remote()
+        await self.directory.ask_keeper("start")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -158,11 +164,17 @@ class ClusterRuntime(HostRuntime):
 
     async def stop_hosts(self) -> int:
         """Have every host seal what it holds and leave; how many did in time."""
-        keeper = self.directory.keeper()
-        sealed = await keeper.stop.remote(self._settings.stop_deadline)
-        import_ray().kill(keeper)  # it has nothing to save, and does not hear a SIGTERM
+        sealed = await self.directory.ask_keeper("stop", self._settings.stop_deadline)
+        import_ray().kill(
+            self.directory.keeper()
+        )  # it has nothing to save, and does not hear a SIGTERM
         return sealed
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the actors of this store."""
+        return self._settings.namespace
 
     async def keeper_status(self) -> dict[str, object]:
         """What the keeper sees."""
-        return await self.directory.keeper().status.remote()
+        return await self.directory.ask_keeper("status")

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
+from ray_agents.cluster.calls import Due
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.definition import Definition, Limits
 from ray_agents.events import Draft, EffectStaged, WakeRecorded
@@ -22,7 +23,7 @@ class Services:
     """What an entity needs of its host.
 
     ``admit`` says what a wake must wait for before it may run here, or None; ``deliver`` carries
-    an outbox row to its target.
+    an outbox row to its target; ``register`` tells the index when an entity is next due.
     """
 
     host: str
@@ -32,6 +33,7 @@ class Services:
     model_for: Callable[[AgentConfig], Model]
     deliver: Callable[[EffectStaged], Awaitable[None]]
     admit: Callable[[Awake], str | None]
+    register: Callable[[Due], Awaitable[None]]
 
 
 class Awake(Protocol):
@@ -73,6 +75,10 @@ class Awake(Protocol):
 
     def write(self, drafts: Sequence[Draft]) -> Appending:
         """As :meth:`enqueue`, also while sealing: for the last rows."""
+        ...
+
+    def rest(self) -> None:
+        """Be idle from now on, as if for long; anything that comes is a reason to stay."""
         ...
 
     def outbox_grew(self) -> None:

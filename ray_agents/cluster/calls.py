@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_agents.events import Event
+from ray_agents.address import Address
+from ray_agents.events import EffectStaged, Event, OutboxKind
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Receipt
 
@@ -50,10 +51,13 @@ class Resolve:
 class Activate:
     """Own the entity and do what it has left to do. Answered by its EntityView.
 
-    ``release_from`` names a host that accepted for it and lets go when asked.
+    ``release_from`` names a host that accepted for it and lets go when asked. ``due`` is the time
+    by the index's clock, in microseconds since the epoch, when the index is who calls: everything
+    that is due by then happens before the answer.
     """
 
     release_from: str | None = None
+    due: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,29 @@ class Challenge:
 Waking = Spawn | Deliver | Kill | Resolve | Activate
 Call = Waking | Ask | Describe | Follow | Release | Challenge
 WAKING = (Spawn, Deliver, Ask, Kill, Resolve, Activate)
+
+
+def call_of(effect: EffectStaged) -> Deliver | Spawn:
+    """The call that carries an outbox row to its target; the row's key makes it happen once."""
+    match effect.kind:
+        case OutboxKind.SEND:
+            request = SendRequest.model_validate(effect.body | {"id": effect.key})
+            return Deliver(request=request)
+        case OutboxKind.SPAWN:
+            spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
+            return Spawn(request=spawn)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """When an entity that is about to sleep is next due, as its owner tells the index.
+
+    ``at`` is microseconds since the epoch, None for never; ``epoch`` is the owner's.
+    """
+
+    address: Address
+    at: int | None
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

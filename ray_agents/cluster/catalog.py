@@ -54,16 +54,20 @@ class Catalog:
             return None  # claimed by a spawn that never came to its first append
 
     def _addresses(self, query: ListQuery) -> list[Address]:
-        types = [check_type(query.type)] if query.type else self._blobs.names(ENTITIES)
-        found = [
-            address
-            for type_name in types
-            for shard in self._blobs.names(f"{ENTITIES}/{type_name}")
-            for entity_id in self._blobs.names(f"{ENTITIES}/{type_name}/{shard}")
-            if (address := _address(type_name, entity_id)) is not None
-        ]
+        found = all_addresses(self._blobs, type_name=check_type(query.type) if query.type else None)
         after = Address.parse(query.cursor) if query.cursor else None
         return sorted(address for address in found if after is None or address > after)
+
+
+def all_addresses(blobs: Blobs, *, type_name: str | None = None) -> list[Address]:
+    """The entities that have a log, of one type or of all, in no order. It blocks."""
+    return [
+        address
+        for each in ([type_name] if type_name else blobs.names(ENTITIES))
+        for shard in blobs.names(f"{ENTITIES}/{each}")
+        for entity_id in blobs.names(f"{ENTITIES}/{each}/{shard}")
+        if (address := _address(each, entity_id)) is not None
+    ]
 
 
 def _address(type_name: str, entity_id: str) -> Address | None:

@@ -10,14 +10,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import pickle
+import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from typing import Any
 
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from ray_agents.address import Address
 from ray_agents.cluster.calls import (
@@ -27,11 +36,13 @@ from ray_agents.cluster.calls import (
     Asleep,
     Call,
     Challenge,
+    Due,
     Moved,
     Release,
 )
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.equipment import Verdict
+from ray_agents.cluster.exchange import Line
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.placement import FRONT, KEEPER, actor_name, entry_name
 from ray_agents.cluster.untyped import import_ray
@@ -41,13 +52,17 @@ from ray_agents.log.owner import LogIO, read_head
 from ray_agents.ports import Blobs
 from ray_agents.settings import Settings
 
+KEEPER_TRIES_MAX = 20
 CALL_BOUND = timedelta(seconds=60)
+REGISTER_BOUND = timedelta(seconds=10)
 NOBODY = Address("none", "none")
 RETRY_DELAY = 0.05
 SILENT_SECONDS = 30.0  # how long a silent host is passed over before it is asked again
 REMEMBERED_MAX = 100_000
+DEAD_REMEMBERED_MAX = 1_000
 HOST_CONCURRENCY_MAX = 10_000
 RAY = import_ray()
+PICKLE: Any = import_module("ray.cloudpickle")  # payloads may be of classes of a notebook
 LOGGER = logging.getLogger("ray_agents.directory")
 
 
@@ -87,6 +102,8 @@ class Directory:
         self._definitions = definitions
         self._known: OrderedDict[Address, str] = OrderedDict()
         self._actors: dict[str, Any] = {}
+        self._lines: dict[str, tuple[Any, Line]] = {}
+        self._dead: OrderedDict[str, None] = OrderedDict()
         self._silent: dict[str, float] = {}
         self._silence = settings.host_silence_max.total_seconds()
 
@@ -128,18 +145,30 @@ class Directory:
         raise RuntimeUnavailable(message, address=str(address)) from last
 
     async def _ask(self, name: str, address: Address, call: Call) -> Answer:
-        answer = await self._answered(name, self._actor(name).call.remote(address, call))
+        if isinstance(call, WAKING):
+            packed = self._line(name).ask(PICKLE.dumps((address, call)))
+            answer = pickle.loads(await self._answered(name, packed))  # noqa: S301 - a host of ours
+        else:
+            answer = await self._answered(name, _future(self._actor(name).call, address, call))
         if isinstance(answer, Refused):
             raise answer.error
         return answer
 
-    async def _answered(self, name: str, reference: Any) -> Any:
+    def _line(self, name: str) -> Line:
+        """The line to the actor of that name: a new one for a new actor."""
+        actor = self._actor(name)
+        known = self._lines.get(name)
+        if known is None or known[0] is not actor:
+            known = (actor, Line(secrets.token_hex(8), partial(_future, actor.exchange)))
+            self._lines[name] = known
+        return known[1]
+
+    async def _answered(self, name: str, future: asyncio.Future[Any]) -> Any:
         """What a host answers, as long as it answers its control calls meanwhile.
 
         Raises:
             RuntimeUnavailable: it is silent: stopped, or cut off.
         """
-        future: asyncio.Future[Any] = asyncio.wrap_future(reference.future())
         while not (await asyncio.wait({future}, timeout=self._silence / 2))[0]:
             if not await self.responds(name):
                 future.add_done_callback(_take_note)
@@ -189,7 +218,7 @@ class Directory:
     def _forget(self, address: Address, name: str | None) -> None:
         self._known.pop(address, None)
         if name is not None:
-            self._actors.pop(name, None)
+            self.forget_host(name)
 
     # -- hosts --------------------------------------------------------------------------------
 
@@ -217,16 +246,18 @@ class Directory:
 
     async def check(self, host: str, address: Address) -> Verdict:
         """Whether ``host`` lives and owns ``address``; silence counts as death after its bound."""
+        if host in self._dead:
+            return Verdict.DEAD
         name = actor_name(host)
         actor = self._actors.get(name) or self._existing(name)
         if actor is None:
-            return Verdict.DEAD
+            return self._died(host)
         try:
             async with asyncio.timeout(self._silence):
                 host_there, owns = await actor.check.remote(address)
         except ActorDiedError:
             self._actors.pop(name, None)
-            return Verdict.DEAD
+            return self._died(host)
         except TimeoutError:
             LOGGER.warning("host %s is silent for %s s; it counts as dead", host, self._silence)
             self._silent[name] = time.monotonic() + SILENT_SECONDS
@@ -234,15 +265,22 @@ class Directory:
         except ActorUnavailableError as error:
             raise RuntimeUnavailable(f"host {host!r} does not answer now: {error}") from error
         if host_there != host:
-            return Verdict.DEAD
+            return self._died(host)
         return Verdict.OWNS if owns else Verdict.NOT_MINE
+
+    def _died(self, host: str) -> Verdict:
+        """Remember it: the id of a host is never used again, and recovery asks for each entity."""
+        self._dead[host] = None
+        if len(self._dead) > DEAD_REMEMBERED_MAX:
+            self._dead.popitem(last=False)
+        return Verdict.DEAD
 
     async def release(self, host: str, address: Address) -> None:
         """Ask ``host`` to seal ``address`` and let go; a dead host has let go already."""
         actor = self._existing(actor_name(host))
         if actor is not None:
             try:
-                await self._answered(actor_name(host), actor.call.remote(address, Release()))
+                await self._answered(actor_name(host), _future(actor.call, address, Release()))
             except (RayActorError, RuntimeUnavailable):
                 return  # dead or silent: whether it may be taken over, the claim decides
 
@@ -250,10 +288,7 @@ class Directory:
         """Leave word for a silent host that an entity has another owner; it may read it or not."""
         actor = self._existing(actor_name(host)) if actor_name(host) in self._silent else None
         if actor is not None:
-            told: asyncio.Future[Any] = asyncio.wrap_future(
-                actor.call.remote(address, Challenge()).future()
-            )
-            told.add_done_callback(_take_note)
+            _future(actor.call, address, Challenge()).add_done_callback(_take_note)
 
     async def used(self, name: str) -> bool:
         """Whether a solo host has been used, or has gone."""
@@ -268,10 +303,25 @@ class Directory:
     def forget_host(self, name: str) -> None:
         """Look the actor of that name up again, next time."""
         self._actors.pop(name, None)
+        self._lines.pop(name, None)
 
     async def activate(self, name: str, address: Address, *, release_from: str) -> Answer:
         """Have the host ``name`` take ``address`` over from the host that accepted for it."""
         return await self._ask(name, address, Activate(release_from=release_from))
+
+    async def register(self, due: Due) -> None:
+        """Tell the keeper's index when a sleeper is next due; durable when it returns.
+
+        Raises:
+            RuntimeUnavailable: the keeper cannot take note of it now.
+        """
+        try:
+            async with asyncio.timeout(REGISTER_BOUND.total_seconds()):
+                await self.ask_keeper("register", due)
+        except (RayError, TimeoutError) as error:
+            self.forget_host(KEEPER)
+            message = f"the keeper does not take note of due times now: {error}"
+            raise RuntimeUnavailable(message, address=str(due.address)) from error
 
     def keeper(self) -> Any:
         """The keeper, made if there is none."""
@@ -279,6 +329,25 @@ class Directory:
             making = import_module("ray_agents.cluster.keeper").keeper_actor
             self._actors[KEEPER] = making(self._settings)
         return self._actors[KEEPER]
+
+    async def ask_keeper(self, verb: str, *args: Any) -> Any:
+        """What the keeper answers; one that has died for good is made anew.
+
+        Raises:
+            RuntimeUnavailable: none lives long enough to answer.
+        """
+        last: Exception | None = None
+        for tries in range(KEEPER_TRIES_MAX):
+            await asyncio.sleep(RETRY_DELAY * tries)
+            try:
+                return await getattr(self.keeper(), verb).remote(*args)
+            except (ActorDiedError, ValueError) as error:  # ValueError: a dead one's name lingers
+                if isinstance(error, RayTaskError):
+                    raise
+                last = error
+                self.forget_host(KEEPER)
+        message = f"the keeper does not answer {verb!r}: {last}"
+        raise RuntimeUnavailable(message) from last
 
     def front(self) -> Any:
         """The front, made if there is none."""
@@ -288,6 +357,12 @@ class Directory:
         """Forget every host; they go on."""
         self._known.clear()
         self._actors.clear()
+        self._lines.clear()
+
+
+def _future(method: Any, *args: Any) -> asyncio.Future[Any]:
+    """What a method of an actor is going to return."""
+    return asyncio.wrap_future(method.remote(*args).future())
 
 
 def _take_note(future: asyncio.Future[Any]) -> None:

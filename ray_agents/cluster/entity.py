@@ -5,21 +5,27 @@ message: append ``inbox`` and, if nothing runs, ``wake started`` beside it; sync
 acknowledge; then the handler runs (``wakeloop.py``). Only :meth:`Entity.enqueue` writes, and it
 applies what it writes to the state at once, so that state and log never part.
 
+A delayed message is a schedule in this log until it is due (``timers.py``). Its offset is that of
+the schedule, then and later, and its id is taken from its acceptance on.
+
 An entity that finds its log taken (``owner.lost``) stops where it is; its host forgets it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from typing import NamedTuple
 
-from ray_agents import wakes
+from ray_agents import schedule, wakes
 from ray_agents.address import Address
 from ray_agents.cluster.awake import Services
 from ray_agents.cluster.outbox import Outbox
 from ray_agents.cluster.portrait import portrait
 from ray_agents.cluster.session import check_args, check_message
+from ray_agents.cluster.timers import Timers
 from ray_agents.cluster.wakeloop import WakeLoop
 from ray_agents.definition import Definition, Limits
 from ray_agents.errors import (
@@ -39,6 +45,7 @@ from ray_agents.events import (
     EntityCreated,
     EntityStopped,
     MessageReceived,
+    SendScheduled,
     WakeRecorded,
     encode,
 )
@@ -48,6 +55,14 @@ from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Receipt
 
 __all__ = ["Entity", "Services"]
+
+
+class Arriving(NamedTuple):
+    """A message whose row is being written, and the offset at which it was accepted."""
+
+    message: MessageReceived
+    row: int
+    accepted: int
 
 
 class Entity:
@@ -62,13 +77,17 @@ class Entity:
         self.services = services
         self.sealing = False
         self.left = asyncio.Event()
+        self.rested = asyncio.Event()
         self.waiting_for: str | None = None
         self.last_active = services.clock.monotonic()
         self.wakeloop = WakeLoop(self)
-        self.outbox = Outbox(self)
         self._requests = 0
         self._written = -1
-        self._arriving: dict[str, tuple[MessageReceived, int]] = {}
+        self._arriving: dict[str, Arriving] = {}
+        self.outbox = Outbox(self, deferred=self._deferred)
+        self.timers = Timers(
+            self, arrives=self._arrives, fired=self.wakeloop.advance, outbox=self.outbox
+        )
 
     @property
     def name(self) -> str:
@@ -110,14 +129,16 @@ class Entity:
             or wakes.due(self.state)
             or self.wakeloop.running
             or self.outbox.running
+            or self.timers.imminent
             or self.owner.durable_tip <= self._written
         )
 
     @property
     def unfinished(self) -> bool:
-        """Whether a later owner would have something to do."""
+        """Whether a later owner would have something to do, or would have to be told when."""
         state = self.state
-        return state.alive and bool(state.current or state.pending or state.outbox)
+        left = bool(state.current or state.pending or state.undelivered)
+        return state.alive and (left or not self.timers.agreed)
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -129,20 +150,29 @@ class Entity:
         """
         if self.leaving:
             raise Fenced(f"{self.name} is leaving host {self.services.host!r}")
+        self.last_active = self.services.clock.monotonic()
         return self.write(drafts)
 
     def write(self, drafts: Sequence[Draft]) -> Appending:
-        """As :meth:`enqueue`, also while sealing: for the last rows."""
+        """As :meth:`enqueue`, also while sealing, and no sign of life: for what ends by itself."""
         appending = self.owner.enqueue(drafts)
         for event in appending.events:
             self.state.apply(event)
         self._written = appending.events[-1].offset
-        self.last_active = self.services.clock.monotonic()
         return appending
 
     def outbox_grew(self) -> None:
         """Effects have become durable: what leaves through the outbox may leave."""
         self.outbox.advance()
+
+    def rest(self) -> None:
+        """Be idle from now on, as if for long; anything that comes is a reason to stay."""
+        self.last_active = -math.inf
+        self.rested.set()
+
+    def _deferred(self) -> None:
+        """Something in the outbox waits for its next try."""
+        self.timers.advance()
 
     @contextmanager
     def serving(self) -> Generator[None]:
@@ -210,12 +240,38 @@ class Entity:
         if earlier is not None:
             return await self._duplicate(message, *earlier)
         self._check_fits(message)
+        if request.after_seconds:
+            return await self._schedule(message, request.after_seconds)
         appending = self.enqueue([message.draft()])
         offset = appending.events[0].offset
         self._arrives(message, offset)
         self.wakeloop.advance()
         await appending.durable()
         return self._receipt(message_id, offset, duplicate=False)
+
+    async def _schedule(self, message: MessageReceived, after_seconds: float) -> Receipt:
+        """Keep a message until it is due; acknowledged when that is durable."""
+        state, limits = self.state, self.definition.limits
+        if len(state.timers) >= limits.schedules_max:
+            text = (
+                f"{self.name!r} has {len(state.timers)} delayed messages pending, as many as it "
+                "may (Limits.schedules_max); send again later"
+            )
+            raise BacklogFull(text, address=self.name)
+        send = SendScheduled(
+            key=message.key,
+            fire_at=schedule.fire_at(message.timestamp, after_seconds=after_seconds),
+            payload=message.payload,
+            message_type=message.message_type,
+            sender=message.sender,
+            target=self.name,
+            life=state.created.life if state.created else 0,
+            timestamp=message.timestamp,
+        )
+        appending = self.enqueue([send.draft()])
+        self.timers.added(send)
+        await appending.durable()
+        return self._receipt(send.key, appending.events[0].offset, duplicate=False)
 
     async def _acknowledged(self, offset: int) -> None:
         """Return when the row at ``offset``, written for somebody else, is durable.
@@ -236,24 +292,34 @@ class Entity:
             timestamp=self.services.clock.now(),
         )
 
-    def _arrives(self, message: MessageReceived, offset: int) -> None:
-        """Know a message before it is durable, whatever becomes of who sent it."""
+    def _arrives(
+        self, message: MessageReceived, offset: int, *, accepted: int | None = None
+    ) -> None:
+        """Know a message before its row is durable, whatever becomes of who sent it.
+
+        ``accepted`` is the offset its sender was told, if that is not the row's own.
+        """
         while self._arriving:
             oldest = next(iter(self._arriving))
-            if self._arriving[oldest][1] >= self.owner.durable_tip:
+            if self._arriving[oldest].row >= self.owner.durable_tip:
                 break
             del self._arriving[oldest]  # the history has it
-        self._arriving[message.key] = (message, offset)
+        first = offset if accepted is None else accepted
+        self._arriving[message.key] = Arriving(message, offset, first)
 
     def _find(self, message_id: str) -> tuple[MessageReceived, int] | None:
-        """The message of that id in this life, durable or on its way."""
+        """The message of that id in this life, durable or on its way, and its first offset."""
         arriving = self._arriving.get(message_id)
-        if arriving is not None and arriving[1] >= self.state.life_offset:
-            return arriving
+        if arriving is not None and arriving.row >= self.state.life_offset:
+            return arriving.message, arriving.accepted
+        timer = self.state.timers.get(message_id)
+        if timer is not None:
+            return timer.send.message(now=timer.send.timestamp), timer.offset
         event = self.owner.history.find(MessageReceived.TYPE, message_id)
         if event is None or event.offset < self.state.life_offset:
             return None
-        return MessageReceived.of(event), event.offset
+        scheduled = event.headers.get(SendScheduled.OFFSET_HEADER)
+        return MessageReceived.of(event), int(scheduled) if scheduled else event.offset
 
     async def _duplicate(
         self, message: MessageReceived, earlier: MessageReceived, offset: int
@@ -268,10 +334,12 @@ class Entity:
         return self._receipt(message.key, offset, duplicate=True)
 
     def _receipt(self, message_id: str, offset: int, *, duplicate: bool) -> Receipt:
+        timer = self.state.timers.get(message_id)
         return Receipt(
             address=self.name,
             id=message_id,
             offset=offset,
+            fire_at=timer.send.fire_at if timer else None,
             duplicate=duplicate,
             durability=self.owner.durability,
         )
@@ -325,6 +393,7 @@ class Entity:
         )
         appending = self.enqueue([stopped.draft()])
         self.wakeloop.cancel()
+        self.timers.cancel()
         await appending.durable()
 
     async def resolve(self, verb: str, wake_key: str | None) -> int:
@@ -376,6 +445,7 @@ class Entity:
         try:
             async with AsyncExitStack() as parts:
                 parts.push_async_callback(end)
+                parts.push_async_callback(self.timers.stop)
                 parts.push_async_callback(self.outbox.stop)
                 parts.push_async_callback(self.wakeloop.stop)
         finally:

@@ -10,7 +10,7 @@ from typing import Protocol
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
 from ray_agents.cluster.awake import Awake
-from ray_agents.cluster.calls import Answer, Call
+from ray_agents.cluster.calls import Answer, Call, Due
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.log.owner import LogIO
 from ray_agents.model import Model
@@ -40,6 +40,14 @@ class Peers(Protocol):
         """Tell ``host``, should it live after all, that ``address`` has another owner now."""
         ...
 
+    async def register(self, due: Due) -> None:
+        """Tell the index of due times when a sleeper is next due; durable when it returns.
+
+        Raises:
+            RuntimeUnavailable, StoreUnavailable, StoreFull: it does not know.
+        """
+        ...
+
     async def call(self, address: Address, call: Call) -> Answer:
         """Bring a call to whoever owns ``address``, waking it."""
         ...
@@ -50,8 +58,8 @@ class Equipment:
     """What a host is made with.
 
     ``admit`` may keep a wake from running here, saying why; ``place``, told of a sleeping entity
-    and its last host, may name the one to which it is to go instead; ``emptied`` is called when
-    the last entity has gone.
+    and its last host, may name the one to which it is to go instead; ``departed`` is called when
+    an entity has gone.
     """
 
     host: str
@@ -63,5 +71,5 @@ class Equipment:
     peers: Peers
     model_for: Callable[[AgentConfig], Model]
     admit: Callable[[Awake], str | None]
-    emptied: Callable[[], None]
+    departed: Callable[[], None]
     place: Callable[[Address, str | None], str | None]

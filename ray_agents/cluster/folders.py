@@ -5,7 +5,7 @@ from __future__ import annotations
 from xxhash import xxh3_64_intdigest
 
 from ray_agents.address import Address
-from ray_agents.log.store import ENTITIES, HOSTS, TYPES
+from ray_agents.log.store import ENTITIES, HOSTS, INDEX, TYPES
 
 SHARDS = 256
 
@@ -19,6 +19,11 @@ def entity_folder(address: Address) -> str:
 def host_folder(host_id: str) -> str:
     """The folder of a host's own log."""
     return f"{HOSTS}/{host_id}"
+
+
+def index_folder(number: int) -> str:
+    """The folder of the log of due times; a new number follows one that cannot be read."""
+    return f"{INDEX}/{number:04d}"
 
 
 def type_folder(type_name: str) -> str:

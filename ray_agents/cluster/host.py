@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -34,26 +34,27 @@ from ray_agents.cluster.calls import (
     Resolve,
     Spawn,
     Waking,
+    call_of,
 )
 from ray_agents.cluster.entity import Entity
 from ray_agents.cluster.equipment import Equipment, Verdict
 from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.following import followed, settled
 from ray_agents.cluster.hostlog import HostLog
+from ray_agents.cluster.resuming import Resuming
+from ray_agents.cluster.sealing import seal_all
 from ray_agents.cluster.session import check_args
+from ray_agents.cluster.sleepers import Sleepers
 from ray_agents.cluster.waking import load
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
-from ray_agents.events import EffectStaged, OutboxKind
+from ray_agents.events import EffectStaged
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, read_head
-from ray_agents.requests import SendRequest, SpawnRequest
+from ray_agents.projection import State
 
 CALL_TRIES_MAX = 8
-RESUME_TRIES_MAX = 60
-RESUME_DELAY_MAX = timedelta(seconds=30)
-SEALED_REMEMBERED_MAX = 10_000
 IDLE_LOOK_MIN = 0.002
 IDLE_LOOK_MAX = 0.05
-RESUME_DELAY_FIRST = timedelta(milliseconds=100)
+SEAL_SHARE = 0.8  # of the deadline of a stop for the entities; the rest is the host log's
 LOGGER = logging.getLogger("ray_agents.host")
 
 
@@ -65,8 +66,8 @@ class Host:
         self._entities: dict[Address, Entity] = {}
         self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
-        self._resuming: set[asyncio.Task[None]] = set()
-        self._sealed: OrderedDict[Address, Head] = OrderedDict()
+        self._resuming = Resuming(equipment.peers, equipment.clock, resumed=self.forget)
+        self._sleepers = Sleepers(equipment.host)
         self._calls: Counter[Address] = Counter()
         self._log: HostLog | None = None
         self._stopping = False
@@ -79,6 +80,7 @@ class Host:
             model_for=equipment.model_for,
             deliver=self._deliver,
             admit=equipment.admit,
+            register=equipment.peers.register,
         )
 
     async def open(self) -> None:
@@ -106,6 +108,10 @@ class Host:
         if self._log is not None:
             await self._log.lost_for_good()
 
+    def resume_later(self, address: Address) -> None:
+        """See to it that somebody goes on with an entity that was not taken over."""
+        self._resuming.later(address)
+
     def forget(self, address: Address) -> None:
         """Another host has taken the entity over: it is no concern of this one any more."""
         if self._log is not None and not self.owns(address):
@@ -116,10 +122,16 @@ class Host:
         """The entities awake here."""
         return list(self._entities.values())
 
+    @property
+    def size(self) -> int:
+        """How many entities are awake here."""
+        return len(self._entities)
+
     def vanish(self) -> None:
         """End as a killed process does: every task stops where it is, nothing more is written."""
         self._stopping = True
-        for task in [*self._lives.values(), *self._opening.values(), *self._resuming]:
+        self._resuming.cancel()
+        for task in [*self._lives.values(), *self._opening.values()]:
             task.cancel()
         for entity in self.awake:
             entity.owner.give_up(RuntimeUnavailable("the host vanished"))
@@ -128,7 +140,7 @@ class Host:
     async def buried(self) -> None:
         """After :meth:`vanish`: return when nothing of it runs any more and no file is open."""
         gone: list[asyncio.Task[Any]] = [*self._lives.values(), *self._opening.values()]
-        await asyncio.gather(*gone, *self._resuming, return_exceptions=True)
+        await asyncio.gather(*gone, *self._resuming.tasks, return_exceptions=True)
         for entity in self._vanished:
             await entity.drop()
         if self._log is not None:
@@ -208,10 +220,24 @@ class Host:
                 return entity.view()
             case Resolve(verb=verb, wake=wake):
                 return await entity.resolve(verb, wake)
-            case Activate():
+            case Activate(due=due):
                 entity.wakeloop.advance()
                 entity.outbox.advance()
+                if due is not None:
+                    await self._fire(entity, due)
                 return entity.view()
+
+    async def _fire(self, entity: Entity, due: int) -> None:
+        """Let what is due happen, for the index, which forgets it after our answer.
+
+        So nobody may answer who is no longer the owner: an append proves that we are, a look, if
+        there is nothing to append.
+        """
+        entity.timers.called()
+        if not await entity.timers.fire(due):
+            await self._recheck(entity)
+        if entity.leaving:
+            raise Fenced(f"{entity.name} is leaving host {self._equipment.host!r}")
 
     async def _recheck(self, entity: Entity) -> None:
         """Give the entity up at once, handler and all, if its log has a newer owner."""
@@ -278,9 +304,9 @@ class Host:
 
     async def _open(self, address: Address, call: Call) -> Entity | Moved:
         e = self._equipment
-        sealed = self._sealed.pop(address, None)
-        if sealed is not None:
-            found = await self._placed(address, sealed)
+        left = self._sleepers.recall(address)
+        if left is not None:
+            found = await self._placed(address, left.head, state=left.state)
             if isinstance(found, Entity):
                 return found
         folder = entity_folder(address)
@@ -298,11 +324,13 @@ class Host:
                 return elsewhere
         return await self._placed(address, head)
 
-    async def _placed(self, address: Address, head: Head | None) -> Entity | Moved:
+    async def _placed(
+        self, address: Address, head: Head | None, *, state: State | None = None
+    ) -> Entity | Moved:
         better = self._equipment.place(address, head.host if head else None)
         if better is not None:
             return Moved(host=better)
-        return await self._claim(address, head)
+        return await self._claim(address, head, state=state)
 
     async def _owner_elsewhere(
         self, address: Address, head: Head | None, call: Call
@@ -316,7 +344,10 @@ class Host:
         verdict = await self._equipment.peers.check(head.host, address)
         return Moved(host=head.host) if verdict is Verdict.OWNS else None
 
-    async def _claim(self, address: Address, head: Head | None) -> Entity | Moved:
+    async def _claim(
+        self, address: Address, head: Head | None, *, state: State | None
+    ) -> Entity | Moved:
+        """Claim the epoch after ``head``, with the ``state`` it was left in if that is known."""
         e = self._equipment
         if self._log is None or self._stopping:
             raise RuntimeUnavailable(f"host {e.host!r} is leaving; ask again", host=e.host)
@@ -338,7 +369,7 @@ class Host:
             return Moved(host=lost.head.host)
         if head is not None and not head.sealed:
             e.peers.challenge(head.host, address)
-        state = load(owner.history, tip=owner.tip)
+        state = state or load(owner.history, tip=owner.tip)
         entity = Entity(address, owner, state=state, services=self._services)
         self._entities[address] = entity
         name = f"life:{address}"
@@ -346,6 +377,7 @@ class Host:
         self._lives[address] = life
         entity.wakeloop.advance()
         entity.outbox.advance()
+        entity.timers.advance()
         return entity
 
     # -- sleeping -----------------------------------------------------------------------------
@@ -356,14 +388,12 @@ class Host:
             while not entity.leaving:
                 idle = self._idle_seconds(entity)
                 quiet = self._equipment.clock.monotonic() - entity.last_active
-                if quiet >= idle and not entity.busy and entity.address not in self._calls:
-                    break
-                wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
-                try:
-                    async with asyncio.timeout(wait):
-                        await entity.owner.lost.wait()
-                except TimeoutError:
+                if quiet >= idle and self._is_idle(entity) and await entity.timers.agree():
+                    if self._is_idle(entity):
+                        break
                     continue
+                wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
+                await _stirred(entity, wait)
             if entity.sealing:
                 await entity.left.wait()
             else:
@@ -371,12 +401,14 @@ class Host:
         except RayAgentsError as error:
             LOGGER.warning("%s left without a clean end: %s", entity.name, error)
             if entity.unfinished and not self._stopping:
-                self.resume_later(entity.address)
+                self._resuming.later(entity.address)
         finally:
             self._entities.pop(entity.address, None)
             self._lives.pop(entity.address, None)
-            if not self._entities and not self._opening:
-                self._equipment.emptied()
+            self._equipment.departed()
+
+    def _is_idle(self, entity: Entity) -> bool:
+        return not entity.busy and entity.address not in self._calls
 
     def _idle_seconds(self, entity: Entity) -> float:
         try:
@@ -391,40 +423,15 @@ class Host:
             LOGGER.warning("%s is lost: %s", entity.name, entity.owner.cause)
             await entity.drop()
             if entity.unfinished and not self._stopping:
-                self.resume_later(entity.address)
+                self._resuming.later(entity.address)
             return
         await entity.seal()
         if entity.owner.cause is None:
-            self._remember_sealed(entity)
+            self._sleepers.remember(entity)
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
-
-    def _remember_sealed(self, entity: Entity) -> None:
-        """It may wake here again without a look at its log: the claim itself tells if it moved."""
-        host = self._equipment.host
-        head = Head(epoch=entity.owner.epoch, host=host, token="", sealed=True)
-        self._sealed[entity.address] = head
-        if len(self._sealed) > SEALED_REMEMBERED_MAX:
-            self._sealed.popitem(last=False)
-
-    def resume_later(self, address: Address) -> None:
-        """See to it that somebody goes on with an entity that was lost in mid-work."""
-        name = f"resume:{address}"
-        task = asyncio.get_running_loop().create_task(self._resume(address), name=name)
-        self._resuming.add(task)
-        task.add_done_callback(self._resuming.discard)
-
-    async def _resume(self, address: Address) -> None:
-        delay = RESUME_DELAY_FIRST
-        for _ in range(RESUME_TRIES_MAX):
-            await self._equipment.clock.sleep(delay)
-            try:
-                await self._equipment.peers.call(address, Activate())
-            except RayAgentsError as error:
-                LOGGER.warning("%s cannot be resumed yet: %s", address, error)
-                delay = min(delay * 2, RESUME_DELAY_MAX)
-            else:
-                return
+        elif not entity.timers.agreed and not self._stopping:
+            self.resume_later(entity.address)  # until then only our own log knows that it is due
 
     async def _sleep(self, entity: Entity) -> None:
         """Let an entity go now."""
@@ -437,24 +444,43 @@ class Host:
             await asyncio.wait([life])
 
     async def stop(self, deadline: timedelta) -> None:
-        """Seal everything, in good order, within ``deadline``; unfinished work stays recorded."""
+        """Seal everything, in good order, within ``deadline``; unfinished work stays recorded.
+
+        Raises:
+            RuntimeUnavailable: some entities could not be sealed and were given up, each with a
+                line in the log; or the host's own log could not.
+        """
         self._stopping = True
-        for task in self._resuming:
-            task.cancel()
+        self._resuming.cancel()
+        loop, seconds = asyncio.get_running_loop(), deadline.total_seconds()
+        end = loop.time() + seconds * SEAL_SHARE
         if self._opening:
-            await asyncio.wait(self._opening.values(), timeout=deadline.total_seconds())
-        async with asyncio.timeout(deadline.total_seconds()):
-            await asyncio.gather(*(self._sleep(entity) for entity in self.awake))
-            if self._log is not None:
-                await self._log.seal()
+            await asyncio.wait(self._opening.values(), timeout=seconds * SEAL_SHARE)
+        for task in self._opening.values():
+            task.cancel()
+        left = timedelta(seconds=max(end - loop.time(), 0))
+        failed = await seal_all(self.awake, self._sleep, within=left)
+        if self._log is not None:
+            try:
+                async with asyncio.timeout(seconds * (1 - SEAL_SHARE)):
+                    await self._log.seal()
+            except TimeoutError:
+                failed.append(f"the log of host {self._equipment.host!r}")
+        if failed:
+            raise RuntimeUnavailable(f"not sealed within {deadline}: {', '.join(failed)}")
 
     async def _deliver(self, effect: EffectStaged) -> None:
         """Carry an outbox row to its target; the row's key makes it happen once."""
-        address = Address.parse(effect.target)
-        match effect.kind:
-            case OutboxKind.SEND:
-                request = SendRequest.model_validate(effect.body | {"id": effect.key})
-                await self._equipment.peers.call(address, Deliver(request=request))
-            case OutboxKind.SPAWN:
-                spawn = SpawnRequest.model_validate(effect.body | {"spawn_id": effect.key})
-                await self._equipment.peers.call(address, Spawn(request=spawn))
+        await self._equipment.peers.call(Address.parse(effect.target), call_of(effect))
+
+
+async def _stirred(entity: Entity, seconds: float) -> None:
+    """Return after ``seconds``, or as soon as the entity is lost or says that it may sleep."""
+    entity.rested.clear()
+    loop = asyncio.get_running_loop()
+    either = [loop.create_task(event.wait()) for event in (entity.owner.lost, entity.rested)]
+    try:
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in either:
+            task.cancel()

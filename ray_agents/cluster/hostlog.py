@@ -8,7 +8,7 @@ recovery reads: its cost follows the work that was open, not the number of entit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from ray_agents.address import Address
 from ray_agents.events import Draft, Operation
@@ -23,10 +23,10 @@ class HostLog:
     def __init__(self, owner: LogOwner) -> None:
         self._owner = owner
 
-    async def awake(self, address: Address, *, epoch: int) -> None:
-        """Record durably that the entity is about to be owned here."""
+    def awake(self, address: Address, *, epoch: int) -> Awaitable[object]:
+        """Record that the entity is about to be owned here; what it returns waits for the disk."""
         draft = Draft.of(AWAKE, str(address), value={"epoch": epoch}, operation=Operation.UPSERT)
-        await self._owner.append([draft])
+        return self._owner.enqueue([draft]).durable()
 
     def asleep(self, address: Address) -> None:
         """Record that the entity has nothing left to do; durable with the next sync."""

@@ -1,9 +1,9 @@
 """The keeper: fills the pool, watches hosts, and has the work of dead ones resumed.
 
 One detached actor that Ray restarts. It is never on the path of a send: without it, entities are
-accepted and packed ones wake; only pool, placement and recovery wait for its return. It keeps
-nothing that it cannot find again: hosts by their logs in the store, who waits by asking the front,
-which hosts are idle by asking them.
+accepted and packed ones wake; only pool, placement, recovery and sleepers that are due wait for its
+return. It keeps nothing that it cannot find again: hosts by their logs in the store, due times in
+the log of the index, who waits by asking the front, which hosts are idle by asking them.
 
 A host is dead when Ray says so. One that answers no control call for the bound of silence counts
 as dead: its work is resumed elsewhere, and after a second bound it is ended.
@@ -21,9 +21,11 @@ from typing import Any
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from ray_agents.address import Address
+from ray_agents.cluster.calls import Due
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import NOBODY, Directory, host_actor
+from ray_agents.cluster.dueindex import DueIndex
 from ray_agents.cluster.equipment import Verdict
 from ray_agents.cluster.placement import FRONT, KEEPER, SOLO, actor_name, kind_of
 from ray_agents.cluster.pool import Supply
@@ -37,6 +39,7 @@ from ray_agents.settings import Settings
 
 LOOK_AGAIN = timedelta(seconds=5)
 FRONT_TRIES_MAX = 3
+STOP_SHARE = 0.8  # of the deadline of a stop for the host itself; then it is ended
 RAY = import_ray()
 LOGGER = logging.getLogger("ray_agents.keeper")
 
@@ -70,6 +73,9 @@ class Keeper:
         self._recovery = Recovery(
             blobs, io=self._io, clock=SystemClock(), route=self._directory.call
         )
+        self._index = DueIndex(
+            blobs, io=self._io, clock=SystemClock(), route=self._directory.call, name=KEEPER
+        )
         self._watched: dict[str, asyncio.Task[None]] = {}
         self._resuming: set[str] = set()
         self._idle: set[str] = set()
@@ -96,8 +102,10 @@ class Keeper:
                 self._looked.set()
                 await self._ask_who_waits()
                 self._fill()
+                self._trim()
+                await self._index.open()
             except (RayError, RayAgentsError) as error:
-                LOGGER.warning("the keeper cannot look at the hosts now: %s", error)
+                LOGGER.warning("the keeper cannot look at the hosts or due times now: %s", error)
                 self._looked.set()
             await asyncio.sleep(LOOK_AGAIN.total_seconds())
 
@@ -212,12 +220,30 @@ class Keeper:
         self._waiting = waiting
         self._fill()
 
+    @property
+    def _supply(self) -> Supply:
+        living = sum(1 for host in self._watched if kind_of(host) == SOLO)
+        return Supply(living=living, idle=len(self._idle), starting=self._starting)
+
+    def _trim(self) -> None:
+        """Let hosts go that were started for who did not need them in the end."""
+        count = self._supply.surplus(size=self._settings.pool_size, waiting=self._waiting)
+        for name in sorted(self._idle)[:count]:
+            self._idle.discard(name)
+            self._later(self._retire(name))
+
+    async def _retire(self, name: str) -> None:
+        """End an idle host, unless the front has lent it out just now."""
+        retired = await self._tell_front("retire", name)
+        if retired:
+            await self._stop_host(name, self._settings.stop_deadline)
+        elif retired is None:
+            self._idle.add(name)
+
     def _fill(self) -> None:
         """Start hosts until the pool is full and nobody waits, within the cap."""
-        living = sum(1 for host in self._watched if kind_of(host) == SOLO)
-        supply = Supply(living=living, idle=len(self._idle), starting=self._starting)
         settings = self._settings
-        count = supply.to_start(
+        count = self._supply.to_start(
             size=settings.pool_size, most=settings.pool_max, waiting=self._waiting
         )
         for _ in range(0 if self._stopping else count):
@@ -264,6 +290,12 @@ class Keeper:
                 self._directory.forget_host(FRONT)
                 LOGGER.warning("the front does not answer now: %s", error)
         return None
+
+    # -- due times ----------------------------------------------------------------------------
+
+    async def register(self, due: Due) -> None:
+        """An entity is about to sleep, and is next due then."""
+        await self._index.register(due)
 
     # -- hosts for one entity -----------------------------------------------------------------
 
@@ -313,27 +345,37 @@ class Keeper:
             "waiting": self._waiting,
             "starting": self._starting,
             "placing": sorted(self._placing),
+            "sleepers due": len(self._index),
         }
 
     async def stop(self, deadline: timedelta) -> int:
         """Have every host seal and leave within ``deadline``; how many did."""
+        await asyncio.wait({self._later(self.start())}, timeout=deadline.total_seconds() / 2)
         self._stopping = True
+        self._index.call_nobody()
         if self._running is not None:
             self._running.cancel()
         hosts = list(self._watched)
         ends = await asyncio.gather(
             *(self._stop_host(host, deadline) for host in hosts), return_exceptions=False
         )
+        try:
+            await self._index.close()
+        except RayAgentsError as error:
+            LOGGER.warning("the index could not be sealed, which loses nothing: %s", error)
         return sum(ends)
 
     async def _stop_host(self, host: str, deadline: timedelta) -> bool:
+        """Whether the host sealed all it held; one that cannot is ended: its log fences it off."""
+        actor = None
         try:
             actor = RAY.get_actor(actor_name(host), namespace=self._settings.namespace)
             async with asyncio.timeout(deadline.total_seconds()):
-                await actor.stop.remote(deadline)
+                await actor.stop.remote(deadline * STOP_SHARE)
                 await actor.leave.remote()
         except (RayTaskError, TimeoutError) as error:
-            LOGGER.warning("host %s could not seal everything: %s", host, error)
+            LOGGER.warning("host %s could not seal everything and is ended: %s", host, error)
+            RAY.kill(actor)
             return False
         except (ValueError, RayError):
             return True  # gone: that is what was asked for

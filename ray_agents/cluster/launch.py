@@ -48,7 +48,7 @@ from ray_agents.cluster.running import (
 from ray_agents.cluster.sockets import LOOPBACK
 from ray_agents.cluster.tokens import ensure_token, private_file
 from ray_agents.cluster.untyped import import_ray, ray_errors
-from ray_agents.errors import RuntimeUnavailable
+from ray_agents.errors import RuntimeUnavailable, StoreUnavailable
 from ray_agents.settings import Settings
 
 LEFTOVERS_WITHIN = timedelta(seconds=1)
@@ -214,8 +214,21 @@ def _end_leftovers(settings: Settings) -> None:
 
 @contextmanager
 def _only_one(folder: Path) -> Generator[None]:
-    """Hold the store's start lock, which the kernel frees if we die."""
-    handle = os.open(folder / "start.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    """Hold the store's start lock, which the kernel frees if we die.
+
+    Raises:
+        RuntimeUnavailable: somebody else holds it.
+        StoreUnavailable: it cannot be made, nor anything else there.
+    """
+    lock = folder / "start.lock"
+    try:
+        handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"cannot write {str(lock)!r}: {error.strerror}; check the owner and mode of the store, "
+            "or choose another with RAY_AGENTS_STORE or --store",
+            path=str(lock),
+        ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

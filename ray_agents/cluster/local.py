@@ -13,9 +13,10 @@ from typing import Self
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
-from ray_agents.cluster.calls import Answer, Asleep, Call, Moved, Release
+from ray_agents.cluster.calls import Answer, Asleep, Call, Due, Moved, Release
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
+from ray_agents.cluster.dueindex import DueIndex
 from ray_agents.cluster.equipment import Equipment, Verdict
 from ray_agents.cluster.host import Host
 from ray_agents.cluster.recovery import Recovery
@@ -51,6 +52,7 @@ class LocalHosts:
         self.id = f"local-{os.getpid()}-{clock.fresh_id()}"
         self._closed = False
         self._recovery = Recovery(blobs, io=io, clock=clock, route=self.call)
+        self.index = DueIndex(blobs, io=io, clock=clock, route=self.call, name=self.id)
         self.host = Host(
             Equipment(
                 host=self.id,
@@ -62,7 +64,7 @@ class LocalHosts:
                 peers=self,
                 model_for=model_for,
                 admit=lambda _: None,
-                emptied=lambda: None,
+                departed=lambda: None,
                 place=_nowhere_else,
             )
         )
@@ -80,6 +82,21 @@ class LocalHosts:
             for host in await self._recovery.hosts():
                 if host not in _LIVE:
                     await self._recovery.resume(host)
+        await self._index_of_the_store()
+
+    async def register(self, due: Due) -> None:
+        """Tell the index, which one of the hosts of this process keeps."""
+        index = await self._index_of_the_store()
+        await index.register(due)
+
+    async def _index_of_the_store(self) -> DueIndex:
+        """The index that a live host of this process keeps, or our own, taken over if need be."""
+        if not self.index.is_open:
+            holder = _LIVE.get(await self.index.holder() or "")
+            if holder is not None and holder.index.is_open:
+                return holder.index
+        await self.index.open()
+        return self.index
 
     async def call(self, address: Address, call: Call) -> Answer:
         """Answer a call here, or by the live host of this process that owns the entity.
@@ -124,7 +141,10 @@ class LocalHosts:
         _LIVE.pop(self.id, None)
         if not self._closed:
             self._closed = True
-            await self.host.stop(STOP_DEADLINE)
+            try:
+                await self.host.stop(STOP_DEADLINE)
+            finally:
+                await self.index.close()
 
     def isolate(self) -> None:
         """Become a host that nobody reaches and that runs on, as one that was stopped too long."""
@@ -134,11 +154,13 @@ class LocalHosts:
         """Stop as a killed process does: nothing is sealed, nothing is said."""
         _LIVE.pop(self.id, None)
         self._closed = True
+        self.index.vanish()
         self.host.vanish()
 
     async def crash(self) -> None:
         """Vanish, and return when no task and no open file is left of it."""
         self.vanish()
+        await self.index.bury()
         await self.host.buried()
 
 

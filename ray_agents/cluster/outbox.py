@@ -3,16 +3,19 @@
 A row may leave once it is durable here. The receiver deduplicates by the row's key, so a crash
 between delivery and its record costs a repeated delivery and nothing else. What a receiver refuses
 for good (nobody there, payload does not fit) is recorded as an error and taken out; what cannot be
-reached is tried again, a bounded number of times, and stays in the outbox for the next owner.
+reached is tried again, a bounded number of times, and then *deferred*: the log says when the target
+is tried next, after a delay that grows, and until then the entity may sleep (``timers.py``). So a
+target that is dead keeps nobody awake. A row that is too old by then is recorded and taken out.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
+from ray_agents import schedule
 from ray_agents.cluster.awake import Awake
 from ray_agents.errors import AuthorError, BacklogFull, CallerError, RayAgentsError
 from ray_agents.events import Draft, EffectStaged, ErrorRecorded
@@ -26,10 +29,12 @@ class Outbox:
     """Delivers what stands in the outbox of ``entity``.
 
     Rows to one target leave in their order, and a target that is slow or away holds up no other.
+    ``deferred`` is called when one has to wait for its next try.
     """
 
-    def __init__(self, entity: Awake) -> None:
+    def __init__(self, entity: Awake, *, deferred: Callable[[], object]) -> None:
         self._entity = entity
+        self._told_deferred = deferred
         self._rows: dict[str, deque[str]] = {}
         self._tasks: dict[str, asyncio.Task[bool]] = {}
         self._taken: set[str] = set()
@@ -40,8 +45,19 @@ class Outbox:
         """Whether anything is being delivered."""
         return bool(self._tasks)
 
-    def advance(self) -> None:
-        """Deliver what is durable and not yet taken up."""
+    @property
+    def next_due(self) -> int | None:
+        """When a target that was out of reach is tried next, in microseconds since the epoch."""
+        waiting = self._entity.state.deferred.values()
+        times = (
+            each.retry_at
+            for each in waiting
+            if each.target in self._rows and each.target not in self._tasks
+        )
+        return min(times, default=None)
+
+    def advance(self, *, now: int | None = None) -> None:
+        """Deliver what is durable, not yet taken up, and not deferred beyond ``now``."""
         entity = self._entity
         if entity.leaving:
             return
@@ -51,8 +67,13 @@ class Outbox:
             if row.offset < durable and effect.key not in self._taken:
                 self._taken.add(effect.key)
                 self._rows.setdefault(effect.target, deque()).append(effect.key)
-        for target in [target for target in self._rows if target not in self._tasks]:
-            self._begin(target)
+        if not self._rows:
+            return
+        instant = max(now or 0, entity.services.clock.now())
+        for target in [each for each in self._rows if each not in self._tasks]:
+            waits = entity.state.deferred.get(target)
+            if waits is None or waits.retry_at <= instant:
+                self._begin(target)
 
     def _begin(self, target: str) -> None:
         name = f"outbox:{self._entity.name}>{target}"
@@ -68,8 +89,12 @@ class Outbox:
             self._entity.owner.give_up(error)
         elif not self._rows[target]:
             del self._rows[target]
-        elif task.result() and not self._entity.leaving:
+        elif self._entity.leaving:
+            return
+        elif task.result():
             self._begin(target)  # a row came after the task had seen none
+        else:
+            self._told_deferred()
 
     async def stop(self) -> None:
         """Stop delivering; what was not confirmed is delivered again by the next owner."""
@@ -91,33 +116,58 @@ class Outbox:
 
     async def _delivered(self, effect: EffectStaged) -> bool:
         """Deliver a row and record what became of it; False if its target is out of reach."""
-        services = self._entity.services
-        delay = DELAY_FIRST
-        for _ in range(TRIES_MAX):
+        services, state = self._entity.services, self._entity.state
+        delay, last = DELAY_FIRST, ""
+        for number in range(1 if effect.target in state.deferred else TRIES_MAX):
+            if number:
+                await services.clock.sleep(delay)
+                delay *= 2
             try:
                 async with self._slots:
                     await services.deliver(effect)
-            except BacklogFull:
-                await services.clock.sleep(delay)
+            except BacklogFull as error:
+                last = str(error)
             except (CallerError, AuthorError) as error:
-                self._record([self._refused(effect, error).draft(), effect.delivered()])
+                refused = _error(effect, f"was refused: {error}", code=error.slug)
+                self._record([refused.draft(), effect.delivered(), *self._reached(effect)])
                 return True
-            except (RayAgentsError, OSError):
-                await services.clock.sleep(delay)
+            except (RayAgentsError, OSError) as error:
+                last = str(error)
             else:
-                self._record([effect.delivered()])
+                self._record([effect.delivered(), *self._reached(effect)])
                 return True
-            delay *= 2
-        return False
+        return self._deferred(effect, last)
+
+    def _reached(self, effect: EffectStaged) -> list[Draft]:
+        waited = self._entity.state.deferred.get(effect.target)
+        return [waited.ended()] if waited else []
+
+    def _deferred(self, effect: EffectStaged, error: str) -> bool:
+        """Record when the target is tried next, and what is given up; whether that is all."""
+        state, now = self._entity.state, self._entity.services.clock.now()
+        target, drafts = effect.target, list[Draft]()
+        rows = [row for row in state.outbox.values() if row.effect.target == target]
+        old = [row.effect for row in rows if schedule.is_given_up(row, now=now)]
+        for each in old:
+            words = f"could not be delivered for {schedule.OUTBOX_AGE_MAX.days} days: {error}"
+            drafts += [_error(each, words, code="undeliverable").draft(), each.delivered()]
+        if len(old) < len(rows):
+            earlier = state.deferred.get(target)
+            drafts.append(schedule.deferred(earlier, target, error=error, now=now).draft())
+        else:
+            drafts += self._reached(effect)
+        self._record(drafts)
+        return len(old) == len(rows)
 
     def _record(self, drafts: Sequence[Draft]) -> None:
         """Write what became of a row; without it the next owner delivers it again, harmlessly."""
-        if not self._entity.owner.lost.is_set():
+        if drafts and not self._entity.owner.lost.is_set():
             self._entity.write(drafts)
 
-    def _refused(self, effect: EffectStaged, error: RayAgentsError) -> ErrorRecorded:
-        return ErrorRecorded(
-            key=f"outbox-{effect.key}",
-            error_code=error.slug,
-            message=f"{effect.kind.value} to {effect.target!r} was refused: {error}",
-        )
+
+def _error(effect: EffectStaged, words: str, *, code: str) -> ErrorRecorded:
+    return ErrorRecorded(
+        key=f"outbox-{effect.key}",
+        error_code=code,
+        message=f"{effect.kind.value} to {effect.target!r} {words}",
+    )

@@ -68,6 +68,13 @@ class Pool:
         self.idle.append(host)
         return None
 
+    def retire(self, host: str) -> bool:
+        """Lend this host to nobody any more; whether it was idle, so that it may end."""
+        if host not in self.idle:
+            return False
+        self.idle.remove(host)
+        return True
+
     def drop(self, host: str) -> None:
         """A host has died, or is not lent any more."""
         self.idle = deque(each for each in self.idle if each != host)
@@ -91,3 +98,7 @@ class Supply:
         missing = size + waiting - self.idle - self.starting
         room = most - self.living - self.starting
         return max(0, min(missing, room, STARTING_MAX - self.starting))
+
+    def surplus(self, *, size: int, waiting: int) -> int:
+        """How many idle hosts are too many: started for who did not need them in the end."""
+        return max(0, self.idle - size - waiting)

@@ -10,6 +10,7 @@ from ray_agents.errors import UnknownEntity
 from ray_agents.events import WakeStatus
 from ray_agents.lifecycle import Known, status_of
 from ray_agents.projection import State
+from ray_agents.schedule import next_due
 from ray_agents.views import Durability, EntityView, ParkedWake
 
 
@@ -59,7 +60,7 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
     if created is None:
         message = f"there is no entity at {str(address)!r}; spawn it first"
         raise UnknownEntity(message, address=str(address))
-    unfinished = state.alive and bool(state.current or state.pending or state.outbox)
+    unfinished = state.alive and bool(state.current or state.pending or state.undelivered)
     known = Known(
         stopped=state.stopped is not None,
         owned=ownership.host is not None,
@@ -90,6 +91,8 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
             )
             for wake in state.parked
         ),
+        schedules=len(state.timers),
+        next_due=next_due(state),
         waiting_for=ownership.waiting_for,
         host=ownership.host,
         pid=ownership.pid,

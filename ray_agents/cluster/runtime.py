@@ -30,13 +30,16 @@ from ray_agents.cluster.calls import (
 )
 from ray_agents.cluster.catalog import Catalog
 from ray_agents.cluster.definitions import Definitions
+from ray_agents.cluster.feeds import Feeds
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.portrait import Ownership, describe
 from ray_agents.cluster.wakewatch import WakeWatch
+from ray_agents.cluster.waking import load
 from ray_agents.definition import Registry
 from ray_agents.errors import (
     AskTimedOut,
     HandlerFailed,
+    InvalidPayload,
     RuntimeUnavailable,
     UnknownEntity,
     UnknownOffset,
@@ -45,7 +48,6 @@ from ray_agents.events import Event
 from ray_agents.log.owner import LogIO, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs, Clock
-from ray_agents.projection import fold
 from ray_agents.replies import reply_of
 from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
@@ -89,6 +91,7 @@ class HostRuntime:
         self._clock = clock
         self._definitions = definitions or Definitions(blobs)
         self._watch = WakeWatch(blobs, io=io, clock=clock)
+        self._feeds = Feeds(self._tail)
         self._catalog = Catalog(blobs, io=io, describe=self.inspect)
 
     async def __aenter__(self) -> Self:
@@ -149,10 +152,14 @@ class HostRuntime:
         """Send, and return the reply to that message.
 
         Raises:
+            InvalidPayload: the message is a delayed one.
             AskTimedOut: no reply in time; the message stays in the inbox.
             HandlerFailed: the wake that took it was parked or skipped.
             EntityGone: the entity was killed before it answered.
         """
+        if request.after_seconds:
+            message = "'after_seconds': who asks waits for the reply; send with a delay instead"
+            raise InvalidPayload(message, field="after_seconds")
         if request.id is None:
             request = request.model_copy(update={"id": self._clock.fresh_id()})
         seconds = within.total_seconds()
@@ -204,24 +211,52 @@ class HostRuntime:
     async def _follow(
         self, address: Address, reader: LogReader, position: int, *, live: bool = True
     ) -> AsyncGenerator[Event, None]:
-        """The events from ``position`` on, which lies in the log."""
-        looks_left = 0
+        """The events from ``position`` on, which lies in the log.
+
+        Up to the end each observer reads by itself; from there on all of this process share one
+        follower. Who falls too far behind it reads by itself again.
+        """
         while True:
-            seen = self._watch.mark()
-            answer = await self._hosts.call(
-                address, Follow(offset=position, wait_seconds=FOLLOW_SECONDS if live else 0)
-            )
-            asleep = isinstance(answer, Asleep)
-            found = answer if isinstance(answer, Followed) else await reader.read(position)
+            found = await self._read(address, reader, position)
             for event in found.events:
                 yield event
                 position = event.offset + 1
             if found.events:
-                looks_left = 0
                 continue
-            position = max(position, found.tip)  # there are gaps: where a segment was sealed
+            position = begun = max(position, found.tip)  # there may be a gap
             if not live:
                 return
+            async with aclosing(self._feeds.events(address, position)) as events:
+                async for event in events:
+                    yield event
+                    position = event.offset + 1
+            if position == begun:  # the feed began with what we have yet to find
+                await self._clock.sleep(LOOK_AGAIN)
+
+    async def _read(self, address: Address, reader: LogReader, position: int) -> Followed:
+        """What stands in the log from ``position`` on: nothing at its end."""
+        answer = await self._hosts.call(address, Follow(offset=position, wait_seconds=0))
+        if isinstance(answer, Followed):
+            return answer
+        found = await reader.read(position)
+        return Followed(events=tuple(found.events), tip=found.tip)
+
+    async def _tail(self, address: Address, position: int) -> AsyncGenerator[Followed, None]:
+        """What comes to a log behind ``position``, for ever, answer by answer."""
+        reader = LogReader(self._blobs, entity_folder(address), self._io)
+        looks_left = 0
+        while True:
+            seen = self._watch.mark()
+            answer = await self._hosts.call(
+                address, Follow(offset=position, wait_seconds=FOLLOW_SECONDS)
+            )
+            asleep = isinstance(answer, Asleep)
+            found = answer if isinstance(answer, Followed) else await reader.read(position)
+            if found.events:
+                position, looks_left = found.events[-1].offset + 1, 0
+                yield Followed(events=tuple(found.events), tip=position)
+                continue
+            position = max(position, found.tip)  # there are gaps: where a segment was sealed
             if asleep and looks_left:  # a host says that it wakes before it has the log
                 looks_left -= 1
                 await self._clock.sleep(LOOK_AGAIN)
@@ -268,20 +303,12 @@ class HostRuntime:
         raise RuntimeUnavailable(message, address=str(address))
 
     async def _describe_asleep(self, address: Address) -> EntityView:
-        reader = LogReader(self._blobs, entity_folder(address), self._io)
-        events: list[Event] = []
-        while True:
-            reading = await reader.read(events[-1].offset + 1 if events else 0)
-            if not reading.events:
-                break
-            events.extend(reading.events)
-        head = await read_head(self._blobs, entity_folder(address), io=self._io)
+        past = await LogReader(self._blobs, entity_folder(address), self._io).past()
         ownership = Ownership(
-            epoch=head.epoch if head else 0,
-            events=events[-1].offset + 1 if events else 0,
-            last_event=events[-1].time if events else 0,
+            epoch=past.head.epoch if past.head else 0, events=past.tip, last_event=past.last_time
         )
-        return describe(address, fold(events), ownership)
+        state = await self._io.run(load, past.history, tip=past.tip)
+        return describe(address, state, ownership)
 
     async def list(self, query: ListQuery) -> Page:
         """Some entities, by address; status is computed as they are read."""

@@ -43,6 +43,7 @@ class EntitySession:
         committed = entity.state.effects.get(wake.key, {})
         self.effects = Effects(wake.key, dict(committed), entity.state.rows)
         self.cancelled = asyncio.Event()
+        self.resting = False
         self.events: Sequence[Event] = entity.owner.history.read(
             wake.from_offset,
             stop=wake.to_offset,
@@ -58,6 +59,10 @@ class EntitySession:
     def close(self) -> None:
         """End the attempt."""
         self._closed = True
+
+    def rest(self) -> None:
+        """Have the entity fall asleep when this attempt has ended, if nothing else is due."""
+        self.resting = True
 
     async def commit(self) -> None:
         """Make everything staged durable, then let the outbox leave."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ray_agents.cluster.head import absolute_store, agents_of
 from ray_agents.cluster.launch import clear_leftovers, join_ray, start_ray, stop_ray
@@ -14,25 +16,32 @@ from ray_agents.cluster.running import RunningRay, find_running, recorded, write
 from ray_agents.cluster.sockets import require_free
 from ray_agents.cluster.untyped import import_ray
 from ray_agents.definition import Registry
-from ray_agents.errors import RuntimeUnavailable
+from ray_agents.errors import InvalidSetting, RuntimeUnavailable
 from ray_agents.settings import Settings
 
 Description = Mapping[str, Any]
 Report = Callable[[str], None]
 
 
-def start(settings: Settings, *, report: Report = lambda _: None) -> Description:
+def start(
+    settings: Settings, *, http_port: int | None = None, report: Report = lambda _: None
+) -> Description:
     """Start Ray, the keeper and the control API; resume unfinished work; register ``app``.
 
     Returns when all of it answers. Started twice, it registers ``app`` and says what runs.
+    ``http_port``, if given, is insisted on, as is one in the settings that is not the default.
     ``report`` is told of each step.
 
     Raises:
         PortTaken, RuntimeUnavailable, StoreUnavailable, InvalidDefinition: it cannot start; then
             nothing is left running.
+        InvalidSetting: it runs, with another port; it goes on, and nothing is registered.
     """
-    registry = _app(settings)
+    settings = replace(settings, http_port=http_port or settings.http_port)
     known = find_running(settings)
+    if known is not None and (http_port or settings.http_port != Settings().http_port):
+        _check_port(settings, known)
+    registry = _app(settings)
     if known is None:
         report("looking for what an earlier runtime may have left")
         clear_leftovers(settings)
@@ -61,6 +70,18 @@ def start(settings: Settings, *, report: Report = lambda _: None) -> Description
         "types": types,
     }
     return described | dict(_only_now(settings, known=known))
+
+
+def _check_port(settings: Settings, running: RunningRay) -> None:
+    port = settings.http_port
+    if running.url is not None and urlsplit(running.url).port != port:
+        raise InvalidSetting(
+            f"the runtime of the store {running.store!r} runs already, with its control API at "
+            f"{running.url}: it cannot change to port {port} while it runs; `ray-agents stop` "
+            f"first, then start it with --port {port}",
+            variable="RAY_AGENTS_HTTP_PORT",
+            url=running.url,
+        )
 
 
 def _app(settings: Settings) -> Registry | None:

@@ -9,7 +9,9 @@ them is acknowledged.
 from __future__ import annotations
 
 import asyncio
+import logging
 import traceback
+from datetime import timedelta
 from typing import NamedTuple
 
 from ray_agents import wakes
@@ -22,6 +24,8 @@ from ray_agents.events import Draft, ErrorRecorded, WakeRecorded, WakeStatus
 from ray_agents.log.owner import Appending
 
 ERROR_CHARS_MAX = 20_000
+CANCELLED_MAX = timedelta(seconds=2)  # for a handler to end once it is cancelled
+LOGGER = logging.getLogger("ray_agents.host")
 
 
 class Begun(NamedTuple):
@@ -76,12 +80,24 @@ class WakeLoop:
             self._task.cancel()
 
     async def stop(self) -> None:
-        """Cancel, wait for the end, and record that the attempt does not count."""
+        """Cancel, wait for the end, and record that the attempt does not count.
+
+        A handler that swallows the cancellation is waited for no longer than the bound. It runs
+        on and writes nothing: an entity that is being sealed takes no rows of a handler.
+        """
         if self._task is None or self._task.done():
             return
         self.cancel()
-        await asyncio.wait([self._task])
+        _, deaf = await asyncio.wait([self._task], timeout=CANCELLED_MAX.total_seconds())
         entity, begun = self._entity, self._begun
+        if deaf:
+            LOGGER.error(
+                "%s: its handler was cancelled and does not end within %g s; host %s lets go of "
+                "the entity without it, and nothing that it still does is recorded",
+                entity.name,
+                CANCELLED_MAX.total_seconds(),
+                entity.services.host,
+            )
         if begun is None or entity.owner.lost.is_set() or not is_under_way(entity, begun):
             return
         stopped = wakes.interrupted(begun, now=entity.services.clock.now())
@@ -148,7 +164,7 @@ class WakeLoop:
         """Run the handler once and record the outcome; the wake begun beside it, if any."""
         entity = self._entity
         try:
-            drafts = await self._handle(wake)
+            drafts, resting = await self._handle(wake)
             if not is_under_way(entity, wake):
                 return self._begin()
             appending = entity.enqueue(drafts)  # the effects may be more than one append can hold
@@ -164,9 +180,12 @@ class WakeLoop:
         begun = self._begin()
         await appending.durable()
         entity.outbox_grew()
+        if resting and begun is None:
+            entity.rest()
         return begun
 
-    async def _handle(self, wake: WakeRecorded) -> list[Draft]:
+    async def _handle(self, wake: WakeRecorded) -> tuple[list[Draft], bool]:
+        """Call the handler; the rows of its end, and whether it said that it may sleep at once."""
         entity = self._entity
         definitions = entity.services.definitions
         definition = definitions.load(entity.address.type, wake.definition_version).definition
@@ -181,7 +200,7 @@ class WakeLoop:
         text = context.said or session.run_text
         now = entity.services.clock.now()
         end = wakes.handled(wake, now=now, reply=returned, text=text)
-        return [*session.effects.take(), end.draft()]
+        return [*session.effects.take(), end.draft()], session.resting
 
     async def _failed(self, wake: WakeRecorded, error: BaseException) -> Begun | None:
         """Record the failure with its traceback; then wait, and begin again or go on."""

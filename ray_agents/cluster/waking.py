@@ -4,20 +4,23 @@
 range of the oldest wake that has not ended, or of the last that has. All rows a wake commits come
 after its range, and wakes run one after another; so before the cut nothing is open, and the last
 row of each key tells all there is to know. Those are found by column, without decoding the others;
-from the cut on, rows are folded one by one. Only messages behind the watermark are decoded.
+from the cut on, rows are folded one by one. Only messages behind the watermark are decoded, and of
+the schedules, which come and go beside the wakes, only those that are pending.
 """
 
 from __future__ import annotations
 
 from ray_agents.events import (
+    DeliveryDeferred,
     EffectStaged,
     EntityCreated,
     MessageReceived,
+    SendScheduled,
     WakeRecorded,
     WakeStatus,
 )
 from ray_agents.log.history import History
-from ray_agents.projection import CONTROL_TYPES, Outgoing, State, fold, is_row_type
+from ray_agents.projection import CONTROL_TYPES, Outgoing, State, Timer, fold, is_row_type
 
 FOLDED_ROWS_MAX = 64  # so few rows are folded sooner than any column of them is looked at
 ENDS = (WakeStatus.HANDLED.value, WakeStatus.SKIPPED.value)
@@ -35,17 +38,37 @@ def load(history: History, *, tip: int | None = None) -> State:
     cut = _cut(history, life, [WakeRecorded.of(event).to_offset for event in still_open])
     row_types = frozenset(name for name in history.types() if is_row_type(name))
     state = State(created=EntityCreated.of(created), life_offset=life, watermark=life)
-    for event in history.latest(row_types | {EffectStaged.TYPE}, start=life, stop=cut):
+    types = row_types | {EffectStaged.TYPE, DeliveryDeferred.TYPE}
+    for event in history.latest(types, start=life, stop=cut, skip=SendScheduled.is_row):
         if event.type == EffectStaged.TYPE:
-            outgoing = Outgoing(offset=event.offset, effect=EffectStaged.of(event))
-            state.outbox[event.key] = outgoing
+            state.outbox[event.key] = Outgoing.of(event)
+        elif event.type == DeliveryDeferred.TYPE:
+            state.deferred[event.key] = DeliveryDeferred.of(event)
         else:
             state.rows.setdefault(event.type, {})[event.key] = event.text
+    if SendScheduled.TYPE in row_types:
+        state.timers = _timers(history, life)
     fold(history.read(cut, types=CONTROL_TYPES | row_types), state)
     state.wakes_ended = ended
     if state.alive:
         state.pending = history.read(state.watermark, types={MessageReceived.TYPE})
     return state
+
+
+def _timers(history: History, life: int) -> dict[str, Timer]:
+    """The delayed sends of this life that are pending, in the order of their acceptance."""
+    pending, _ = history.unended(
+        SendScheduled.TYPE,
+        header=SendScheduled.STATUS_HEADER,
+        ends=(SendScheduled.SENT,),
+        start=life,
+    )
+    schedules = [event for event in pending if SendScheduled.is_row(event.type, event.key)]
+    return {
+        send.key: Timer(offset=event.offset, send=send)
+        for event in sorted(schedules, key=lambda event: event.offset)
+        for send in (SendScheduled.of(event),)
+    }
 
 
 def _cut(history: History, life: int, open_ends: list[int]) -> int:

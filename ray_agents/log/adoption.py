@@ -4,7 +4,8 @@ It runs after the claim, so whatever the older owners still write is behind what
 is not in the new manifest. A cleanly sealed segment is listed as it stands. The rows of any other
 are rewritten as a sealed file: its last writes may never have reached the disk, and syncing a file
 again whose sync has failed proves nothing. When many segments have gathered they are merged into
-one sealed file, so that the cost of a wake does not grow with the number of past wakes.
+one sealed file, so that the cost of a wake does not grow with the number of past wakes. Of a log
+that is only asked for the newest row of each key, nothing else is kept.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ class Adopted:
     last_time: int = 0
 
 
-def adopt(files: LogFiles, *, epoch: int, head: Head | None) -> Adopted:
+def adopt(files: LogFiles, *, epoch: int, head: Head | None, latest_only: bool = False) -> Adopted:
     """Read the epochs below ``epoch``, which is ours; ``head`` is the newest of them.
+
+    ``latest_only`` drops every row but the newest of each key that is not deleted.
 
     Raises:
         CorruptLog: a row that belongs to the log cannot be read.
@@ -48,8 +51,10 @@ def adopt(files: LogFiles, *, epoch: int, head: Head | None) -> Adopted:
     parts = [_read(files, entry) for entry in before.files if entry.rows]
     entries, own = _adopt_segment(files, base, epoch=epoch)
     parts += own
-    listed, parts, dropped = _merge(files, [*before.files, *entries, *unbegun], parts, epoch=epoch)
-    undone = () if base.sealed else before.dropped
+    reduce = _keep_latest if latest_only else _merge
+    listed, parts, dropped = reduce(files, [*before.files, *entries, *unbegun], parts, epoch=epoch)
+    deleted = base.sealed and len(base.batches) > 1  # one that never appended deletes nothing
+    undone = () if deleted else before.dropped
     return Adopted(
         manifest=Manifest(epoch=epoch, files=tuple(listed), dropped=(*undone, *dropped)),
         parts=tuple(parts),
@@ -113,8 +118,24 @@ def _merge(
     while start > 0 and entries[start - 1].rows <= sum(entry.rows for entry in entries[start:]):
         start -= 1
     kept = sum(1 for entry in entries[:start] if entry.rows)
-    gone = entries[start:]
     merged = [Rows([rows.batch for rows in parts[kept:]])] if parts[kept:] else []
+    written, dropped = _replace(files, entries[start:], merged, epoch=epoch)
+    return entries[:start] + written, parts[:kept] + merged, dropped
+
+
+def _keep_latest(
+    files: LogFiles, entries: list[FileEntry], parts: list[Rows], *, epoch: int
+) -> tuple[list[FileEntry], list[Rows], tuple[str, ...]]:
+    """Replace all files by one that holds the newest row of each key."""
+    latest = Rows([rows.batch for rows in parts]).latest() if parts else None
+    merged = [] if latest is None else [latest]
+    written, dropped = _replace(files, entries, merged, epoch=epoch)
+    return written, merged, dropped
+
+
+def _replace(
+    files: LogFiles, gone: list[FileEntry], merged: list[Rows], *, epoch: int
+) -> tuple[list[FileEntry], tuple[str, ...]]:
     written = [write_sealed(files.blobs, files.folder, rows=rows, epoch=epoch) for rows in merged]
     names = {entry.name for entry in gone} - {entry.name for entry in written}
-    return entries[:start] + written, parts[:kept] + merged, deletion_order(tuple(names))
+    return written, deletion_order(tuple(names))

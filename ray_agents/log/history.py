@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 from ray_agents.events import Event, Operation
 from ray_agents.log.codec import to_batch
 from ray_agents.log.rows import Place, Rows
 
 RECENT_EVENTS_MAX = 1024
+_OFFSET = attrgetter("offset")
 
 
 class History:
@@ -35,11 +37,17 @@ class History:
         return {event.type for event in self._recent}.union(*(part.types for part in self._parts))
 
     def latest(
-        self, types: Collection[str], *, start: int = 0, stop: int | None = None
+        self,
+        types: Collection[str],
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        skip: Callable[[str, str], bool] = lambda _type, _key: False,
     ) -> list[Event]:
         """The last row with ``start <= offset < stop`` of each (type, key) of these types.
 
-        Deleted keys are left out. The order is that of first writing, since the last deletion.
+        Deleted keys, and those that ``skip`` names, are left out, undecoded. The order is that of
+        first writing, since the last deletion.
         """
         wanted, end = frozenset(types), stop if stop is not None else 1 << 62
         places: dict[tuple[str, str], Place] = {}
@@ -52,7 +60,8 @@ class History:
                 place = Place(first=event.offset, last=event.offset, fresh=gone, gone=gone)
                 _merge(places, [((event.type, event.key), place)])
         alive = sorted(
-            (place for place in places.values() if not place.gone), key=lambda place: place.first
+            (place for pair, place in places.items() if not place.gone and not skip(*pair)),
+            key=lambda place: place.first,
         )
         return self._at([place.last for place in alive])
 
@@ -120,11 +129,10 @@ class History:
             if part.end > start and part.first < end and (limit is None or len(found) < limit):
                 left = None if limit is None else limit - len(found)
                 found += part.between(start, end, limit=left, types=types)
-        found += [
-            event
-            for event in self._recent
-            if start <= event.offset < end and (types is None or event.type in types)
-        ]
+        recent = self._recent
+        low = bisect_left(recent, start, key=_OFFSET)
+        high = len(recent) if stop is None else bisect_left(recent, end, lo=low, key=_OFFSET)
+        found += [event for event in recent[low:high] if types is None or event.type in types]
         return found if limit is None else found[:limit]
 
 

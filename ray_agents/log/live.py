@@ -1,6 +1,8 @@
-"""The live segment: frames in, durable frames out; the blocking half of an owner.
+"""The live segment: frames in, durable frames out; the half of an owner that touches the medium.
 
-One thread at a time calls it (:class:`ray_agents.log.owner.LogOwner` sees to that).
+What waits for the medium happens in a thread. On a local disk that is only the sync: to append to
+a file and to look for a name take a few microseconds there, and the way to a thread and back fifty.
+One call at a time is under way (:class:`ray_agents.log.owner.LogOwner` sees to that).
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ from ray_agents.errors import Fenced
 from ray_agents.log.codec import Frame
 from ray_agents.log.files import LogFiles
 from ray_agents.log.segment import Ending, Preamble, Segment, segment_name
+from ray_agents.log.threads import LogIO
 from ray_agents.ports import Appender
 from ray_agents.views import Durability
 
 KEPT_SEGMENT_BYTES_MAX = 65_536
+PROMPT_BYTES_MAX = 64 * 1024  # more would hold up the event loop
 
 
 class LiveSegment:
@@ -28,7 +32,9 @@ class LiveSegment:
         *,
         durability: Durability,
         named: Future[None] | None,
+        io: LogIO,
     ) -> None:
+        self._io = io
         self._files = files
         self._blobs = files.blobs
         self._preamble = preamble
@@ -53,13 +59,22 @@ class LiveSegment:
         else:
             self._frames.clear()
 
-    def commit(self, frame: Frame) -> None:
+    async def commit(self, frame: Frame) -> None:
         """Write one frame, sync as the durability asks, and check the fence.
 
         Raises:
             Fenced: a newer epoch exists, or our own segment was deleted.
             StoreUnavailable, StoreFull: the medium refused; nothing may be appended any more.
         """
+        if not self._blobs.prompt or len(frame.data) > PROMPT_BYTES_MAX:
+            await self._io.run(self._commit, frame)
+            return
+        self._write(frame)
+        if self._sync:
+            await self._io.run(self.sync)
+        self._check_fence()
+
+    def _commit(self, frame: Frame) -> None:
         self._write(frame)
         if self._sync:
             self.sync()
@@ -78,11 +93,17 @@ class LiveSegment:
             message = f"segment {self._name!r} has been taken over; look the owner up again"
             raise Fenced(message, segment=self._name)
 
-    def finish(self, closing: Frame, *, sync: bool, dropped: Sequence[str]) -> None:
+    async def finish(self, closing: Frame, *, sync: bool, dropped: Sequence[str]) -> None:
         """Delete ``dropped``, write the ``closing`` frame (not synced), and close.
 
         A small segment is kept in memory, for the next wake in this process.
         """
+        if self._blobs.prompt and not sync and not dropped:
+            self._finish(closing, sync=sync, dropped=dropped)
+        else:
+            await self._io.run(self._finish, closing, sync=sync, dropped=dropped)
+
+    def _finish(self, closing: Frame, *, sync: bool, dropped: Sequence[str]) -> None:
         try:
             if sync:
                 self.sync()

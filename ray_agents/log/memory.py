@@ -15,6 +15,11 @@ class MemoryBlobs:
         self._folders: dict[str, dict[str, None]] = {}
         self._lock = Lock()
 
+    @property
+    def prompt(self) -> bool:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return True
+
     def create(self, name: str, data: bytes) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""
         with self._lock:

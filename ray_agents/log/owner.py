@@ -93,10 +93,13 @@ class LogOwner:
         io: LogIO,
         durability: Durability = Durability.SYNC,
         beside: Sequence[Awaitable[object]] = (),
+        latest_only: bool = False,
     ) -> LogOwner:
         """Take the epoch after ``head`` (1 for a new log) and adopt the older ones.
 
-        Whether the claim is allowed is the caller's to decide. ``beside`` is awaited meanwhile.
+        Whether the claim is allowed is the caller's to decide. ``beside`` is what has begun
+        meanwhile and is awaited with it. ``latest_only`` is for a log that is only ever asked for
+        the newest row of each key: older rows, and deleted keys, are dropped.
 
         Raises:
             ClaimLost: somebody else took that epoch.
@@ -104,13 +107,21 @@ class LogOwner:
             StoreUnavailable, StoreFull: the medium refused.
         """
         files = LogFiles(blobs, folder, kept=io.kept)
-        taking = io.run(_take_and_adopt, files, io, claim=claim, head=head, durability=durability)
-        taken, other = await asyncio.gather(taking, asyncio.gather(*beside), return_exceptions=True)
-        if isinstance(taken, BaseException):
-            raise taken
-        if isinstance(other, BaseException):
-            raise other
-        live, adopted = taken
+        try:
+            live, adopted = await io.run(
+                _take_and_adopt,
+                files,
+                io,
+                claim=claim,
+                head=head,
+                durability=durability,
+                latest_only=latest_only,
+            )
+        except BaseException:
+            await asyncio.gather(*beside, return_exceptions=True)
+            raise
+        for each in beside:
+            await each
         return cls(live, adopted, folder=folder, clock=clock, io=io, durability=durability)
 
     @property
@@ -168,7 +179,7 @@ class LogOwner:
             while self._groups:
                 group = self._groups.popleft()
                 try:
-                    await self._io.run(self._live.commit, encode_frame(group.events))
+                    await self._live.commit(encode_frame(group.events))
                 except BaseException as error:  # even a cancelled write leaves its outcome unknown
                     self._lose(error, group)
                     raise
@@ -245,7 +256,7 @@ class LogOwner:
         closing = Draft.of(SEALED_ROW, "sealed", value=value, operation=Operation.UPSERT)
         frame = encode_frame([*self._opening, *self._assign([closing])])
         try:
-            await self._io.run(self._live.finish, frame, sync=self._unsynced, dropped=dropped)
+            await self._live.finish(frame, sync=self._unsynced, dropped=dropped)
         except RayAgentsError as error:
             self._lose(error)
             raise
@@ -286,12 +297,18 @@ def _take_note(task: asyncio.Task[None]) -> None:
 
 
 def _take_and_adopt(
-    files: LogFiles, io: LogIO, *, claim: Claim, head: Head | None, durability: Durability
+    files: LogFiles,
+    io: LogIO,
+    *,
+    claim: Claim,
+    head: Head | None,
+    durability: Durability,
+    latest_only: bool,
 ) -> tuple[LiveSegment, Adopted]:
     preamble = take(files, head=head, claim=claim)
     named = None
     if durability is not Durability.MEMORY:
         name = segment_name(files.folder, preamble.epoch)
         named = io.start(files.blobs.sync_names, name)
-    live = LiveSegment(files, preamble, durability=durability, named=named)
-    return live, adopt(files, epoch=preamble.epoch, head=head)
+    live = LiveSegment(files, preamble, durability=durability, named=named, io=io)
+    return live, adopt(files, epoch=preamble.epoch, head=head, latest_only=latest_only)

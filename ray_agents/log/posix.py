@@ -1,7 +1,9 @@
 """Blobs in a directory: every guarantee is one of POSIX's own, named where it is used.
 
 A new file is written under a temporary name, synced, and then *linked* to its final name:
-``link`` fails if the name exists, so creating is atomic, exclusive and never half-done.
+``link`` fails if the name exists, so creating is atomic, exclusive and never half-done. The
+temporary name is in the same folder: in one folder for all, many that create stand in line for it.
+Names that begin so are shown to nobody; what a creator that died has left goes with its folder.
 """
 
 # Paths are strings here: making a Path takes longer than the call it is for.
@@ -29,10 +31,14 @@ _APPEND = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC  # NFS gives a shared lock to r
 
 
 class DirectoryBlobs:
-    """Blobs below one directory, which must exist; safe for many threads and processes."""
+    """Blobs below one directory, which must exist; safe for many threads and processes.
 
-    def __init__(self, root: Path) -> None:
+    ``prompt`` says that it is on a disk of this machine, whose cache answers at once.
+    """
+
+    def __init__(self, root: Path, *, prompt: bool = False) -> None:
         self._root = str(root)
+        self._prompt = prompt
         self._mark = uuid4().hex
         self._serial = count()
         self._durable: set[str] = set()
@@ -40,14 +46,20 @@ class DirectoryBlobs:
     def __repr__(self) -> str:
         return f"DirectoryBlobs({self._root!r})"
 
+    @property
+    def prompt(self) -> bool:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return self._prompt
+
     def create(self, name: str, data: bytes) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""
         path = f"{self._root}/{name}"
-        temporary = f"{self._root}/{TEMPORARY}/{self._mark}-{os.getpid()}-{next(self._serial)}"
+        folder = path.rpartition("/")[0]
+        temporary = f"{folder}/{TEMPORARY}-{self._mark}-{os.getpid()}-{next(self._serial)}"
         with _naming(path):
             _write_new(temporary, data)
             try:
-                _link(temporary, path)
+                os.link(temporary, path)
             except FileExistsError:
                 return False
             finally:
@@ -132,9 +144,7 @@ class DirectoryBlobs:
                 found = os.listdir(path)
             except (FileNotFoundError, NotADirectoryError):
                 return []
-        if folder == "":
-            found = [name for name in found if name != TEMPORARY]
-        return sorted(found)
+        return sorted(name for name in found if not name.startswith(TEMPORARY))
 
     def delete(self, name: str) -> None:
         """See :class:`ray_agents.ports.Blobs`."""
@@ -142,7 +152,9 @@ class DirectoryBlobs:
         with _naming(path), suppress(FileNotFoundError):
             if not Path(path).is_dir():
                 os.unlink(path)
-            elif not os.listdir(path):
+            elif not self.names(name):
+                for left in os.listdir(path):
+                    os.unlink(f"{path}/{left}")
                 Path(path).rmdir()
 
 
@@ -217,14 +229,6 @@ def _write_new(path: str, data: bytes) -> None:
         raise
     finally:
         os.close(descriptor)
-
-
-def _link(temporary: str, path: str) -> None:
-    try:
-        os.link(temporary, path)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.link(temporary, path)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -10,11 +10,14 @@ synced: a log that was sealed and woken again has a gap there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ray_agents.errors import CorruptLog, StoreUnavailable
 from ray_agents.events import Event
 from ray_agents.log.files import LogFiles, manifest_of
+from ray_agents.log.history import History
 from ray_agents.log.manifest import FileEntry
 from ray_agents.log.rows import Rows, check_order
 from ray_agents.log.segment import Ending, Head, Segment, parse_frames, segment_name
@@ -22,6 +25,7 @@ from ray_agents.log.threads import LogIO
 from ray_agents.ports import Blobs
 
 LOOKS_MAX = 16
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,16 @@ class Reading:
 
     events: list[Event]
     tip: int
+    head: Head | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """All that may be read now, as columns; ``last_time`` is that of the newest row."""
+
+    history: History
+    tip: int
+    last_time: int
     head: Head | None
 
 
@@ -69,16 +83,30 @@ class LogReader:
         """
         return await self._io.run(self._read, offset, limit)
 
+    async def past(self) -> Past:
+        """Everything up to the end; raises as :meth:`read`. No row is decoded for it."""
+        return await self._io.run(self._past)
+
     def _read(self, offset: int, limit: int) -> Reading:
+        view, events = self._taken(lambda view: self._collect(view, offset, limit))
+        return Reading(events=events, tip=view.tip, head=view.head)
+
+    def _past(self) -> Past:
+        view, parts = self._taken(self._parts)
+        last_time = parts[-1].batch.column(1)[-1].value if parts else 0
+        return Past(history=History(parts), tip=view.tip, last_time=last_time, head=view.head)
+
+    def _taken(self, take: Callable[[_View], list[T] | FileEntry]) -> tuple[_View, list[T]]:
+        """What may be served now, and what ``take`` finds in it, unless a listed file is gone."""
         missing: FileEntry | None = None
         for _ in range(LOOKS_MAX):
             view = self._look()
             if view is None:
                 continue
-            found = self._collect(view, offset, limit)
+            found = take(view)
             if not isinstance(found, FileEntry):
                 self._view = view
-                return Reading(events=found, tip=view.tip, head=view.head)
+                return view, found
             if missing == found and self._files.newest_epoch() == (view.head or _NONE).epoch:
                 name = f"{self._files.folder}/{found.name}"
                 message = f"file {name!r} is listed but gone; restore it from a backup"
@@ -170,6 +198,17 @@ class LogReader:
         tip = self._view.tip
         confirmed = tuple(batch for batch in segment.batches if batch.column(0)[-1].as_py() < tip)
         return self._serve(segment, confirmed, head=head)
+
+    def _parts(self, view: _View) -> list[Rows] | FileEntry:
+        """All rows, file by file; or a listed file that is gone."""
+        found: list[Rows] = []
+        for entry in view.files:
+            if entry.rows:
+                rows = self._files.listed(entry)
+                if rows is None:
+                    return entry
+                found.append(rows)
+        return found if view.rows is None else [*found, view.rows]
 
     def _collect(self, view: _View, offset: int, limit: int) -> list[Event] | FileEntry:
         """The events; or a listed file that is gone."""

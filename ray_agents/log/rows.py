@@ -85,6 +85,15 @@ class Rows:
         batch = batch.filter(pc.is_in(batch.column(2), pa.array(list(types), pa.string())))
         return _places_by_column(batch)
 
+    def latest(self) -> Rows | None:
+        """The newest row of each (type, key) that is not deleted; None if there is none."""
+        places = dict(self.places(self.types, self.first, self.end))
+        offsets = sorted(place.last for place in places.values() if not place.gone)
+        if not offsets:
+            return None
+        rows: Any = self.batch.column(0).to_numpy().searchsorted(offsets)
+        return Rows([self.batch.take(pa.array(rows, pa.int64()))])
+
     def last(self, type_name: str) -> Event | None:
         """The newest row of a type; None if there is none."""
         rows = pc.indices_nonzero(pc.equal(self.batch.column(2), type_name))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from uuid import uuid4
 
-from ray_agents.errors import StoreFull, StoreUnavailable
+from xxhash import xxh3_64_hexdigest
+
+from ray_agents.errors import CorruptLog, StoreFull, StoreUnavailable
 from ray_agents.log.memory import MemoryBlobs
-from ray_agents.log.mounts import caching_mount
+from ray_agents.log.mounts import caching_mount, is_local
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.ports import Blobs
 
@@ -17,6 +20,9 @@ FORMAT_FILE = "FORMAT"
 ENTITIES = "entities"
 HOSTS = "hosts"
 TYPES = "types"
+INDEX = "index"
+IDENTITY_FILE = "IDENTITY"
+_BARE_IDENTITY = re.compile(rb"[0-9a-f]{16}")
 MOUNT_TABLE = Path("/proc/self/mounts")
 
 
@@ -56,24 +62,62 @@ def format_line(version: int = STORE_VERSION) -> bytes:
     return b"ray-agents store %d\n" % version
 
 
+def store_identity(blobs: Blobs) -> str:
+    """What tells this store from every other, wherever it is mounted: 16 hex digits, for good.
+
+    Raises:
+        StoreUnavailable, StoreFull: it was never asked for before, and cannot be recorded.
+        CorruptLog: it is damaged.
+    """
+    found = blobs.read(IDENTITY_FILE)
+    if found is None:
+        fresh = identity_line(uuid4().hex[:16].encode())
+        blobs.create(IDENTITY_FILE, fresh)  # or somebody else just did
+        blobs.sync_names(IDENTITY_FILE)
+        found = blobs.read(IDENTITY_FILE) or b""
+    return read_identity(found)
+
+
+def identity_line(identity: bytes) -> bytes:
+    """The whole content of the file that holds a store's identity: that, and its digest."""
+    return b"%s %s\n" % (identity, xxh3_64_hexdigest(identity).encode())
+
+
+def read_identity(data: bytes) -> str:
+    """The identity in the content of its file; the first ones carried no digest.
+
+    Raises:
+        CorruptLog: it is damaged.
+    """
+    identity = data[:16]
+    if data != identity_line(identity) and not _BARE_IDENTITY.fullmatch(data):
+        message = f"{IDENTITY_FILE!r}, the store's identity, is damaged; restore it from a backup"
+        raise CorruptLog(message, segment=IDENTITY_FILE, byte=0, after_offset=None)
+    return identity.decode("ascii")
+
+
 def _open_directory(root: Path) -> Blobs:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         message = f"store {str(root)!r} cannot be made ({error.strerror}); choose another directory"
         raise StoreUnavailable(message, path=str(root)) from error
-    _check_mount(root)
-    blobs = DirectoryBlobs(root)
+    table = _mount_table()
+    _check_mount(root, table)
+    blobs = DirectoryBlobs(root, prompt=is_local(str(root.resolve()), table))
     _check_format(blobs, root)
     _check_writable(blobs, root)
     return blobs
 
 
-def _check_mount(root: Path) -> None:
+def _mount_table() -> str:
     try:
-        table = MOUNT_TABLE.read_text("utf-8", "surrogateescape")
+        return MOUNT_TABLE.read_text("utf-8", "surrogateescape")
     except FileNotFoundError:
-        return  # not Linux
+        return ""  # not Linux
+
+
+def _check_mount(root: Path, table: str) -> None:
     found = caching_mount(str(root.resolve()), table)
     if found is not None:
         message = (

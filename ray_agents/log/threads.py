@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
-THREADS_MAX = 8
+THREADS_MAX = 4
 KEPT_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -102,7 +103,10 @@ class LogIO:
         self, *, threads_max: int = THREADS_MAX, kept_bytes_max: int = KEPT_BYTES_MAX
     ) -> None:
         self.kept = Kept(bytes_max=kept_bytes_max)
-        self._pool = ThreadPoolExecutor(threads_max, thread_name_prefix="log-io")
+        self._threads_max = threads_max
+        self._threads: list[Thread] = []
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._closed = False
         self._returns: _Returns | None = None
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -112,13 +116,45 @@ class LogIO:
         if returns is None or returns.loop is not loop:
             returns = self._returns = _Returns(loop)
         waiting: asyncio.Future[T] = loop.create_future()
-        self._pool.submit(returns.work, waiting, partial(fn, *args, **kwargs))
+        self._put(partial(returns.work, waiting, partial(fn, *args, **kwargs)))
         return await waiting
 
     def start(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Call ``fn`` in a thread without waiting; work put in later begins later."""
-        return self._pool.submit(fn, *args, **kwargs)
+        future: Future[T] = Future()
+        self._put(partial(_fulfil, future, partial(fn, *args, **kwargs)))
+        return future
+
+    def _put(self, job: Callable[[], None]) -> None:
+        if self._closed:
+            raise RuntimeError("file work after its threads have ended")
+        if not self._threads:
+            self._threads = [
+                Thread(target=_work, args=(self._jobs,), name=f"log-io_{n}", daemon=True)
+                for n in range(self._threads_max)
+            ]
+            for thread in self._threads:
+                thread.start()
+        self._jobs.put(job)
 
     def close(self) -> None:
         """Wait for running work and end the threads; twice is harmless."""
-        self._pool.shutdown(wait=True)
+        if self._closed:
+            return
+        self._closed = True
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+
+def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job()
+
+
+def _fulfil(future: Future[T], fn: Callable[[], T]) -> None:
+    try:
+        future.set_result(fn())
+    except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+        future.set_exception(error)

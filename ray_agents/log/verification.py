@@ -2,18 +2,21 @@
 
 The kinds of file a store holds, and what proves each of them whole:
 
-- ``FORMAT``, which has exactly one right content;
-- ``entities/<type>/<shard>/<id>/``, ``hosts/<host>/`` and ``<folder of logs>/<name>/``: logs;
+- ``FORMAT``, which has exactly one right content, and ``IDENTITY``, which carries a digest;
+- ``entities/<type>/<shard>/<id>/``, ``hosts/<host>/``, ``index/<number>/`` (due times), and
+  ``<name>/<name>/`` in general: logs;
 - ``<log>/<epoch>.arrows``: a segment, live, sealed by a closing frame, never begun, or taken over.
   Two markers prove its schema message, and two each frame, which carries a digest;
 - ``<log>/sealed/<range>-<epoch>-<digest>.arrow``: a sealed file; the digest of its bytes is in its
   name, and in the manifest once that lists it;
-- ``types/<type>/<version>.json``: a definition, with a digest on its second line. Those without
-  one were written by an older version; they are noted, as nothing proves them.
+- ``types/<type>/<version>.json``: a definition, with a digest on its second line.
 
-What else lies there is no part of the store and not verified: ``.tmp/`` and ``.probe-…`` (files in
-the making, or left by a death; nothing ever reads them), and what a machine keeps beside its store
-of its own runtime (:data:`NOT_OF_THE_STORE`). Any other file is noted.
+Definitions and an identity without a digest were written by an older version; they are noted, as
+nothing proves them.
+
+What else lies there is no part of the store and not verified: ``.tmp…`` in any folder and
+``.probe-…`` (files in the making, or left by a death; nothing ever reads them), and what a machine
+keeps beside its store of its own runtime (:data:`NOT_OF_THE_STORE`). Any other file is noted.
 """
 
 from __future__ import annotations
@@ -26,7 +29,17 @@ from ray_agents.errors import CorruptLog, RayAgentsError
 from ray_agents.findings import Fault, Finding, Verification, together
 from ray_agents.log.documents import decode_document, is_protected
 from ray_agents.log.examination import UPGRADE, InUse, examine_log
-from ray_agents.log.store import ENTITIES, FORMAT_FILE, HOSTS, TYPES, format_line
+from ray_agents.log.store import (
+    ENTITIES,
+    FORMAT_FILE,
+    HOSTS,
+    IDENTITY_FILE,
+    INDEX,
+    TYPES,
+    format_line,
+    identity_line,
+    read_identity,
+)
 from ray_agents.ports import Blobs
 
 NOT_OF_THE_STORE = frozenset({"runtime.json", "token", "start.lock"})
@@ -46,7 +59,7 @@ def verify_store(
         StoreUnavailable: the medium refuses to list a folder.
     """
     folders = list(log_folders(blobs))
-    parts = [_format(blobs), *_types(blobs), _strays(blobs)]
+    parts = [_format(blobs), _identity(blobs), *_types(blobs), _strays(blobs)]
     progress(0, len(folders))
     with ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="verify") as threads:
         examine = partial(_examined, blobs, in_use=in_use)
@@ -89,6 +102,22 @@ def _format(blobs: Blobs) -> Verification:
     return _one(Fault.MISSING if data is None else Fault.CORRUPT, FORMAT_FILE, what, remedy=remedy)
 
 
+def _identity(blobs: Blobs) -> Verification:
+    """It is made when it is first asked for."""
+    data = blobs.read(IDENTITY_FILE)
+    if data is None:
+        return Verification()
+    try:
+        identity = read_identity(data)
+    except CorruptLog:
+        remedy = "restore the file from a backup; the store's actors are named by it"
+        what = "it is not what its digest was made of"
+        return _one(Fault.CORRUPT, IDENTITY_FILE, what, remedy=remedy)
+    protected = data == identity_line(identity.encode())
+    notes = () if protected else (f"{IDENTITY_FILE} was written before it had a digest",)
+    return Verification(files=1, bytes=len(data), notes=notes)
+
+
 def _types(blobs: Blobs) -> Iterator[Verification]:
     for type_name in blobs.names(TYPES):
         folder = f"{TYPES}/{type_name}"
@@ -126,7 +155,7 @@ def _document(blobs: Blobs, name: str) -> Verification:
 
 def _strays(blobs: Blobs) -> Verification:
     """Names at the top that nobody here has made: files, or folders without anything in them."""
-    known = NOT_OF_THE_STORE | {FORMAT_FILE, ENTITIES, HOSTS, TYPES}
+    known = NOT_OF_THE_STORE | {FORMAT_FILE, IDENTITY_FILE, ENTITIES, HOSTS, TYPES, INDEX}
     strays = [
         name
         for name in blobs.names("")

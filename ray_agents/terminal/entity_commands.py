@@ -12,6 +12,7 @@ from ray_agents.events import JSON
 from ray_agents.terminal import options as typed
 from ray_agents.terminal import tables
 from ray_agents.terminal.session import session_of
+from ray_agents.terminal.spans import until
 from ray_agents.views import Status
 
 ASK_WITHIN = timedelta(minutes=2)
@@ -61,25 +62,30 @@ def send(
     type: typed.MessageType = "message",
     sender: typed.Sender = None,
     id: typed.MessageId = None,
+    after: typed.After = None,
     as_json: typed.AsJson = False,
 ) -> None:
-    """Put a message into an inbox; return once it cannot be lost.
+    """Put a message into an inbox, now or later; return once it cannot be lost.
+
+    The entity may sleep until a delayed message is due.
 
     $ ray-agents send /assistant/ada and times three?
     $ ray-agents send /meter/7 --payload '{"reading": 42}' --type reading
     $ ray-agents send /meter/7 --payload 42 --id 2026-11-21   twice is harmless
+    $ ray-agents send /assistant/ada "Any news?" --after 12h
     """
     session = session_of(context)
     message = _message(text, payload)
     with session.connect() as client:
-        receipt = client.send(address, message, type=type, from_=sender, id=id)
+        receipt = client.send(address, message, type=type, from_=sender, id=id, after=after)
     if as_json:
         session.screen.json(receipt.model_dump(mode="json"))
     else:
         again = ", sent before" if receipt.duplicate else ""
-        session.screen.show(
-            f"{receipt.address} has it at offset {receipt.offset} ({receipt.durability}{again})"
-        )
+        told = f"{receipt.address} has it at offset {receipt.offset} ({receipt.durability}{again})"
+        if receipt.fire_at is not None:
+            told += f", due {until(receipt.fire_at, now=session.installation.now())}"
+        session.screen.show(told)
 
 
 @commands.command(rich_help_panel=ENTITIES)

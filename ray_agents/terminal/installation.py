@@ -50,8 +50,9 @@ class Client(Protocol):
         type: str = "message",
         from_: str | None = None,
         id: str | None = None,
+        after: timedelta | None = None,
     ) -> Receipt:
-        """Put a message into an inbox."""
+        """Put a message into an inbox, now or later."""
         ...
 
     def ask(self, address: str, payload: JSON, *, within: timedelta) -> Reply:

@@ -20,6 +20,8 @@ def parse_duration(text: str | timedelta) -> timedelta:
         return text
     try:
         return duration(text)
+    except OverflowError as error:
+        raise typer.BadParameter(f"{text!r} is longer than anything lasts") from error
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -98,6 +100,15 @@ Sender = Annotated[
 MessageId = Annotated[
     str | None,
     typer.Option("--id", metavar="ID", help="Makes it harmless to send the message again."),
+]
+After = Annotated[
+    timedelta | None,
+    typer.Option(
+        "--after",
+        parser=parse_duration,
+        metavar="DURATION",
+        help="How much later it enters the inbox: 90s, 5m, 12h, 3d.",
+    ),
 ]
 Wake = Annotated[
     str | None, typer.Option("--wake", metavar="KEY", help="Only this parked wake, not all.")

@@ -23,6 +23,17 @@ def ago(then: int, *, now: int) -> str:
     return f"{seconds}s ago"
 
 
+def until(instant: int, *, now: int) -> str:
+    """How long it is until ``instant``: ``in 3d``, ``in 5 min``; ``now`` if that has passed."""
+    seconds = (instant - now) // MICROSECONDS
+    if seconds < 1:
+        return "now"
+    for size, unit in ((86400, "d"), (3600, "h")):
+        if seconds >= 2 * size:
+            return f"in {seconds // size}{unit}"
+    return f"in {lasting(seconds * 1000)}"
+
+
 def lasting(milliseconds: float) -> str:
     """A duration with as many digits as matter: ``4 ms``, ``0.12 s``, ``3.4 s``, ``2 min 5 s``."""
     if milliseconds < 100:

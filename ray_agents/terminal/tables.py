@@ -12,7 +12,7 @@ from rich.text import Text
 from ray_agents.events import JSON, encode
 from ray_agents.findings import Verification
 from ray_agents.terminal.flow import visible
-from ray_agents.terminal.spans import ago
+from ray_agents.terminal.spans import ago, until
 from ray_agents.terminal.wording import attempts
 from ray_agents.views import EntityView, ParkedWake, Status, TypeView
 
@@ -68,6 +68,9 @@ def entity(view: EntityView, *, now: int) -> RenderableType:
         ("log", f"{view.events:,} events, life {view.life}, epoch {view.epoch}"),
         ("durability", view.durability.value),
     ]
+    if view.next_due is not None:
+        count = f", {view.schedules} delayed" if view.schedules else ""
+        rows.append(("next due", f"{until(view.next_due, now=now)}{count}"))
     if view.definition_version is not None:
         rows.append(("definition", f"version {view.definition_version}"))
     if view.parent:

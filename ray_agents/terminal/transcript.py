@@ -14,6 +14,7 @@ from typing import cast
 
 from ray_agents.events import (
     JSON,
+    DeliveryDeferred,
     EffectStaged,
     EntityCreated,
     EntityStopped,
@@ -21,12 +22,13 @@ from ray_agents.events import (
     Event,
     MessageReceived,
     Operation,
+    SendScheduled,
     WakeRecorded,
     WakeStatus,
 )
 from ray_agents.terminal import wording
 from ray_agents.terminal.flow import Flow, set_text
-from ray_agents.terminal.spans import MICROSECONDS, lasting
+from ray_agents.terminal.spans import MICROSECONDS, lasting, until
 
 CLOCK = "%H:%M:%S"
 INDENT = 11  # a clock time, a space, a sign, a space
@@ -85,11 +87,13 @@ class Transcript:
             EntityCreated.TYPE: self._created,
             EntityStopped.TYPE: self._stopped,
             EffectStaged.TYPE: self._outbox,
+            DeliveryDeferred.TYPE: self._deferred,
+            SendScheduled.TYPE: self._schedule,
         }
 
     def tell(self, event: Event) -> Strokes:
         """What to write now that ``event`` has happened."""
-        if event.type in SILENT:
+        if event.type in SILENT and not SendScheduled.is_row(event.type, event.key):
             return
         teller = self._tellers.get(event.type)
         if teller is None:
@@ -191,6 +195,14 @@ class Transcript:
             case WakeStatus.SKIPPED:
                 yield from self._line(event, "·", "skipped", style="dim")
 
+    def _schedule(self, event: Event) -> Strokes:
+        """A delayed send, when it is accepted; when it is due, its inbox row tells."""
+        if event.headers.get(SendScheduled.STATUS_HEADER) == SendScheduled.PENDING:
+            send = SendScheduled.of(event)
+            text, note = wording.message(send.message(now=event.time))
+            told = f"{until(send.fire_at, now=event.time)}: {text}"
+            yield from self._line(event, "◷", told, style="cyan", note=note)
+
     def _error(self, event: Event) -> Strokes:
         error = ErrorRecorded.of(event)
         yield from self._line(event, "✗", f"{error.error_code}: {error.message}", style="red")
@@ -204,6 +216,12 @@ class Transcript:
     def _stopped(self, event: Event) -> Strokes:
         told = wording.stopped(EntityStopped.of(event))
         yield from self._line(event, "■", told, style="bold red")
+
+    def _deferred(self, event: Event) -> Strokes:
+        waits = DeliveryDeferred.of(event)
+        again = until(waits.retry_at, now=event.time)
+        told = f"{waits.target} is out of reach: {waits.error}; again {again}"
+        yield from self._line(event, "!", told, style="yellow")
 
     def _outbox(self, event: Event) -> Strokes:
         yield from self._line(event, "↗", wording.leaving(EffectStaged.of(event)), style="magenta")

@@ -17,7 +17,7 @@ from ray_agents.events import (
     WakeRecorded,
     encode,
 )
-from ray_agents.terminal.spans import lasting
+from ray_agents.terminal.spans import MICROSECONDS, lasting, until
 
 TEXT_LENGTH_MAX = 500
 USER_ROW_PREFIX = "state:"
@@ -107,7 +107,9 @@ def leaving(effect: EffectStaged) -> str:
     """What a handler sends away."""
     if effect.kind is OutboxKind.SPAWN:
         return f"spawns {effect.target}"
-    return f"sends to {effect.target}: {payload(effect.body.get('payload'))}"
+    after = effect.body.get("after_seconds")
+    later = f" {until(round(after * MICROSECONDS), now=0)}" if after else ""
+    return f"sends to {effect.target}{later}: {payload(effect.body.get('payload'))}"
 
 
 def row(event: Event) -> str:

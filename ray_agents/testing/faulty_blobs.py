@@ -25,6 +25,11 @@ class FaultyBlobs:
         self.bytes_created = 0
         self.meanwhile: dict[str, Callable[[], object]] = {}
 
+    @property
+    def prompt(self) -> bool:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return self.inner.prompt
+
     def check(self, operation: str) -> None:
         """Count a call, and refuse it if so told."""
         self.calls[operation] += 1

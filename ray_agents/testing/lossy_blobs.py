@@ -38,6 +38,11 @@ class LossyBlobs:
         self._folders: dict[str, _Folder] = {}
         self._lock = Lock()
 
+    @property
+    def prompt(self) -> bool:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return True
+
     def cut_power(self) -> None:
         """From now on every call raises."""
         self.calls_left = 0

@@ -88,7 +88,7 @@ class Stage:
 
     async def awake(self) -> list[str]:
         """The names of all entities awake in the packed hosts."""
-        names, namespace = list[str](), self.settings.namespace
+        names, namespace = list[str](), self.runtime.namespace
         for number in range(PACKED_HOSTS):
             with contextlib.suppress(ValueError):  # a host that has left holds nobody
                 host = import_ray().get_actor(f"packed-{number}", namespace=namespace)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from ray_agents import wakes
+from ray_agents import schedule, wakes
 from ray_agents.definition import Limits
 from ray_agents.effects import Effects
 from ray_agents.events import (
@@ -18,6 +18,7 @@ from ray_agents.events import (
     MessageReceived,
     Operation,
     OutboxKind,
+    SendScheduled,
     WakeStatus,
 )
 from ray_agents.projection import State
@@ -51,6 +52,7 @@ class LogMaker:
             return
         steps: list[Callable[[], None]] = [self.message, self.wake, self.wake, self.effect]
         steps += [self.effect, self.end, self.end, self.resolve, self.deliver, self.other]
+        steps += [self.schedule, self.fire]
         if self.random.random() < self.kill_chance:
             steps = [self.kill]
         self.random.choice(steps)()
@@ -74,6 +76,28 @@ class LogMaker:
             key=key, payload=key, message_type="message", sender=None, timestamp=0
         )
         self.write(row.draft())
+
+    def schedule(self) -> None:
+        self.messages += 1
+        created = self.state.created
+        assert created is not None
+        row = SendScheduled(
+            key=f"m{self.messages}",
+            fire_at=self.random.randrange(1000),
+            payload="later",
+            message_type="message",
+            sender=None,
+            target="/t/x",
+            life=created.life,
+            timestamp=0,
+        )
+        self.write(row.draft())
+
+    def fire(self) -> None:
+        for timer in list(self.state.timers.values())[:1]:
+            if self.random.random() < 0.8:
+                message = timer.send.message(now=0)
+                self.write(message.draft(), timer.send.sent(now=0))
 
     def other(self) -> None:
         self.write(Draft.of("text", "t", value="hello"))
@@ -107,7 +131,7 @@ class LogMaker:
         kind = self.random.choice(["upsert", "delete", "send"])
         if kind == "send":
             place = f"{len(self.events)}-{self.effects.next_ordinal()}"
-            sent = EffectStaged(key=place, kind=OutboxKind.SEND, target="/t/x", body={})
+            sent = EffectStaged(key=place, kind=OutboxKind.SEND, target=f"/t/{key}", body={})
             self.effects.stage("send", place, content=place, drafts=[sent.draft({})])
         elif kind == "upsert" or self.effects.row("state:rows", key) is None:
             draft = Draft.of("state:rows", key, value=len(self.events))
@@ -140,7 +164,13 @@ class LogMaker:
 
     def deliver(self) -> None:
         for outgoing in list(self.state.outbox.values())[:1]:
-            self.write(outgoing.effect.delivered())
+            waited = self.state.deferred.get(outgoing.effect.target)
+            if self.random.random() < 0.3:
+                target = outgoing.effect.target
+                self.write(schedule.deferred(waited, target, error="away", now=0).draft())
+            else:
+                ended = [waited.ended()] if waited else []
+                self.write(outgoing.effect.delivered(), *ended)
 
 
 def random_log(seed: int, *, steps: int, kill_chance: float = 0.02) -> list[Event]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ray_agents.client import Client
 
 ROOT = Path(__file__).parents[2]
-HOST_TITLE = "ray::EntityHost"
+HOST_TITLE = "ray::ray-agents host"
 KEEPER_TITLE = "ray::Keeper"
 PATIENCE = timedelta(seconds=30)
 LOOK_SECONDS = 0.02
@@ -80,9 +80,17 @@ class Rig:
         """What the keeper sees; while this process has joined."""
         return import_ray().get(self._keeper.status.remote())
 
-    def driver(self) -> Driver:
+    def stop_hosts(self, deadline: timedelta) -> int:
+        """Have the keeper stop every host; how many sealed what they held. While joined."""
+        return import_ray().get(self._keeper.stop.remote(deadline))
+
+    def kill_keeper(self) -> None:
+        """End the keeper for good: Ray does not bring it back. While joined."""
+        import_ray().kill(self._keeper)
+
+    def driver(self, environment: Mapping[str, str] | None = None) -> Driver:
         """A user's program in a process of its own, joined."""
-        return Driver(self.settings)
+        return Driver(self.settings, environment or {})
 
     def seal_and_stop(self) -> dict[str, Any]:
         """What ``ray-agents stop`` does, in a process of its own; what it says."""
@@ -136,11 +144,11 @@ def driver_command(settings: Settings) -> list[str]:
 class Driver:
     """Tells a driver process what to do; see ``tests/faults/driver.py``."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
             driver_command(settings),
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

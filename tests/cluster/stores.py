@@ -11,9 +11,10 @@ from ray_agents.ports import Appender, Blobs
 
 
 class DyingBlobs:
-    """Blobs over ``inner`` for one process; ``died`` is called from a thread.
+    """Blobs over ``inner`` for one process; ``died`` may be called from a thread.
 
-    Whoever holds ``writing`` holds up every write.
+    Whoever holds ``writing`` holds up every write. Those that are ``far`` are not prompt, whatever
+    ``inner`` is.
     """
 
     def __init__(
@@ -23,8 +24,10 @@ class DyingBlobs:
         crash_at: int | None = None,
         after: bool = False,
         died: Callable[[], object] = lambda: None,
+        far: bool = False,
     ) -> None:
         self.inner = inner
+        self.prompt = inner.prompt and not far
         self.writes = 0
         self.dead = False
         self.crash_at = crash_at

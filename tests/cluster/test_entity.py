@@ -294,7 +294,7 @@ async def test_one_message_id_means_one_message(runtime: LocalRuntime) -> None:
 async def test_a_message_whose_sender_left_before_the_answer_is_known_by_its_id(
     wait_until: Any,
 ) -> None:
-    store = DyingBlobs(memory())
+    store = DyingBlobs(memory(), far=True)
     async with LocalRuntime(store) as runtime:
         await runtime.register(registry)
         w = await spawned(runtime, "/worker/w")

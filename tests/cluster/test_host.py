@@ -10,17 +10,27 @@ from typing import Any
 import pytest
 
 from ray_agents.address import Address
+from ray_agents.cluster import wakeloop
 from ray_agents.cluster.calls import Activate, Describe, Release
 from ray_agents.cluster.entity import Entity
+from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Limits, Registry
-from ray_agents.errors import Fenced, InvalidDefinition, RayAgentsError, RuntimeUnavailable
+from ray_agents.errors import (
+    Fenced,
+    InvalidDefinition,
+    RayAgentsError,
+    RuntimeUnavailable,
+    StoreUnavailable,
+)
 from ray_agents.events import Draft, Event
+from ray_agents.log.codec import to_events
+from ray_agents.log.owner import LogIO, read_head
 from ray_agents.ports import Blobs
-from ray_agents.requests import SendRequest
+from ray_agents.requests import ListQuery, SendRequest
 from ray_agents.views import EntityView, Receipt
 from tests.cluster import gates
-from tests.cluster.conftest import ask, log_of, spawned, turn_until
+from tests.cluster.conftest import ask, inbox_of, log_of, spawned, turn_until
 from tests.cluster.stores import DyingBlobs, memory
 
 SENDS, SENDS_MANY = 200, 10_000
@@ -39,10 +49,40 @@ async def calm(ctx: Any, wake: Any) -> Any:
     return wake.payload
 
 
+@registry.entity("curt", idle_timeout=timedelta(hours=1))
+async def curt(ctx: Any, wake: Any) -> None:
+    ctx.sleep()
+    await ctx.send("/calm/c", "bye")
+
+
 @registry.entity("gated", limits=Limits(retry_delay=timedelta(milliseconds=1)))
 async def gated(ctx: Any, wake: Any) -> Any:
     await gates.wait("gate")
     return f"attempt {wake.attempt}"
+
+
+@registry.entity("deaf", limits=Limits(retry_delay=timedelta(milliseconds=1)))
+async def deaf(ctx: Any, wake: Any) -> Any:
+    while not gates.opened["deaf"].is_set():
+        try:
+            await gates.wait("deaf")
+        except asyncio.CancelledError:
+            gates.reached["cancelled"].set()
+    try:
+        await ctx.commit()
+    except Fenced:
+        gates.reached["fenced"].set()
+    return wake.attempt
+
+
+async def test_an_entity_that_says_so_falls_asleep_at_once(wait_until: Any) -> None:
+    async with LocalRuntime("memory:") as runtime:
+        await runtime.register(registry)
+        await spawned(runtime, "/calm/c")
+        c = await spawned(runtime, "/curt/c")
+        await ask(runtime, c, "go")
+        await wait_until(lambda: entity_of(runtime, c) is None)
+        await wait_until(lambda: inbox_of(runtime, Address.parse("/calm/c")))
 
 
 def entity_of(runtime: LocalRuntime, address: Address) -> Entity | None:
@@ -83,7 +123,7 @@ async def send_many(runtime: LocalRuntime, number: int, *, sends: int) -> int:
 async def test_sends_in_the_instant_of_falling_asleep_are_neither_lost_nor_doubled(
     store: Blobs,
 ) -> None:
-    async with LocalRuntime(store) as runtime:
+    async with LocalRuntime(DyingBlobs(store, far=True)) as runtime:  # a long instant
         await runtime.register(registry)
         each = SENDS // ENTITIES
         hits = await asyncio.gather(*(send_many(runtime, n, sends=each) for n in range(ENTITIES)))
@@ -94,7 +134,7 @@ async def test_sends_in_the_instant_of_falling_asleep_are_neither_lost_nor_doubl
 @pytest.mark.timeout(600)
 async def test_ten_thousand_such_sends(store: Blobs) -> None:
     """Acceptance 7, in this process."""
-    async with LocalRuntime(store) as runtime:
+    async with LocalRuntime(DyingBlobs(store, far=True)) as runtime:
         await runtime.register(registry)
         each = SENDS_MANY // ENTITIES
         hits = await asyncio.gather(*(send_many(runtime, n, sends=each) for n in range(ENTITIES)))
@@ -185,6 +225,34 @@ async def test_a_sleeper_that_woke_often_looks_as_it_did_awake(
     assert len({e.offset for e in await log_of(runtime, g)}) == len(await log_of(runtime, g))
 
 
+async def test_a_look_at_a_sleeper_costs_its_state_not_its_history(
+    runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await runtime.register(registry)
+    c = await spawned(runtime, "/calm/c")
+    entity = entity_of(runtime, c)
+    assert entity is not None
+    rows = [Draft.of("text_delta", f"t{number}", value="word") for number in range(3000)]
+    await entity.enqueue(rows).durable()
+    await ask(runtime, c, 1)
+    awake = await runtime.inspect(c)
+    await runtime.hosts.call(c, Release())
+    decoded: list[Event] = []
+
+    def counted(batch: Any) -> list[Event]:
+        events = to_events(batch)
+        decoded.extend(events)
+        return events
+
+    for module in ("rows", "files"):
+        monkeypatch.setattr(f"ray_agents.log.{module}.to_events", counted)
+    asleep = await runtime.inspect(c)
+    assert len(decoded) < 50
+    assert (asleep.events, asleep.last_event) == (awake.events, awake.last_event)
+    assert (asleep.backlog, asleep.created) == (awake.backlog, awake.created)
+    assert (await runtime.list(ListQuery())).items == (asleep,)
+
+
 async def test_an_observer_at_a_gap_waits_as_at_any_end(
     runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +333,56 @@ async def test_a_stopped_host_refuses_new_calls(runtime: LocalRuntime) -> None:
     await runtime.hosts.close()
     with pytest.raises(RuntimeUnavailable, match="is leaving"):
         await runtime.hosts.host.call(c, Activate())
+
+
+async def test_a_handler_that_ignores_its_cancellation_holds_up_nobody(
+    store: Blobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wakeloop, "CANCELLED_MAX", timedelta(milliseconds=50))
+    async with LocalRuntime(store) as runtime:
+        await runtime.register(registry)
+        d = await spawned(runtime, "/deaf/d")
+        await runtime.send(d, SendRequest(payload=1, id="m1"))
+        await gates.reached["deaf"].wait()
+        async with asyncio.timeout(5):
+            await runtime.hosts.call(d, Release())
+        assert "/deaf/d: its handler was cancelled and does not end" in caplog.text
+        gates.opened["deaf"].set()
+        async with asyncio.timeout(5):
+            await gates.reached["fenced"].wait()
+        assert (await ask(runtime, d, 1, "m1")).value == 1  # the attempt did not count
+
+
+async def test_an_entity_that_cannot_be_sealed_keeps_no_other_from_it(
+    store: Blobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    io = LogIO()
+    async with LocalRuntime(store) as runtime, asyncio.timeout(20):
+        await runtime.register(registry)
+        calm = [await spawned(runtime, f"/calm/{name}") for name in ("fails", "hangs", "seals")]
+        fails, hangs = (entity_of(runtime, address) for address in calm[:2])
+        assert fails is not None
+        assert hangs is not None
+        monkeypatch.setattr(fails.owner, "seal", _raise)
+        monkeypatch.setattr(hangs.owner, "seal", asyncio.Event().wait)
+        with pytest.raises(RuntimeUnavailable, match="/calm/fails, /calm/hangs"):
+            await runtime.hosts.host.stop(timedelta(seconds=1))
+        heads = [await read_head(runtime.blobs, entity_folder(each), io=io) for each in calm]
+        host_log = await read_head(runtime.blobs, host_folder(runtime.hosts.id), io=io)
+        assert [head and head.sealed for head in heads] == [False, False, True]
+        assert host_log is not None
+        assert host_log.sealed
+        with pytest.raises(RayAgentsError):
+            hangs.owner.enqueue([Draft.of("text", "t", value="late")])
+        assert "/calm/hangs is given up, not sealed" in caplog.text
+        monkeypatch.undo()
+        for each in (fails, hangs):
+            await each.owner.abandon()
+    io.close()
+
+
+async def _raise() -> None:
+    raise StoreUnavailable("the disk is gone")
 
 
 async def test_a_newest_version_that_cannot_be_loaded_keeps_nobody_awake(

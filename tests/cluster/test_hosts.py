@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.cluster.rig import (
     ids,
     kill,
     rows,
+    title_of,
     wakes,
 )
 
@@ -70,6 +72,21 @@ def test_work_goes_on_by_itself_after_its_host_was_killed(
     eventually(lambda: handled(rig, address, "a"), within=timedelta(seconds=10))
     assert_whole(rig, address, "a")
     assert wakes(rig.log(address))[-1].deaths == 1
+
+
+def test_a_host_says_whom_it_is_there_for(rig: Rig, client: Client, tmp_path: Path) -> None:
+    gates = {address: tmp_path / address[-3:] for address in ("/lone/ada", "/note/bob")}
+    for address, gate in gates.items():
+        client.spawn(address)
+        client.send(address, {"do": "warn", "of": address, "gate": str(gate)})
+    ada, bob = (psutil.Process(waiting_pid(gate)) for gate in gates.values())
+    assert re.fullmatch(rf"{HOST_TITLE} solo-[0-9a-f]+ /lone/ada", title_of(ada))
+    assert re.fullmatch(rf"{HOST_TITLE} packed-\d \(\d+ awake\)", title_of(bob))
+    [line] = [line for line in rig.said().splitlines() if line.endswith("a word of /lone/ada")]
+    assert re.fullmatch(r"[-0-9:, ]+ WARNING host solo-[0-9a-f]+ /lone/ada: a word of .*", line)
+    assert client.inspect("/note/bob").host in rig.keeper_status()["hosts"]
+    for gate in gates.values():
+        gate.touch()
 
 
 def test_entities_that_wait_at_the_front_outlive_it(rig: Rig, client: Client) -> None:

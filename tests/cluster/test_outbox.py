@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ray_agents.cluster import outbox
-from ray_agents.cluster.calls import Release
+from ray_agents.cluster.calls import Activate, Release
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Limits, Registry
 from ray_agents.errors import RuntimeUnavailable, StoreUnavailable
@@ -141,8 +141,11 @@ async def test_a_target_out_of_reach_keeps_the_order_of_its_messages(
     await idle(runtime, wait_until)
     assert await inbox_of(runtime, r) == []
     await ask(runtime, s, [(str(r), "3")])
+    due = (await runtime.inspect(s)).next_due
+    await runtime.hosts.call(s, Activate(due=due))
     await idle(runtime, wait_until)
     assert await inbox_of(runtime, r) == ["1", "2", "3"]
+    assert (await runtime.inspect(s)).next_due is None
 
 
 async def test_what_a_dead_life_had_not_sent_yet_is_not_sent(

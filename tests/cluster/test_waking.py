@@ -41,7 +41,7 @@ def assert_same(left: State, right: State) -> None:
         other: Any = getattr(right, field.name)
         if field.name == "rows":
             mine, other = in_order(mine), in_order(other)
-        elif field.name in ("wakes", "outbox", "effects"):
+        elif field.name in ("wakes", "outbox", "effects", "timers", "deferred"):
             mine, other = list(mine.items()), list(other.items())
         assert mine == other, field.name
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -61,6 +62,8 @@ class Driver:
                 )
                 flood.start()
             return {"ok": None}
+        if "after_seconds" in options:  # JSON has no word for a timedelta
+            options["after"] = timedelta(seconds=options.pop("after_seconds"))
         try:
             answer: Any = getattr(self._client, verb)(*args, **options)
         except RayAgentsError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -50,8 +51,16 @@ async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:  # noqa: C9
                 os.kill(os.getpid(), signal.SIGKILL)
         case "block":
             threading.Event().wait(order["seconds"])
+        case "block once":
+            if wake.attempt == 1:
+                await _pause(order["after"])  # its sender is told meanwhile that it is accepted
+                _touch(Path(order["gate"]).with_suffix(f".{os.getpid()}"))
+                threading.Event().wait(order["seconds"])
         case "exit":
             sys.exit(3)
+        case "warn":
+            logging.getLogger("somebody").warning("a word of %s", order["of"])
+            await _gate(ctx, Path(order["gate"]))
         case "raise":
             raise ValueError("as told")
         case "hang":
@@ -153,22 +162,27 @@ def die_at_append(plan: Path) -> None:
     """
     commit = LiveSegment.commit
 
-    def counted(self: LiveSegment, frame: Frame) -> None:
+    def fate(name: str) -> str:
+        """When this process dies: ``before`` or ``after`` this append, or ``later``."""
         words = plan.read_text().split() if plan.exists() else []
-        name: str = vars(self)["_name"]
         if not words or not name.startswith(words[0] + "/"):
-            commit(self, frame)
-            return
+            return "later"
         tally = plan.with_suffix(".count")
         number = (int(tally.read_text()) if tally.exists() else 0) + 1
         tally.write_text(str(number))
-        if words[2] == "after":
-            commit(self, frame)
-        if number == int(words[1]):
-            plan.unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if words[2] == "before":
-            commit(self, frame)
+        return words[2] if number == int(words[1]) else "later"
+
+    def die() -> None:
+        plan.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    async def counted(self: LiveSegment, frame: Frame) -> None:
+        when = fate(vars(self)["_name"])
+        if when == "before":
+            die()
+        await commit(self, frame)
+        if when == "after":
+            die()
 
     LiveSegment.commit = counted  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -75,6 +75,12 @@ async def test_spawn_send_ask_and_inspect(http: HttpRuntime) -> None:
     assert (await http.inspect(AMY)).events == 2
 
 
+async def test_a_delay_travels_in_seconds(http: HttpRuntime, runtime: FakeRuntime) -> None:
+    await http.spawn(AMY, SpawnRequest())
+    await http.send(AMY, SendRequest(payload=1, after_seconds=0.25))
+    assert runtime.sent[0][1].after_seconds == 0.25
+
+
 async def test_a_message_gets_an_id_so_that_it_may_be_sent_twice(
     http: HttpRuntime, runtime: FakeRuntime
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ray_agents.errors import StoreUnavailable
 from ray_agents.log import store
-from ray_agents.log.mounts import caching_mount
+from ray_agents.log.mounts import caching_mount, is_local
 
 LOCAL = "/dev/vda / ext4 rw,relatime 0 0\n"
 
@@ -38,6 +38,14 @@ def test_the_innermost_mount_counts_and_names_may_have_spaces() -> None:
     inner = r"tmpfs /mnt/my\040nfs/fast tmpfs rw 0 0" + "\n"
     assert caching_mount("/mnt/my nfs/store", nfs + inner + LOCAL) == nfs.strip()
     assert caching_mount("/mnt/my nfs/fast/store", inner + nfs + LOCAL) is None
+
+
+def test_only_kinds_that_are_known_to_be_of_this_machine_count_as_local() -> None:
+    table = LOCAL + "server:/x /mnt/nfs nfs4 rw 0 0\nx /mnt/odd fuse.odd rw 0 0\n"
+    assert is_local("/home/store", table)
+    assert not is_local("/mnt/nfs/store", table)
+    assert not is_local("/mnt/odd/store", table)
+    assert not is_local("/home/store", "")
 
 
 def test_a_store_on_such_a_mount_is_refused_with_its_line(

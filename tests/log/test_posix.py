@@ -14,17 +14,30 @@ from ray_agents.ports import Blobs
 from ray_agents.testing.log_suite import BlobsSuite, LogSuite
 
 
+@pytest.mark.parametrize("prompt", [True, False], ids=["local", "far"])
 class TestDirectoryBlobs(BlobsSuite, LogSuite):
     @pytest.fixture
-    def blobs(self, tmp_path: Path) -> Blobs:
-        return DirectoryBlobs(tmp_path)
+    def blobs(self, tmp_path: Path, prompt: bool) -> Blobs:
+        return DirectoryBlobs(tmp_path, prompt=prompt)
 
 
 def test_nothing_temporary_is_left_behind(tmp_path: Path) -> None:
     blobs = DirectoryBlobs(tmp_path)
     blobs.create("f/1", b"one")
     blobs.create("f/1", b"two")
-    assert list((tmp_path / ".tmp").iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["f", "1"]
+
+
+def test_what_a_creator_that_died_left_is_shown_to_nobody_and_goes_with_its_folder(
+    tmp_path: Path,
+) -> None:
+    blobs = DirectoryBlobs(tmp_path)
+    blobs.create("f/1", b"one")
+    (tmp_path / "f" / ".tmp-of-a-dead-one").write_bytes(b"half")
+    assert blobs.names("f") == ["1"]
+    blobs.delete("f/1")
+    blobs.delete("f")
+    assert blobs.names("") == []
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from ray_agents.errors import StoreUnavailable
 from ray_agents.log.memory import MemoryBlobs
-from ray_agents.log.store import look_into, open_blobs
+from ray_agents.log.store import look_into, open_blobs, store_identity
 
 
 def test_memory_is_a_fresh_store_each_time() -> None:
@@ -60,3 +60,10 @@ def test_looking_into_a_store_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="there is no store"):
         look_into(str(tmp_path / "missing"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_keeps_its_identity_wherever_it_is_moved(tmp_path: Path) -> None:
+    first = store_identity(open_blobs(str(tmp_path / "here")))
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert store_identity(open_blobs(str(tmp_path / "there"))) == first
+    assert store_identity(open_blobs(str(tmp_path / "here"))) != first

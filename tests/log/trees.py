@@ -13,7 +13,7 @@ from ray_agents.log.adoption import adopt
 from ray_agents.log.claiming import take
 from ray_agents.log.files import LogFiles
 from ray_agents.log.owner import Claim, LogIO, read_head
-from ray_agents.log.store import FORMAT_FILE, format_line
+from ray_agents.log.store import FORMAT_FILE, IDENTITY_FILE, format_line, store_identity
 from ray_agents.log.threads import Kept
 from ray_agents.ports import Blobs
 from ray_agents.testing.log_suite import Log, message
@@ -27,7 +27,8 @@ MERGING = "entities/note/02/merging"
 CLAIMED = "entities/note/02/claimed"
 FENCED = "entities/note/03/fenced"
 HOST = "hosts/host-1"
-LOGS = (SEALED, LIVE, REWRITTEN, MERGED, MERGING, CLAIMED, FENCED, HOST)
+INDEX = "index/0001"
+LOGS = (SEALED, LIVE, REWRITTEN, MERGED, MERGING, CLAIMED, FENCED, HOST, INDEX)
 
 
 async def handler(ctx: Any, wake: Any) -> None:
@@ -37,6 +38,7 @@ async def handler(ctx: Any, wake: Any) -> None:
 async def make_store(blobs: Blobs) -> None:
     """Every log of :data:`LOGS`, two versions of a definition, and the format."""
     blobs.create(FORMAT_FILE, format_line())
+    store_identity(blobs)
     for words in ("first", "second"):
         Definitions(blobs).register(Definition(type="note", handler=handler, description=words))
     with closing(LogIO(threads_max=2)) as io:
@@ -47,7 +49,9 @@ async def make_store(blobs: Blobs) -> None:
 async def _make(log: Log, folder: str) -> None:
     """A log in the state that its folder is named for."""
     await _work(log, wakes=20 if folder in (MERGED, HOST) else 17 if folder == MERGING else 2)
-    if folder in (LIVE, MERGED, HOST):
+    if folder == INDEX:
+        await _keep_latest(log)
+    elif folder in (LIVE, MERGED, HOST):
         await _die(log)
     elif folder == REWRITTEN:
         await _die(log)
@@ -71,6 +75,13 @@ async def _die(log: Log) -> None:
     owner = await log.claim()
     for key in ("x", "y", "z"):
         await owner.append([message(key), message(f"{key}2")])
+    await owner.abandon()
+
+
+async def _keep_latest(log: Log) -> None:
+    """An owner that drops every row but the newest of each key."""
+    owner = await log.claim(latest_only=True)
+    await owner.append([message("0-a"), message("last")])
     await owner.abandon()
 
 
@@ -113,7 +124,7 @@ def rewrite(blobs: Blobs, name: str, change: Callable[[bytes], bytes]) -> None:
 
 def all_files(blobs: Blobs, folders: tuple[str, ...] = LOGS) -> list[str]:
     """The names of all files of such a store."""
-    found = [FORMAT_FILE, *(f"types/note/{name}" for name in blobs.names("types/note"))]
+    found = [FORMAT_FILE, IDENTITY_FILE, *(f"types/note/{name}" for name in blobs.names("types/note"))]
     for folder in folders:
         found += [f"{folder}/{name}" for name in blobs.names(folder) if name != "sealed"]
         found += [f"{folder}/sealed/{name}" for name in blobs.names(f"{folder}/sealed")]

@@ -92,6 +92,29 @@ async def test_a_field_that_does_not_exist_is_refused_by_name(api: httpx.AsyncCl
     assert "after" in answer.json()["detail"]
 
 
+async def test_send_takes_a_delay_in_seconds(api: httpx.AsyncClient, runtime: FakeRuntime) -> None:
+    await api.put(AT)
+    body = {"payload": "hi", "after_seconds": 90.5}
+    assert (await api.post(f"{AT}/messages", json=body)).status_code == 202
+    assert runtime.sent[0][1].after_seconds == 90.5
+
+
+@pytest.mark.parametrize("delay", [-1, 1e12, "soon"])
+async def test_a_delay_out_of_range_is_refused_by_name(
+    api: httpx.AsyncClient, delay: object
+) -> None:
+    await api.put(AT)
+    answer = await api.post(f"{AT}/messages", json={"payload": 1, "after_seconds": delay})
+    assert answer.status_code == 422
+    assert "after_seconds" in answer.json()["detail"]
+
+
+async def test_a_first_message_is_not_delayed(api: httpx.AsyncClient) -> None:
+    answer = await api.put(AT, json={"message": {"payload": 1, "after_seconds": 5}})
+    assert answer.status_code == 422
+    assert "not delayed" in answer.json()["detail"]
+
+
 async def test_ask_waits_for_the_reply(api: httpx.AsyncClient) -> None:
     await api.put(AT)
     answer = await api.post(f"{AT}/ask?within=2.5", json={"payload": "hi"})

@@ -1,7 +1,8 @@
 """Entities that talk while hosts die: every acknowledged message is handled once in the log.
 
-Each seed is a world: sends (some repeated), handlers that fail and that send on, hosts that die at
-any write, that are taken over while they run on, or that stop cleanly. It replays exactly:
+Each seed is a world: sends (some repeated, some delayed), handlers that fail and that send on, with
+a delay or without, hosts that die at any write, that are taken over while they run on, or that stop
+cleanly. Nothing delayed comes early. It replays exactly:
 
     SEED=1234 pytest tests/simulation                    one world again
     SEEDS=5000 pytest tests/simulation --timeout=3600    many, from a random start that is printed
@@ -23,7 +24,7 @@ from ray_agents.address import Address
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Limits, Registry
 from ray_agents.errors import RayAgentsError
-from ray_agents.events import Event
+from ray_agents.events import Event, SendScheduled
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Receipt, Status
 from tests.cluster.stores import DyingBlobs, memory
@@ -32,6 +33,7 @@ from tests.simulation.world import SeededClock, World, options
 SEEDS = int(os.environ.get("SEEDS", "12"))
 ENTITIES, STEPS, RUNTIMES = 4, 120, 2
 PATIENCE = 5000
+DELAYS = (0, 0, 0, 5, 200, 1_500, 20_000)  # milliseconds; an entity waits awake for up to a second
 LIMITS = Limits(attempts_max=1000, retry_delay=timedelta(milliseconds=1))
 registry = Registry()
 
@@ -50,7 +52,9 @@ async def relay(ctx: Any, wake: Any) -> None:
         order = event.value["payload"]
         ctx.state.seen.insert({"key": event.key})
         if order["to"]:
-            await ctx.send(order["to"], {"of": event.key, "to": None, "fails": 0, "commit": False})
+            after = timedelta(milliseconds=order["after"])
+            on = {"of": event.key, "to": None, "fails": 0, "commit": False}
+            await ctx.send(order["to"], on, after=after)
         if order["commit"]:
             await ctx.commit()
             ctx.state.seen.update(event.key, times=2)
@@ -130,9 +134,12 @@ class Simulation:
             "to": str(self.random.choice(self.addresses)) if chance() < 0.4 else None,
             "fails": self.random.choice([0, 0, 0, 1, 2]),
             "commit": chance() < 0.3,
+            "after": self.random.choice(DELAYS),
         }
         address = self.random.choice(self.addresses)
-        self.sent[message_id] = (address, SendRequest(payload=payload, id=message_id))
+        after = self.random.choice(DELAYS) / 1000
+        request = SendRequest(payload=payload, id=message_id, after_seconds=after)
+        self.sent[message_id] = (address, request)
         return message_id
 
     async def step(self) -> None:
@@ -187,24 +194,48 @@ class Simulation:
         for _ in range(PATIENCE):
             acknowledged = not self.tasks
             views = [await runtime.inspect(address) for address in self.addresses]
-            if acknowledged and all(view.status is Status.SLEEPING for view in views):
+            quiet = all(v.status is Status.SLEEPING and v.next_due is None for v in views)
+            if acknowledged and quiet:
                 return
-            await self.clock.sleep(timedelta(milliseconds=5))
+            waits = [view.next_due - self.clock.now() for view in views if view.next_due]
+            pause = max(min(waits, default=0), 5_000)  # microseconds
+            await self.clock.sleep(timedelta(microseconds=pause))
         raise AssertionError(f"not quiet: {views}, {self.tasks}")
 
     async def check(self, runtime: LocalRuntime) -> None:
         logs = {a: [e async for e in runtime.observe(a, live=False)] for a in self.addresses}
         for message_id, receipt in self.receipts:
             rows = [e for e in logs[Address.parse(receipt.address)] if is_message(e, message_id)]
-            assert [row.offset for row in rows] == [receipt.offset], message_id
+            assert [accepted(row) for row in rows] == [receipt.offset], message_id
+            assert rows[0].time >= (receipt.fire_at or 0), message_id
         assert len({message_id for message_id, _ in self.receipts}) == len(self.sent)
         for events in logs.values():
             check_log(events)
+            check_schedules(events)
         check_arrivals([event for events in logs.values() for event in events])
 
 
 def is_message(event: Event, message_id: str) -> bool:
     return event.type == "inbox" and event.key == message_id
+
+
+def accepted(row: Event) -> int:
+    """The offset that the sender of a message was told."""
+    return int(row.headers.get(SendScheduled.OFFSET_HEADER, row.offset))
+
+
+def check_schedules(events: list[Event]) -> None:
+    """Each delayed send is in the inbox once, in time, beside the end of its schedule."""
+    schedules = [event for event in events if SendScheduled.is_row(event.type, event.key)]
+    pending = {e.value["id"]: e for e in schedules if e.value["status"] == "pending"}
+    sent = {e.value["id"]: e for e in schedules if e.value["status"] == "sent"}
+    arrived = {e.key: e for e in events if e.type == "inbox" and accepted(e) != e.offset}
+    assert len(schedules) == len(pending) + len(sent)
+    assert set(pending) == set(sent) == set(arrived)
+    for key, schedule in pending.items():
+        assert accepted(arrived[key]) == schedule.offset
+        assert arrived[key].offset == sent[key].offset - 1
+        assert arrived[key].time >= schedule.value["fire_at"]
 
 
 def check_log(events: list[Event]) -> None:

@@ -142,9 +142,14 @@ class FakeClient:
         type: str = "message",
         from_: str | None = None,
         id: str | None = None,
+        after: timedelta | None = None,
     ) -> Receipt:
-        self._note("send", address=address, payload=payload, type=type, from_=from_, id=id)
-        return Receipt(address=address, id=id or "m1", offset=7)
+        options: dict[str, Any] = {"after": after} if after else {}
+        self._note(
+            "send", address=address, payload=payload, type=type, from_=from_, id=id, **options
+        )
+        fire_at = NOW + after // timedelta(microseconds=1) if after else None
+        return Receipt(address=address, id=id or "m1", offset=7, fire_at=fire_at)
 
     def ask(self, address: str, payload: Any, *, within: timedelta) -> Reply:
         self._note("ask", address=address, payload=payload, within=within)

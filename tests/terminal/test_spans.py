@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from ray_agents.terminal.spans import MICROSECONDS, ago, duration, lasting
+from ray_agents.terminal.spans import MICROSECONDS, ago, duration, lasting, until
 
 DAY = 86_400
 
@@ -24,6 +24,21 @@ def test_what_never_happened_was_never() -> None:
 
 def test_a_clock_that_runs_ahead_is_just_now() -> None:
     assert ago(6 * MICROSECONDS, now=5 * MICROSECONDS) == "just now"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "now"),
+        (0.5, "now"),
+        (30, "in 30.0 s"),
+        (90, "in 1 min 30 s"),
+        (7_300, "in 2h"),
+        (3 * DAY, "in 3d"),
+    ],
+)
+def test_what_is_to_come_is_told_by_its_distance(seconds: float, words: str) -> None:
+    assert until(5 + round(seconds * MICROSECONDS), now=5) == words
 
 
 @pytest.mark.parametrize(

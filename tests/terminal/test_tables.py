@@ -65,6 +65,11 @@ def test_inspect_shows_everything_that_is_not_empty() -> None:
         """)
 
 
+def test_inspect_says_when_it_is_next_due() -> None:
+    view = entity(schedules=2, next_due=NOW + 90_000_000)
+    assert "\nnext due      in 1 min 30 s, 2 delayed\n" in printed(tables.entity(view, now=NOW))
+
+
 def test_a_description_puts_each_item_of_a_list_on_its_line() -> None:
     assert printed(
         tables.description({"control_api": "http://x", "hosts": ["a", "b"], "n": 3})

@@ -8,7 +8,15 @@ from textwrap import dedent
 
 import pytest
 
-from ray_agents.events import Draft, EffectStaged, Event, Operation, OutboxKind, WakeStatus
+from ray_agents.events import (
+    Draft,
+    EffectStaged,
+    Event,
+    Operation,
+    OutboxKind,
+    SendScheduled,
+    WakeStatus,
+)
 from ray_agents.terminal.transcript import Stroke, Transcript
 from tests.terminal.stand_in import (
     ADA,
@@ -127,6 +135,28 @@ def test_what_leaves_is_told_once(kind: OutboxKind, line: str) -> None:
     body = {"payload": {"text": "hi"}}
     staged = EffectStaged(key="o1", kind=kind, target="/a/b", body=body)
     assert told(staged.draft({}), staged.delivered()) == f"10:00:00 {line}\n"
+
+
+def test_a_delayed_send_is_told_when_it_is_accepted() -> None:
+    at = log_of(message("x"))[0].time
+    send = SendScheduled(
+        key="m1",
+        fire_at=at + 7200 * 1_000_000,
+        payload={"text": "Any news?"},
+        message_type="message",
+        sender="/a/b",
+        target="/assistant/ada",
+        life=0,
+        timestamp=at,
+    )
+    line = "10:00:00 ◷ in 2h: Any news?  from /a/b\n"
+    assert told(send.draft(), send.sent(now=at)) == line
+
+
+def test_a_delay_of_what_leaves_is_told() -> None:
+    body = {"payload": "hi", "after_seconds": 300.0}
+    staged = EffectStaged(key="o1", kind=OutboxKind.SEND, target="/a/b", body=body)
+    assert told(staged.draft({})) == "10:00:00 ↗ sends to /a/b in 5 min: hi\n"
 
 
 def test_rows_that_repeat_others_are_silent() -> None:
