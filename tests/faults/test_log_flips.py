@@ -22,13 +22,14 @@ from ray_agents.events import Event
 from ray_agents.log.documents import decode_document
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import LogIO
-from ray_agents.log.store import FORMAT_FILE, open_blobs
+from ray_agents.log.store import FORMAT_FILE, IDENTITY_FILE, open_blobs, read_identity
 from ray_agents.log.verification import verify_store
 from ray_agents.testing.log_suite import Log
 from tests.log.trees import (
     CLAIMED,
     FENCED,
     HOST,
+    INDEX,
     LIVE,
     LOGS,
     MERGED,
@@ -53,8 +54,13 @@ def kinds_of(names: list[str]) -> dict[str, list[str]]:
     sealed_files = [name for name in names if name.endswith(".arrow")]
     return {
         "format": [FORMAT_FILE],
+        "identity": [IDENTITY_FILE],
         "definition": list(DEFINITIONS),
-        "live segment": of(LIVE, 3) + of(CLAIMED, 3) + of(MERGED, 21) + of(MERGING, 18),
+        "live segment": of(LIVE, 3)
+        + of(CLAIMED, 3)
+        + of(MERGED, 21)
+        + of(MERGING, 18)
+        + of(INDEX, 3),
         "segment sealed last": of(SEALED, 2) + of(REWRITTEN, 4) + of(FENCED, 4),
         "segment listed": [
             *of(SEALED, 1),
@@ -62,7 +68,7 @@ def kinds_of(names: list[str]) -> dict[str, list[str]]:
             *(name for folder in (LIVE, REWRITTEN, CLAIMED, FENCED) for name in of(folder, 1, 2)),
         ],
         "segment taken over": of(REWRITTEN, 3) + of(FENCED, 3),
-        "segment dropped": of(MERGING, *range(1, 18)),
+        "segment dropped": of(MERGING, *range(1, 18)) + of(INDEX, 1, 2),
         "segment never begun": of(CLAIMED, 4),
         "sealed file": [name for name in sealed_files if CLAIMED not in name and HOST not in name],
         "sealed file not listed": [name for name in sealed_files if CLAIMED in name],
@@ -157,6 +163,10 @@ async def check(store: Store, name: str, bit: int, scratch: Path) -> str:
         except CorruptLog:
             assert each == name
             outcomes.add("refused")
+    if name == IDENTITY_FILE:
+        with pytest.raises(CorruptLog):
+            read_identity(blobs.read(name) or b"")
+        outcomes.add("refused")
     if name == FORMAT_FILE:
         (scratch / FORMAT_FILE).write_bytes(blobs.read(name) or b"")
         with pytest.raises(StoreUnavailable, match="format"):
@@ -185,8 +195,8 @@ def test_every_file_of_the_store_is_of_some_kind(store: Store) -> None:
 
 
 async def test_a_flip_in_each_kind_of_file(store: Store, tmp_path: Path) -> None:
-    tally = await trial(store, tmp_path, count=24, seed=SEED)
-    assert sum(tally.values()) == 24
+    tally = await trial(store, tmp_path, count=26, seed=SEED)
+    assert sum(tally.values()) == 26
 
 
 @pytest.mark.slow

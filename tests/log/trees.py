@@ -124,7 +124,11 @@ def rewrite(blobs: Blobs, name: str, change: Callable[[bytes], bytes]) -> None:
 
 def all_files(blobs: Blobs, folders: tuple[str, ...] = LOGS) -> list[str]:
     """The names of all files of such a store."""
-    found = [FORMAT_FILE, IDENTITY_FILE, *(f"types/note/{name}" for name in blobs.names("types/note"))]
+    found = [
+        FORMAT_FILE,
+        IDENTITY_FILE,
+        *(f"types/note/{name}" for name in blobs.names("types/note")),
+    ]
     for folder in folders:
         found += [f"{folder}/{name}" for name in blobs.names(folder) if name != "sealed"]
         found += [f"{folder}/sealed/{name}" for name in blobs.names(f"{folder}/sealed")]
