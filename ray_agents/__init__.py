@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ray_agents.errors import RayAgentsError
     from ray_agents.events import Event
     from ray_agents.settings import Settings
+    from ray_agents.tables.query import query
+    from ray_agents.tables.scan import scan
     from ray_agents.tools import Tool, tool
     from ray_agents.views import Durability, EntityView, Receipt, Reply, Status
     from ray_agents.wakes import Wake
@@ -57,6 +59,8 @@ __all__ = [
     "__version__",
     "connect",
     "connect_async",
+    "query",
+    "scan",
     "tool",
 ]
 
@@ -85,6 +89,8 @@ _HOMES = {
     "Wake": "wakes",
     "connect": "client",
     "connect_async": "client",
+    "query": "tables.query",
+    "scan": "tables.scan",
     "tool": "tools",
 }
 

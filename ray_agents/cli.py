@@ -18,10 +18,21 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from typer.main import get_command
 
-from ray_agents.errors import RayAgentsError
-from ray_agents.terminal import entity_commands, log_commands, runtime_commands
+from ray_agents.errors import CorruptLog, RayAgentsError
+from ray_agents.terminal import (
+    entity_commands,
+    log_commands,
+    query_commands,
+    runtime_commands,
+)
 from ray_agents.terminal.failures import EXIT_CODES_HELP, ExitCode
-from ray_agents.terminal.installation import Client, Description, Installation, Target
+from ray_agents.terminal.installation import (
+    Answer,
+    Client,
+    Description,
+    Installation,
+    Target,
+)
 from ray_agents.terminal.screen import Screen
 from ray_agents.terminal.session import Session
 
@@ -41,6 +52,7 @@ app = typer.Typer(
 app.add_typer(runtime_commands.commands)
 app.add_typer(entity_commands.commands)
 app.add_typer(log_commands.commands)
+app.add_typer(query_commands.commands)
 
 
 class Installed:
@@ -107,6 +119,21 @@ class Installed:
 
         return verify(self._settings(target), address=address, repair=repair, progress=progress)
 
+    def query(
+        self, target: Target, sql: str, *, on_corrupt: Callable[[str], None] | None
+    ) -> Answer:
+        """Ask the logs of the store."""
+        from ray_agents.tables.query import query
+
+        def report(_: str, error: CorruptLog) -> None:
+            if on_corrupt is not None:
+                on_corrupt(f"left out: {error.message}")
+
+        store = self._settings(target).store
+        table = query(store, sql, on_corrupt=report if on_corrupt is not None else None)
+        columns = [column.to_pylist() for column in table.columns]
+        return Answer(columns=table.column_names, rows=list(zip(*columns, strict=True)))
+
     def now(self) -> int:
         """Microseconds since the epoch."""
         return time.time_ns() // 1000
@@ -172,6 +199,7 @@ def options(
     $ ray-agents spawn /assistant/ada "Hello"      create an entity
     $ ray-agents observe /assistant/ada            watch it think and answer
     $ ray-agents ps                                who is there, who is awake
+    $ ray-agents query "from tool_calls"           ask all logs, in SQL
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

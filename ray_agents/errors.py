@@ -28,6 +28,7 @@
     │   ├── CorruptLog             500
     │   ├── RuntimeUnavailable     503
     │   ├── PortTaken              503
+    │   ├── MissingPackage         500
     │   ├── InvalidSetting         500
     │   └── ModelUnavailable       503
     └── Fenced                 another owner has taken this log over  503
@@ -206,6 +207,12 @@ class RuntimeUnavailable(OperatorError):
 
 class PortTaken(OperatorError):
     """Another process listens on a port that we need."""
+
+
+class MissingPackage(OperatorError):
+    """Something asked for needs an optional package; the message says what to install."""
+
+    status = 500
 
 
 class InvalidSetting(OperatorError):

@@ -22,7 +22,7 @@ from tests.terminal.stand_in import ADA, CONVERSATION, FakeClient, FakeInstallat
 README = Path(__file__).parents[1] / "README.md"
 COMMANDS = (
     "demo start stop status types version log "
-    "spawn send ask observe view inspect ps kill retry skip"
+    "spawn send ask observe view inspect ps kill retry skip query"
 ).split()
 
 
@@ -196,6 +196,23 @@ def test_demo_gets_the_screen(run: Run) -> None:
     assert run("demo").out == "the demo\n"
 
 
+def test_query_prints_a_table(run: Run, installation: FakeInstallation) -> None:
+    shell = run("--store", "/a", "query", "from tool_calls", "--store", "/b")
+    assert installation.asked == [("query", ("/b", "from tool_calls"))]
+    assert shell.out.splitlines() == ["tool    calls", "add     12", "a,b\\n   -"]
+
+
+def test_query_prints_csv_or_json(run: Run) -> None:
+    assert run("query", "from x", "--csv").out == 'tool,calls\nadd,12\n"a,b\n",\n'
+    rows = [{"tool": "add", "calls": 12}, {"tool": "a,b\n", "calls": None}]
+    assert json.loads(run("query", "from x", "--json").out) == rows
+
+
+def test_query_says_on_stderr_what_it_left_out(run: Run) -> None:
+    shell = run("query", "from x", "--skip-corrupt", "--csv")
+    assert shell.err == "left out: /a/b\n"
+
+
 def test_options_win_over_the_environment(
     run: Run, installation: FakeInstallation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +267,7 @@ def test_view_ends_with_what_the_entity_does_now(run: Run) -> None:
     [
         *(("ps",), ("types",), ("version",), ("status",), ("start",), ("stop",)),
         ("log", "verify", ADA),
+        ("query", "from x"),
         *(("inspect", ADA), ("view", ADA), ("send", ADA, "x"), ("ask", ADA, "x"), ("spawn", ADA)),
     ],
     ids=lambda words: words[0],
@@ -310,6 +328,7 @@ def test_where_nothing_runs_the_hint_says_how_to_start(
         (("ps", "--status", "happy"), "'happy' is not one of"),
         (("log", "verify"), "or --all"),
         (("log", "verify", ADA, "--all"), "or --all"),
+        (("query", "from x", "--csv", "--json"), "give --csv or --json, not both"),
         (("start", "--port", "99999"), "less than or equal to 65535"),
         (("inspect",), "Missing argument 'ADDRESS'"),
         (("dance",), "No such command 'dance'"),

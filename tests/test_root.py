@@ -40,6 +40,10 @@ def test_naming_the_client_loads_neither_ray_nor_anthropic_nor_pyarrow() -> None
     assert set(loaded_by("from ray_agents import connect, Registry, Context, tool")) == {"pydantic"}
 
 
+def test_naming_the_tables_loads_neither_ray_nor_anthropic() -> None:
+    assert set(loaded_by("from ray_agents import query, scan")) == {"pyarrow", "pydantic"}
+
+
 @pytest.mark.parametrize("name", ray_agents.__all__)
 def test_every_public_name_is_there_and_in_dir(name: str) -> None:
     assert getattr(ray_agents, name)

@@ -74,7 +74,8 @@ FOLDERS = {
     "streams": {"log"},
     "http": set[str](),
     "cluster": {"log", "models", "streams", "testing"},
-    "testing": {"log", "models", "streams", "cluster"},
+    "tables": {"log", "cluster"},  # of the cluster only where things lie (cluster/folders.py)
+    "testing": {"log", "models", "streams", "cluster", "tables"},
 }
 # The demonstration is a user of the doors that happens to live where it starts a cluster, and the
 # test tools open a door onto a runtime in this process; like the doors they may import everything.

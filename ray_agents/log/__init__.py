@@ -1,1 +1,63 @@
-"""The log: Arrow IPC segments on shared storage; this folder is the only one that touches it."""
+r"""The log: Arrow IPC segments on shared storage; this folder is the only one that touches it.
+
+The format, for those who read it without this package. Any Arrow library can; nothing is hidden
+in a database, and no row is anywhere else.
+
+**Layout.** A store is a directory::
+
+    FORMAT                                         the line ``ray-agents store 1``
+    entities/<type>/<shard>/<id>/                  the log of the entity /<type>/<id>
+        0000000007.arrows                          a segment: what the owner of epoch 7 wrote
+        sealed/<first>-<last>-<epoch>-<digest>.arrow   rows of older segments, merged or rescued
+    hosts/<host>/, types/<type>/                   the runtime's own; not part of this page
+    .tmp/                                          files on their way to their names; ignore them
+
+``shard`` is ``xxh3_64(id) mod 256`` in two hex digits: list all shards, or compute it. ``first``
+and ``last`` are offsets in 16 digits, an epoch has 10, ``digest`` is the xxh3_64 of the whole
+file in 16 hex digits.
+
+**Schema**, the same in both kinds of file, no column dictionary-encoded or compressed::
+
+    offset     int64                  place in the log: strictly rising, never reused, with gaps
+    time       timestamp[us, UTC]     when it was appended; never goes back
+    type       string                 what it is about: run, step, inbox, state:<collection>, …
+    key        string                 which one
+    operation  string                 insert, update, upsert or delete
+    value      string                 the whole row as JSON text; null for a deletion
+    headers    string                 a JSON object of strings
+
+The present state is the last row of each (type, key) since the newest ``entity_created``, without
+those whose last row is a deletion. Types and their fields: :mod:`ray_agents.records`,
+:mod:`ray_agents.runs` and :mod:`ray_agents.events`.
+
+**Segments** are Arrow IPC *streams*: a schema message, then one record batch for each append.
+
+- Metadata of the schema: ``ray_agents_format`` (``1``), ``epoch``, ``host`` and ``token`` (who
+  owned it), ``frame_layout``, and ``schema_marker`` with its copy ``schema_marker_again``.
+- Metadata of each batch: ``frame_marker`` and its copy ``frame_marker_again``. A marker is 36
+  characters: ``RAm1``; the message's length in 8 hex digits; the xxh3_64 of the message with both
+  markers set to ``RAm1`` and 32 zeros, in 16; the xxh32 of the marker so far, in 8.
+  ``frame_layout`` says how every frame begins (hex) and at which bytes of it the markers stand.
+- The first row has type ``log_manifest``. The last one of a segment that was closed has type
+  ``log_sealed``; it was never acknowledged and belongs to no log.
+- A segment without a batch was claimed and never used. A tail that is the beginning of a frame,
+  or zeros, was never acknowledged; Arrow reads every whole batch before it complains.
+
+**Sealed files** are Arrow IPC *files* (footer, memory-mapped, zero copy) without metadata. Every
+sixteenth wake or so merges the segments into one, and small sealed files into larger ones; the
+new owner after a crash rewrites what the old one left.
+
+**What makes up the log** is said by the newest manifest alone: the ``log_manifest`` row of the
+highest epoch that has a row. Its value holds ``files``, oldest first, each as
+``[name, first, end, rows, digest]``: the first ``rows`` rows of that file, with offsets from
+``first`` up to but not including ``end``. Behind them come the rows of the segment with the
+manifest itself. A file that no manifest names is on its way in or out and counts for nothing; so
+``sealed/`` by itself is disjoint only while no owner merges, and lacks what is not merged yet.
+``digest`` is the one in a sealed file's name; for a segment it is the xxh3_64 of the digests of
+its frames, each 8 bytes big-endian.
+
+**While an owner lives**, rows of the newest segment are safe to believe only by the readers' rule
+(:mod:`ray_agents.log.reader`): read, sync the file, and see that there is still no newer epoch.
+:func:`ray_agents.scan` does that. A listed file that is gone was merged meanwhile: begin again at
+the manifest.
+"""

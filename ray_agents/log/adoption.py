@@ -53,7 +53,7 @@ def adopt(files: LogFiles, *, epoch: int, head: Head | None, latest_only: bool =
     parts += own
     reduce = _keep_latest if latest_only else _merge
     listed, parts, dropped = reduce(files, [*before.files, *entries, *unbegun], parts, epoch=epoch)
-    deleted = base.sealed and len(base.batches) > 1  # one that never appended deletes nothing
+    deleted = base.sealed and len(base.digests) > 1  # one that never appended deletes nothing
     undone = () if deleted else before.dropped
     return Adopted(
         manifest=Manifest(epoch=epoch, files=tuple(listed), dropped=(*undone, *dropped)),

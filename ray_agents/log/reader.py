@@ -10,12 +10,13 @@ synced: a log that was sealed and woken again has a gap there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ray_agents.errors import CorruptLog, StoreUnavailable
 from ray_agents.events import Event
+from ray_agents.log.arrow import Batch
 from ray_agents.log.files import LogFiles, manifest_of
 from ray_agents.log.history import History
 from ray_agents.log.manifest import FileEntry
@@ -107,13 +108,56 @@ class LogReader:
             if not isinstance(found, FileEntry):
                 self._view = view
                 return view, found
-            if missing == found and self._files.newest_epoch() == (view.head or _NONE).epoch:
-                name = f"{self._files.folder}/{found.name}"
-                message = f"file {name!r} is listed but gone; restore it from a backup"
-                raise CorruptLog(message, segment=name, after_offset=found.first - 1)
-            missing = found
-        message = f"log {self._files.folder!r} changes hands faster than it can be read; try again"
-        raise StoreUnavailable(message, path=self._files.folder)
+            missing = self._gone(found, view, before=missing)
+        raise self._too_fast()
+
+    def batches(self, offset: int = 0) -> Iterator[Batch]:
+        """The rows from ``offset`` to the end as it is now, as columns, a batch for each file.
+
+        Blocks. One file at a time is in memory; what is appended meanwhile is left for the next
+        call. When a listed file is gone, the log is listed again and read on from there.
+
+        Raises:
+            CorruptLog, StoreUnavailable: as :meth:`read`, once the rows before are given out.
+        """
+        stop: int | None = None
+        missing: FileEntry | None = None
+        looks = 0
+        while looks < LOOKS_MAX:
+            looks += 1
+            view = self._look()
+            if view is None:
+                continue
+            self._view = view
+            stop = view.tip if stop is None else stop
+            for part in self._parts_from(view, offset):
+                if isinstance(part, FileEntry):
+                    missing = self._gone(part, view, before=missing)
+                    break
+                batch = part.cut(offset, stop)
+                if batch.num_rows:
+                    offset, looks = part.end, 0
+                    yield batch
+            else:
+                return
+        raise self._too_fast()
+
+    def _gone(self, entry: FileEntry, view: _View, *, before: FileEntry | None) -> FileEntry:
+        """``entry``, which is listed but gone; to be looked for once more if it is not ``before``.
+
+        Raises:
+            CorruptLog: it was missed before, and no newer owner has replaced it.
+        """
+        if before == entry and self._files.newest_epoch() == (view.head or _NONE).epoch:
+            name = f"{self._files.folder}/{entry.name}"
+            message = f"file {name!r} is listed but gone; restore it from a backup"
+            raise CorruptLog(message, segment=name, after_offset=entry.first - 1)
+        return entry
+
+    def _too_fast(self) -> StoreUnavailable:
+        folder = self._files.folder
+        message = f"log {folder!r} changes hands faster than it can be read; try again"
+        return StoreUnavailable(message, path=folder)
 
     def _look(self) -> _View | None:
         """What may be served now; None if the log changed hands meanwhile."""
@@ -202,26 +246,31 @@ class LogReader:
     def _parts(self, view: _View) -> list[Rows] | FileEntry:
         """All rows, file by file; or a listed file that is gone."""
         found: list[Rows] = []
-        for entry in view.files:
-            if entry.rows:
-                rows = self._files.listed(entry)
-                if rows is None:
-                    return entry
-                found.append(rows)
-        return found if view.rows is None else [*found, view.rows]
+        for part in self._parts_from(view, 0):
+            if isinstance(part, FileEntry):
+                return part
+            found.append(part)
+        return found
 
     def _collect(self, view: _View, offset: int, limit: int) -> list[Event] | FileEntry:
         """The events; or a listed file that is gone."""
         found: list[Event] = []
-        for entry in view.files:
-            if len(found) < limit and entry.rows and entry.end > offset:
-                rows = self._files.listed(entry)
-                if rows is None:
-                    return entry
-                found += rows.between(offset, entry.end, limit=limit - len(found), types=None)
-        if view.rows is not None and len(found) < limit and view.rows.end > offset:
-            found += view.rows.between(offset, view.rows.end, limit=limit - len(found), types=None)
+        for part in self._parts_from(view, offset):
+            if isinstance(part, FileEntry):
+                return part
+            found += part.between(offset, part.end, limit=limit - len(found), types=None)
+            if len(found) >= limit:
+                break
         return found
+
+    def _parts_from(self, view: _View, offset: int) -> Iterator[Rows | FileEntry]:
+        """The rows of each file that has some from ``offset`` on; or the first that is gone."""
+        for entry in view.files:
+            if entry.rows and entry.end > offset:
+                rows = self._files.listed(entry)
+                yield entry if rows is None else rows
+        if view.rows is not None and view.rows.end > offset:
+            yield view.rows
 
 
 _NONE = Head(epoch=0, host="", token="", sealed=False)

@@ -137,6 +137,10 @@ class Rows:
             batch = batch.filter(pc.is_in(batch.column(2), pa.array(list(types), pa.string())))
         return to_events(batch if limit is None else batch.slice(0, limit))
 
+    def cut(self, start: int, stop: int) -> Batch:
+        """The rows with ``start <= offset < stop`` as columns, not copied."""
+        return self._slice(start, stop)
+
     def _slice(self, start: int, stop: int) -> Batch:
         if start <= self.first and stop >= self.end:
             return self.batch

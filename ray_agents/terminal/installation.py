@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +26,14 @@ class Target:
     url: str | None = None
     token: str | None = None
     store: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a query gives: the names of its columns, and its rows."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
 
 
 class Client(Protocol):
@@ -150,6 +158,12 @@ class Installation(Protocol):
             UnknownEntity: the address has no log.
             StoreUnavailable: there is no such store.
         """
+        ...
+
+    def query(
+        self, target: Target, sql: str, *, on_corrupt: Callable[[str], None] | None
+    ) -> Answer:
+        """Ask the logs of the store; ``on_corrupt`` is told of logs that are left out."""
         ...
 
     def now(self) -> int:

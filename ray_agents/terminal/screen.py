@@ -5,6 +5,7 @@ Colour, breaking of lines and spinners belong to terminals; a pipe gets plain wh
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -52,6 +53,13 @@ class Screen:
     def json_line(self, document: JSON) -> None:
         """Print one JSON document on one line, at once."""
         self._raw(json.dumps(document, ensure_ascii=False))
+
+    def csv(self, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+        """Print rows as CSV (RFC 4180, lines end as on this system), for programs."""
+        writer = csv.writer(self.out.file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+        self.out.file.flush()
 
     def _raw(self, text: str) -> None:
         self.out.file.write(text + "\n")

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ray_agents.events import JSON, encode
 from ray_agents.findings import Verification
+from ray_agents.terminal import cells
 from ray_agents.terminal.flow import visible
 from ray_agents.terminal.spans import ago, until
 from ray_agents.terminal.wording import attempts
@@ -81,6 +82,12 @@ def entity(view: EntityView, *, now: int) -> RenderableType:
         rows.append(("tags", Text(", ".join(f"{k}={v}" for k, v in sorted(view.tags.items())))))
     shown = _pairs(rows)
     return Group(shown, Text(), _parked(view.parked)) if view.parked else shown
+
+
+def rows(columns: Iterable[str], values: Iterable[Iterable[object]]) -> RenderableType:
+    """``query``: a line for each row."""
+    lines = [tuple(Text(cells.line(value)) for value in row) for row in values]
+    return _table([cells.line(name) for name in columns], lines)
 
 
 def summary(view: EntityView) -> RenderableType:

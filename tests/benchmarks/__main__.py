@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("folder", nargs="?", help="where the store is made")
     parser.add_argument("--slice", action="store_true", help="the sizes of the CI")
-    parser.add_argument("--only", nargs="*", default=[], help="parts: floor warm cold swarm …")
+    parser.add_argument("--only", nargs="*", default=[], help="parts: scan warm cold swarm …")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=chosen.folder, prefix="ray-agents-bench-") as folder:
         store = str(Path(folder) / "store")

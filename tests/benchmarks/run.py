@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import ray
 
-from tests.benchmarks import footprint, speed, storekeeping
+from tests.benchmarks import footprint, speed, storekeeping, tables
 from tests.benchmarks.figures import Printout
 from tests.benchmarks.stage import processors, staged
 
-PARTS = frozenset("warm cold swarm memory sleepers verify".split())
+PARTS = frozenset("scan warm cold swarm memory sleepers verify".split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,8 @@ async def run(store: str, sizes: Sizes, *, only: frozenset[str] = frozenset()) -
         f"ray-agents benchmarks: durability sync, {processors()} processors, "
         f"Python {platform.python_version()}, Ray {ray.__version__}, store {store}"
     )
+    if "scan" in parts:
+        await tables.print_scan(out, f"{store}-fleet")
     async with staged(store) as stage:
         fresh_actor = await speed.print_floor(out, fresh=sizes.fresh_actors)
         if "warm" in parts:

@@ -20,7 +20,7 @@ from ray_agents.events import (
     WakeStatus,
 )
 from ray_agents.findings import Verification
-from ray_agents.terminal.installation import Description, Target
+from ray_agents.terminal.installation import Answer, Description, Target
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import EntityView, Page, ParkedWake, Receipt, Reply, Status, TypeView
 
@@ -105,6 +105,9 @@ def entity(**changes: Any) -> EntityView:
 
 REPLY = Reply(address=ADA, id="m", wake="w", offset=4, text="391")
 PARKED = ParkedWake(wake="w7", attempts=3, error="ValueError: no", messages=2)
+
+
+ANSWER = Answer(columns=("tool", "calls"), rows=(("add", 12), ("a,b\n", None)))
 
 
 @dataclass
@@ -192,6 +195,7 @@ class FakeInstallation:
     client: FakeClient = field(default_factory=FakeClient)
     missing: RayAgentsError | None = None
     verification: Verification = field(default_factory=lambda: Verification(logs=2_000))
+    answer: Answer = ANSWER
     asked: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
 
     def connect(self, target: Target) -> AbstractContextManager[FakeClient]:
@@ -241,6 +245,14 @@ class FakeInstallation:
         for done in range(2_001):
             progress(done, 2_000)
         return self.verification
+
+    def query(
+        self, target: Target, sql: str, *, on_corrupt: Callable[[str], None] | None
+    ) -> Answer:
+        self.asked.append(("query", (target.store, sql)))
+        if on_corrupt is not None:
+            on_corrupt("left out: /a/b")
+        return self.answer
 
     def now(self) -> int:
         return NOW
