@@ -358,3 +358,24 @@ async def test_the_command_reads_the_log_of_one_entity(
     code, answer = await asyncio.to_thread(shell, "/note/ada")
     assert (code, answer["logs"], answer["rows"]) == (0, 1, 2)
     assert shell("/note/nobody")[0] == 3
+
+
+def test_the_command_repairs_a_torn_tail(shell: Callable[..., Answer], store: Path) -> None:
+    path = store / segment(LIVE, 3)
+    path.write_bytes(torn(path.read_bytes()))
+    assert shell("--all")[0] == 1
+    code, answer = shell("--all", "--repair")
+    assert (code, answer["repaired"]) == (0, [segment(LIVE, 3)])
+    assert shell("--all")[0] == 0
+
+
+def test_a_store_of_an_unknown_format_is_not_repaired(
+    shell: Callable[..., Answer], store: Path
+) -> None:
+    path = store / segment(LIVE, 3)
+    path.write_bytes(torn(path.read_bytes()))
+    for damage in ((store / "FORMAT").unlink, lambda: (store / "FORMAT").write_text("newer")):
+        damage()
+        before = {each: each.read_bytes() for each in store.rglob("*") if each.is_file()}
+        assert shell("--all", "--repair")[0] == 5
+        assert {each: each.read_bytes() for each in store.rglob("*") if each.is_file()} == before
