@@ -26,6 +26,7 @@ from datetime import timedelta
 MOMENT = timedelta(milliseconds=10)
 CROWD_MIN = 8  # so many answers must be missing before one waits for others
 WAITING_TRIPS_MAX = 8
+TRIP_BYTES_MAX = 8 * 1024 * 1024
 STAY_MAX = timedelta(seconds=30)
 LINGER = timedelta(seconds=60)  # at least so long a desk stays of which no trip comes
 
@@ -63,7 +64,9 @@ class Line:
 
     def _depart(self) -> None:
         self._departing = False
-        calls, self._leaving = self._leaving, []
+        calls, self._leaving = _portion(self._leaving)
+        if self._leaving:
+            self._depart_soon()
         self._trips += 1
         try:
             self._travel(self._name, calls).add_done_callback(self._back)
@@ -143,16 +146,15 @@ class Desk:
             self._due = loop.call_at(end, self._leave)
 
     def _leave(self) -> None:
-        """One trip takes all that is ready; if more is missing another waits; the rest go home."""
+        """A trip takes all that is ready; if more is missing another waits; the rest go home."""
         self._due = None
         self._left_at = asyncio.get_running_loop().time()
-        answers = self.answers
         waiting = 1 if self.missing else 0
-        while self._trips and (answers or len(self._trips) > waiting):
+        while self._trips and (self.answers or len(self._trips) > waiting):
             trip = self._trips.popleft()
             if not trip.done():
+                answers, self.answers = _portion(self.answers)
                 trip.set_result(answers)
-                self.answers = answers = []
 
 
 class Desks:
@@ -192,6 +194,18 @@ class Desks:
             asyncio.get_running_loop().call_later(LINGER.total_seconds(), self._look, line)
         else:
             del self._desks[line]
+
+
+def _portion(
+    parcels: list[tuple[int, bytes]],
+) -> tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]:
+    """As many of the first as one trip carries, at least one; and the rest."""
+    size = 0
+    for count, (_, data) in enumerate(parcels):
+        size += len(data)
+        if count and size > TRIP_BYTES_MAX:
+            return parcels[:count], parcels[count:]
+    return parcels, []
 
 
 def _send_home(trip: asyncio.Future[Trip]) -> None:

@@ -37,18 +37,17 @@ from ray_agents.cluster.calls import (
     call_of,
 )
 from ray_agents.cluster.entity import Entity
-from ray_agents.cluster.equipment import Equipment, Verdict
+from ray_agents.cluster.equipment import Equipment
 from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.following import followed, settled
 from ray_agents.cluster.hostlog import HostLog
+from ray_agents.cluster.openings import Openings
 from ray_agents.cluster.resuming import Resuming
 from ray_agents.cluster.sealing import seal_all
-from ray_agents.cluster.session import check_args
 from ray_agents.cluster.sleepers import Sleepers
-from ray_agents.cluster.waking import load
-from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable, UnknownEntity
+from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable
 from ray_agents.events import EffectStaged
-from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, read_head
+from ray_agents.log.owner import Claim, LogOwner, read_head
 from ray_agents.projection import State
 
 CALL_TRIES_MAX = 8
@@ -64,10 +63,12 @@ class Host:
     def __init__(self, equipment: Equipment) -> None:
         self._equipment = equipment
         self._entities: dict[Address, Entity] = {}
-        self._opening: dict[Address, asyncio.Task[Entity | Moved]] = {}
         self._lives: dict[Address, asyncio.Task[None]] = {}
         self._resuming = Resuming(equipment.peers, equipment.clock, resumed=self.forget)
         self._sleepers = Sleepers(equipment.host)
+        self._openings = Openings(
+            equipment, log=self._own_log, begin=self._begin, sleepers=self._sleepers
+        )
         self._calls: Counter[Address] = Counter()
         self._log: HostLog | None = None
         self._stopping = False
@@ -96,7 +97,7 @@ class Host:
     @property
     def opening(self) -> bool:
         """Whether an entity is about to be awake here."""
-        return bool(self._opening)
+        return bool(self._openings)
 
     def entity(self, address: Address) -> Entity | None:
         """The entity, if it is awake here and stays."""
@@ -131,7 +132,8 @@ class Host:
         """End as a killed process does: every task stops where it is, nothing more is written."""
         self._stopping = True
         self._resuming.cancel()
-        for task in [*self._lives.values(), *self._opening.values()]:
+        self._openings.cancel()
+        for task in self._lives.values():
             task.cancel()
         for entity in self.awake:
             entity.owner.give_up(RuntimeUnavailable("the host vanished"))
@@ -139,7 +141,7 @@ class Host:
 
     async def buried(self) -> None:
         """After :meth:`vanish`: return when nothing of it runs any more and no file is open."""
-        gone: list[asyncio.Task[Any]] = [*self._lives.values(), *self._opening.values()]
+        gone: list[asyncio.Task[Any]] = [*self._lives.values(), *self._openings.tasks]
         await asyncio.gather(*gone, *self._resuming.tasks, return_exceptions=True)
         for entity in self._vanished:
             await entity.drop()
@@ -150,7 +152,7 @@ class Host:
         """Whether the entity is awake here, or about to be; one whose log is taken is not."""
         entity = self._entities.get(address)
         lost = entity is None or entity.owner.lost.is_set()
-        return address in self._opening or not lost
+        return address in self._openings or not lost
 
     # -- calls --------------------------------------------------------------------------------
 
@@ -256,120 +258,26 @@ class Host:
     # -- waking -------------------------------------------------------------------------------
 
     async def _wake(self, address: Address, call: Call) -> Entity | Moved:
-        """The entity, awake here, or where it is. Callers of one address share one waking."""
-        if self._stopping or self._log is None or self._log.lost:
-            message = f"host {self._equipment.host!r} is leaving; ask again"
-            raise RuntimeUnavailable(message, host=self._equipment.host)
+        """The entity, awake here, or where it is; one that falls asleep is awaited first."""
+        self._own_log()
         life, entity = self._lives.get(address), self._entities.get(address)
         if life is not None and entity is not None and entity.leaving:
             await asyncio.wait([life])
-        task = self._opening.get(address)
-        if task is None:
-            if isinstance(call, Spawn):
-                self._check_spawn(address, call)
-            name = f"open:{address}"
-            task = asyncio.get_running_loop().create_task(self._open(address, call), name=name)
-            self._opening[address] = task
-            task.add_done_callback(lambda _: self._opening.pop(address, None))
-            return await self._opened(task)
-        try:
-            return await self._opened(task)
-        except UnknownEntity:
-            if isinstance(call, Spawn):  # we shared the look of a call that does not create
-                return await self._wake(address, call)
-            raise
+        return await self._openings.open(address, call)
 
     async def _opens(self, address: Address) -> bool:
         """Whether the entity, on its way to be awake here for another caller, has come."""
-        opening = self._opening.get(address)
-        if opening is not None:
-            await asyncio.wait([opening])
-        entity = self._entities.get(address)
-        return entity is not None and not entity.leaving
+        await self._openings.end_of(address)
+        return self.entity(address) is not None
 
-    async def _opened(self, task: asyncio.Task[Entity | Moved]) -> Entity | Moved:
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            cancelled_too = caller is not None and caller.cancelling()
-            if cancelled_too or not task.cancelled() or not self._stopping:
-                raise
-            message = f"host {self._equipment.host!r} vanished; ask again"
-            raise RuntimeUnavailable(message, host=self._equipment.host) from None
+    def _own_log(self) -> HostLog:
+        """This host's own log, while it takes entities in."""
+        if self._stopping or self._log is None or self._log.lost:
+            message = f"host {self._equipment.host!r} is leaving; ask again"
+            raise RuntimeUnavailable(message, host=self._equipment.host)
+        return self._log
 
-    def _check_spawn(self, address: Address, call: Spawn) -> None:
-        """Refuse before anything is made: an unknown type, arguments that do not fit."""
-        check_args(self._equipment.definitions.load(address.type).definition, call.request)
-
-    async def _open(self, address: Address, call: Call) -> Entity | Moved:
-        e = self._equipment
-        left = self._sleepers.recall(address)
-        if left is not None:
-            found = await self._placed(address, left.head, state=left.state)
-            if isinstance(found, Entity):
-                return found
-        folder = entity_folder(address)
-        head = await read_head(e.blobs, folder, io=e.io)
-        if head is None and not isinstance(call, Spawn):
-            message = f"there is no entity at {str(address)!r}; spawn it first"
-            raise UnknownEntity(message, address=str(address))
-        elsewhere = await self._owner_elsewhere(address, head, call)
-        if elsewhere is not None:
-            return elsewhere
-        if isinstance(call, Activate) and call.release_from:
-            head = await read_head(e.blobs, folder, io=e.io)
-            elsewhere = await self._owner_elsewhere(address, head, Activate())
-            if elsewhere is not None:
-                return elsewhere
-        return await self._placed(address, head)
-
-    async def _placed(
-        self, address: Address, head: Head | None, *, state: State | None = None
-    ) -> Entity | Moved:
-        better = self._equipment.place(address, head.host if head else None)
-        if better is not None:
-            return Moved(host=better)
-        return await self._claim(address, head, state=state)
-
-    async def _owner_elsewhere(
-        self, address: Address, head: Head | None, call: Call
-    ) -> Moved | None:
-        """Where the entity is awake now, unless its owner is gone or lets go of it."""
-        if head is None or head.sealed or head.host == self._equipment.host:
-            return None
-        if isinstance(call, Activate) and call.release_from == head.host:
-            await self._equipment.peers.release(head.host, address)
-            return None
-        verdict = await self._equipment.peers.check(head.host, address)
-        return Moved(host=head.host) if verdict is Verdict.OWNS else None
-
-    async def _claim(
-        self, address: Address, head: Head | None, *, state: State | None
-    ) -> Entity | Moved:
-        """Claim the epoch after ``head``, with the ``state`` it was left in if that is known."""
-        e = self._equipment
-        if self._log is None or self._stopping:
-            raise RuntimeUnavailable(f"host {e.host!r} is leaving; ask again", host=e.host)
-        epoch = head.epoch + 1 if head else 1
-        definition = e.definitions.load(address.type).definition
-        try:
-            owner = await LogOwner.claim(
-                e.blobs,
-                entity_folder(address),
-                head=head,
-                claim=Claim(host=e.host, token=e.clock.fresh_id()),
-                clock=e.clock,
-                io=e.io,
-                durability=definition.durability,
-                beside=[self._log.awake(address, epoch=epoch)],
-            )
-        except ClaimLost as lost:
-            self._log.asleep(address)
-            return Moved(host=lost.head.host)
-        if head is not None and not head.sealed:
-            e.peers.challenge(head.host, address)
-        state = state or load(owner.history, tip=owner.tip)
+    def _begin(self, address: Address, owner: LogOwner, state: State) -> Entity:
         entity = Entity(address, owner, state=state, services=self._services)
         self._entities[address] = entity
         name = f"life:{address}"
@@ -430,8 +338,6 @@ class Host:
             self._sleepers.remember(entity)
         if self._log is not None and not entity.unfinished:
             self._log.asleep(entity.address)
-        elif not entity.timers.agreed and not self._stopping:
-            self.resume_later(entity.address)  # until then only our own log knows that it is due
 
     async def _sleep(self, entity: Entity) -> None:
         """Let an entity go now."""
@@ -454,10 +360,9 @@ class Host:
         self._resuming.cancel()
         loop, seconds = asyncio.get_running_loop(), deadline.total_seconds()
         end = loop.time() + seconds * SEAL_SHARE
-        if self._opening:
-            await asyncio.wait(self._opening.values(), timeout=seconds * SEAL_SHARE)
-        for task in self._opening.values():
-            task.cancel()
+        if self._openings:
+            await asyncio.wait(self._openings.tasks, timeout=seconds * SEAL_SHARE)
+        self._openings.cancel()
         left = timedelta(seconds=max(end - loop.time(), 0))
         failed = await seal_all(self.awake, self._sleep, within=left)
         if self._log is not None:

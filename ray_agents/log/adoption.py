@@ -53,8 +53,7 @@ def adopt(files: LogFiles, *, epoch: int, head: Head | None, latest_only: bool =
     parts += own
     reduce = _keep_latest if latest_only else _merge
     listed, parts, dropped = reduce(files, [*before.files, *entries, *unbegun], parts, epoch=epoch)
-    deleted = base.sealed and len(base.digests) > 1  # one that never appended deletes nothing
-    undone = () if deleted else before.dropped
+    undone = () if _has_deleted(base) else before.dropped
     return Adopted(
         manifest=Manifest(epoch=epoch, files=tuple(listed), dropped=(*undone, *dropped)),
         parts=tuple(parts),
@@ -121,6 +120,11 @@ def _merge(
     merged = [Rows([rows.batch for rows in parts[kept:]])] if parts[kept:] else []
     written, dropped = _replace(files, entries[start:], merged, epoch=epoch)
     return entries[:start] + written, parts[:kept] + merged, dropped
+
+
+def _has_deleted(segment: Segment) -> bool:
+    """Whether its owner has deleted what its manifest drops: at its clean end, had it appended."""
+    return segment.sealed and len(segment.batches) > 1
 
 
 def _keep_latest(

@@ -99,6 +99,8 @@ def read_log(
 def _lives(batch: Batch, life: int | None) -> tuple[Any, int | None]:
     """The life of each row; it changes where an entity is created."""
     created = pc.indices_nonzero(pc.equal(batch.column(_TYPE_AT), EntityCreated.TYPE)).to_pylist()
+    if not created:
+        return _repeated(life, batch.num_rows), life
     runs: list[Any] = []
     begin = 0
     for row in created:

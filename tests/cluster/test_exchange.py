@@ -55,6 +55,15 @@ async def test_calls_of_one_turn_travel_together(line: Line, host: Host) -> None
     assert len(host.trips[0]) == 50
 
 
+async def test_what_is_too_much_for_one_trip_takes_several(
+    line: Line, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "TRIP_BYTES_MAX", 10)
+    asked = [line.ask(b"%d" % n * 4) for n in range(5)]
+    assert await asyncio.gather(*asked) == [b"%d" % n * 4 for n in range(5)]
+    assert [len(trip) for trip in host.trips[:3]] == [2, 2, 1]
+
+
 async def test_nobody_waits_for_the_slow_answer_of_another(line: Line, host: Host) -> None:
     gate = host.shut_gate(b"slow")
     slow, quick = line.ask(b"slow"), line.ask(b"quick")

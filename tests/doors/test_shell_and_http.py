@@ -47,6 +47,21 @@ def test_the_shell_spawns_and_http_sends_and_observes(started: Folder, http: htt
     assert "from afar" in started.shell("view", "/bot/two").stdout
 
 
+def test_a_delayed_message_comes_later(started: Folder, http: httpx.Client) -> None:
+    started.shell("spawn", "/bot/late")
+    said = started.shell("send", "/bot/late", "by shell", "--after", "2s").stdout
+    assert ", due in " in said
+    body = {"payload": "by http", "after_seconds": 1.5}
+    assert http.post("/v1/entities/bot/late/messages", json=body).json()["fire_at"]
+    came: list[str] = []
+    with http.stream("GET", "/v1/entities/bot/late/events", headers=EVENTS) as stream:
+        for line in stream.iter_lines():
+            came += [line for word in ("by shell", "by http") if word in line and '"inbox"' in line]
+            if len(came) == 2:
+                break
+    assert "◷" in started.shell("view", "/bot/late").stdout
+
+
 EVENTS = {"accept": "text/event-stream"}
 
 

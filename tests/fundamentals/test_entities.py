@@ -104,6 +104,23 @@ async def test_an_entity_with_nothing_to_do_sleeps_and_remembers(
     assert reply.value == ["one", "two"]
 
 
+async def test_a_delayed_message_waits_in_the_log_and_comes_when_it_is_due(
+    runtime: LocalRuntime, wait_until: Any
+) -> None:
+    book = Address.parse("/notes/book")
+    await runtime.spawn(book, SpawnRequest())
+    await runtime.send(book, SendRequest(payload="later", after_seconds=0.1))
+    await runtime.ask(book, SendRequest(payload="at once"), within=SOON)
+    assert (await runtime.inspect(book)).schedules == 1
+
+    async def came() -> bool:
+        return (await runtime.inspect(book)).schedules == 0
+
+    await wait_until(came)
+    reply = await runtime.ask(book, SendRequest(payload="last"), within=SOON)
+    assert reply.value == ["at once", "later", "last"]
+
+
 async def test_messages_that_come_together_are_one_wake(runtime: LocalRuntime) -> None:
     counter = Address.parse("/counter/c")
     await runtime.spawn(counter, SpawnRequest())
