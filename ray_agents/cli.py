@@ -19,7 +19,12 @@ import typer
 from typer.main import get_command
 
 from ray_agents.errors import CorruptLog, RayAgentsError
-from ray_agents.terminal import entity_commands, query_commands, runtime_commands
+from ray_agents.terminal import (
+    entity_commands,
+    log_commands,
+    query_commands,
+    runtime_commands,
+)
 from ray_agents.terminal.failures import EXIT_CODES_HELP, ExitCode
 from ray_agents.terminal.installation import (
     Answer,
@@ -32,6 +37,7 @@ from ray_agents.terminal.screen import Screen
 from ray_agents.terminal.session import Session
 
 if TYPE_CHECKING:
+    from ray_agents.findings import Verification
     from ray_agents.settings import Settings
 
 PROGRAM = "ray-agents"
@@ -45,6 +51,7 @@ app = typer.Typer(
 )
 app.add_typer(runtime_commands.commands)
 app.add_typer(entity_commands.commands)
+app.add_typer(log_commands.commands)
 app.add_typer(query_commands.commands)
 
 
@@ -98,6 +105,19 @@ class Installed:
         from ray_agents.cluster.demonstration import run_demo
 
         run_demo(self._settings(target), screen=screen)
+
+    def verify(
+        self,
+        target: Target,
+        *,
+        address: str | None,
+        repair: bool,
+        progress: Callable[[int, int], None],
+    ) -> Verification:
+        """Read every file of an entity's log, or of the whole store."""
+        from ray_agents.cluster.storekeeping import verify
+
+        return verify(self._settings(target), address=address, repair=repair, progress=progress)
 
     def query(
         self, target: Target, sql: str, *, on_corrupt: Callable[[str], None] | None

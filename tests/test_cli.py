@@ -15,13 +15,14 @@ from typer.main import get_command
 
 from ray_agents import errors
 from ray_agents.cli import app, main
+from ray_agents.findings import Fault, Finding, Verification
 from ray_agents.terminal.installation import Target
 from tests.terminal.stand_in import ADA, CONVERSATION, FakeClient, FakeInstallation, entity
 
 README = Path(__file__).parents[1] / "README.md"
 COMMANDS = (
-    "demo start stop status types version spawn send ask observe view inspect ps kill retry skip "
-    "query"
+    "demo start stop status types version log "
+    "spawn send ask observe view inspect ps kill retry skip query"
 ).split()
 
 
@@ -151,6 +152,46 @@ def test_stop_without_a_deadline_leaves_it_to_the_settings(
     assert installation.asked == [("stop", None)]
 
 
+def test_verify_takes_one_entity_or_the_whole_store(
+    run: Run, installation: FakeInstallation
+) -> None:
+    run("log", "verify", ADA, "--repair")
+    run("log", "verify", "--all", "--store", "/elsewhere")
+    here, elsewhere = Target(), Target(store="/elsewhere")
+    assert installation.asked == [
+        ("verify", (here, ADA, True)),
+        ("verify", (elsewhere, None, False)),
+    ]
+
+
+def test_verify_says_what_is_wrong_where_and_what_to_do(
+    run: Run, installation: FakeInstallation
+) -> None:
+    finding = Finding(
+        fault=Fault.CORRUPT,
+        file="a/1.arrows",
+        what="no frame",
+        remedy="restore",
+        byte=7,
+        after_offset=3,
+    )
+    installation.verification = Verification(logs=1, findings=(finding,), notes=("a note",))
+    shell = run("log", "verify", "--all")
+    assert shell.code == 1
+    place, what, remedy = shell.out.splitlines()[:3]
+    assert place.split(maxsplit=1) == ["corrupt", "a/1.arrows, byte 7, after offset 3"]
+    assert (what, remedy) == ("no frame", "→ restore")
+    assert shell.out.endswith(": 1 finding\n")
+    assert shell.err.endswith("a note\n")
+
+
+def test_verify_tells_a_pipe_how_far_it_has_come(run: Run) -> None:
+    shell = run("log", "verify", "--all")
+    assert shell.code == 0
+    assert shell.err.splitlines()[0] == "200 of 2,000 logs"
+    assert len(shell.err.splitlines()) == 10
+
+
 def test_demo_gets_the_screen(run: Run) -> None:
     assert run("demo").out == "the demo\n"
 
@@ -225,6 +266,7 @@ def test_view_ends_with_what_the_entity_does_now(run: Run) -> None:
     "words",
     [
         *(("ps",), ("types",), ("version",), ("status",), ("start",), ("stop",)),
+        ("log", "verify", ADA),
         ("query", "from x"),
         *(("inspect", ADA), ("view", ADA), ("send", ADA, "x"), ("ask", ADA, "x"), ("spawn", ADA)),
     ],
@@ -284,6 +326,8 @@ def test_where_nothing_runs_the_hint_says_how_to_start(
         (("spawn", ADA, "--tag", "novalue"), "a tag is written key=value, not 'novalue'"),
         (("ask", ADA, "x", "--within", "soon"), "'soon' is not a duration"),
         (("ps", "--status", "happy"), "'happy' is not one of"),
+        (("log", "verify"), "or --all"),
+        (("log", "verify", ADA, "--all"), "or --all"),
         (("query", "from x", "--csv", "--json"), "give --csv or --json, not both"),
         (("start", "--port", "99999"), "less than or equal to 65535"),
         (("inspect",), "Missing argument 'ADDRESS'"),
@@ -318,6 +362,11 @@ def test_without_a_command_the_help_is_shown(run: Run) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(command: str, run: Run) -> None:
     assert f"$ ray-agents {command}" in run(command, "--help").out.replace("--store", "")
+
+
+def test_help_of_a_command_in_a_group_has_an_example(run: Run) -> None:
+    assert "$ ray-agents log verify" in run("log", "verify", "--help").out
+    assert "verify" in run("log").out
 
 
 def test_these_are_all_commands() -> None:

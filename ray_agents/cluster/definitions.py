@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 from xxhash import xxh3_64_hexdigest
 
 from ray_agents.cluster.folders import TYPES, type_folder
@@ -28,7 +28,8 @@ from ray_agents.definition import (
     Placement,
     Resources,
 )
-from ray_agents.errors import InvalidDefinition, UnknownType
+from ray_agents.errors import CorruptLog, InvalidDefinition, UnknownType
+from ray_agents.log.documents import decode_document, encode_document
 from ray_agents.ports import Blobs
 from ray_agents.views import TypeView
 
@@ -67,7 +68,7 @@ class Definitions:
         _HERE[digest] = definition
         for _ in range(VERSION_TRIES_MAX):
             newest = self._newest(definition.type)
-            if newest and self._record(definition.type, newest)["digest"] == digest:
+            if newest and self._is_recorded(definition.type, newest, digest):
                 return self._view(definition.type, newest)
             version = newest + 1
             record = {
@@ -77,7 +78,7 @@ class Definitions:
                 **body,
             }
             name = self._name(definition.type, version)
-            if self._blobs.create(name, to_json(record)):
+            if self._blobs.create(name, encode_document(record)):
                 self._blobs.sync_names(name)
                 self._seen.pop(definition.type, None)
                 return self._view(definition.type, version)
@@ -176,7 +177,17 @@ class Definitions:
         if data is None:
             message = f"version {version} of type {type_name!r} is not in the store"
             raise UnknownType(message, type=type_name, version=version)
-        return from_json(data)
+        return decode_document(self._name(type_name, version), data)
+
+    def _is_recorded(self, type_name: str, version: int, digest: str) -> bool:
+        """Whether a version is the definition of that digest; a damaged one is none, and replaced.
+
+        So to register it again is what mends a type.
+        """
+        try:
+            return self._record(type_name, version)["digest"] == digest
+        except CorruptLog:
+            return False
 
     def _view(self, type_name: str, version: int) -> TypeView:
         return TypeView.model_validate(self._record(type_name, version)["view"])

@@ -5,11 +5,8 @@ from __future__ import annotations
 from xxhash import xxh3_64_intdigest
 
 from ray_agents.address import Address
+from ray_agents.log.store import ENTITIES, HOSTS, INDEX, TYPES
 
-ENTITIES = "entities"
-HOSTS = "hosts"
-TYPES = "types"
-INDEX = "index"
 SHARDS = 256
 
 

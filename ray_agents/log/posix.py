@@ -11,6 +11,7 @@ Names that begin so are shown to nobody; what a creator that died has left goes 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -23,9 +24,10 @@ from ray_agents.errors import StoreFull, StoreUnavailable
 TEMPORARY = ".tmp"
 KNOWN_FOLDERS_MAX = 100_000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC  # NFS gives a shared lock to readers only
 
 
 class DirectoryBlobs:
@@ -112,6 +114,28 @@ class DirectoryBlobs:
         """See :class:`ray_agents.ports.Blobs`."""
         return FileAppender(f"{self._root}/{name}")
 
+    def in_use(self, name: str) -> bool:
+        """Whether some process has the name open for appending, or that cannot be told.
+
+        Every appender holds a shared lock on its file, which the kernel takes back when the last
+        descriptor is closed, by the process or by its death. So an exclusive one is to be had (for
+        an instant) only if nobody is left who could write. On NFS that is true of all machines, if
+        the mount does not say ``nolock``; without locks the answer is yes.
+        """
+        path = f"{self._root}/{name}"
+        with _naming(path):
+            try:
+                descriptor = _open_to_lock(path)
+            except FileNotFoundError:
+                return False
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            finally:
+                os.close(descriptor)
+        return False
+
     def names(self, folder: str) -> list[str]:
         """See :class:`ray_agents.ports.Blobs`."""
         path = f"{self._root}/{folder}"
@@ -135,12 +159,14 @@ class DirectoryBlobs:
 
 
 class FileAppender:
-    """One file open for appending."""
+    """One file open for appending, with a shared lock for :meth:`DirectoryBlobs.in_use` to see."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         with _naming(path):
             self._descriptor: int | None = os.open(path, _APPEND)
+        with suppress(OSError):  # the lock is only to be seen: what protects the log is the fence
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def _open(self) -> int:
         if self._descriptor is None:
@@ -176,6 +202,16 @@ def _naming(path: str) -> Generator[None]:
             raise StoreFull(message, path=path, reason=reason) from error
         message = f"{path!r} cannot be used ({reason}); check that it is there and writable"
         raise StoreUnavailable(message, path=path, reason=reason) from error
+
+
+def _open_to_lock(path: str) -> int:
+    """For writing, as NFS wants it for an exclusive lock; but a copy may be read-only."""
+    try:
+        return os.open(path, _APPEND)
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        return os.open(path, _READ)
 
 
 def _write_new(path: str, data: bytes) -> None:

@@ -6,8 +6,8 @@ the first byte sequence that is not a whole, intact frame, and says what stands 
 
 - nothing: the segment ends cleanly;
 - ``torn``: a strict prefix of a frame (its marker says it is longer than what is left, or too
-  little is left to show a marker and it begins as frames begin), or zeros up to the end. It was
-  never acknowledged and may be cut;
+  little is left to show a marker and it begins as frames begin) with no whole frame inside, or
+  zeros up to the end. It was never acknowledged and may be cut;
 - ``corrupt``: anything else. Whoever needs rows from there on gets :class:`CorruptLog`.
 """
 
@@ -256,10 +256,50 @@ def _frame_at(rest: memoryview, layout: Layout) -> Marker | Ending:
     if marker is None:
         return _unmarked(rest, layout)
     if marker.length > len(rest):
-        return Ending.TORN if _begins(rest, layout) else Ending.CORRUPT
+        cut_short = _begins(rest, layout) and not _holds_frame(rest, layout)
+        return Ending.TORN if cut_short else Ending.CORRUPT
     if blanked_digest(rest[: marker.length], places) != marker.digest:
         return Ending.CORRUPT
     return marker
+
+
+def _holds_frame(rest: memoryview, layout: Layout) -> bool:
+    """Whether a whole frame stands somewhere behind the beginning of ``rest``.
+
+    Then something is missing in the middle, and what follows may have been acknowledged. No value
+    can look like a frame: it is text, and frames begin with bytes that UTF-8 never has.
+    """
+    data, places = bytes(rest), layout.places
+    at = data.find(layout.start, 1)
+    while at >= 0:
+        marker = read_marker(data[at + places.first : at + places.first + WIDTH])
+        whole = marker is not None and marker.length <= len(data) - at
+        if (
+            marker
+            and whole
+            and blanked_digest(rest[at : at + marker.length], places) == marker.digest
+        ):
+            return True
+        at = data.find(layout.start, at + 1)
+    return False
+
+
+def find_scars(preamble: Preamble, data: bytes, *, stop: int) -> list[int]:
+    """Where, up to byte ``stop``, whole frames begin that have one damaged marker.
+
+    Reading survives on the other one; verification is stricter.
+    """
+    places, at, found = preamble.layout.places, len(preamble.data), list[int]()
+    while at < stop:
+        first = read_marker(data[at + places.first : at + places.first + WIDTH])
+        second = read_marker(data[at + places.second : at + places.end])
+        if first != second:
+            found.append(at)
+        known = first or second
+        if known is None:
+            break
+        at += known.length
+    return found
 
 
 def _unmarked(rest: memoryview, layout: Layout) -> Ending:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from uuid import uuid4
 
-from ray_agents.errors import StoreFull, StoreUnavailable
+from xxhash import xxh3_64_hexdigest
+
+from ray_agents.errors import CorruptLog, StoreFull, StoreUnavailable
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.mounts import caching_mount, is_local
 from ray_agents.log.posix import DirectoryBlobs
@@ -14,7 +17,12 @@ from ray_agents.ports import Blobs
 
 STORE_VERSION = 1
 FORMAT_FILE = "FORMAT"
+ENTITIES = "entities"
+HOSTS = "hosts"
+TYPES = "types"
+INDEX = "index"
 IDENTITY_FILE = "IDENTITY"
+_BARE_IDENTITY = re.compile(rb"[0-9a-f]{16}")
 MOUNT_TABLE = Path("/proc/self/mounts")
 
 
@@ -36,18 +44,56 @@ def open_blobs(url: str) -> Blobs:
     return _open_directory(Path(url).expanduser().absolute())
 
 
+def look_into(url: str) -> DirectoryBlobs:
+    """Open an existing store to look at it: nothing is made, written or checked.
+
+    Raises:
+        StoreUnavailable: there is no such directory.
+    """
+    root = Path(url).expanduser().absolute()
+    if "://" in url or not root.is_dir():
+        message = f"there is no store {url!r}; name its directory with --store or RAY_AGENTS_STORE"
+        raise StoreUnavailable(message, path=url)
+    return DirectoryBlobs(root)
+
+
+def format_line(version: int = STORE_VERSION) -> bytes:
+    """The whole content of the file that says which format a store has."""
+    return b"ray-agents store %d\n" % version
+
+
 def store_identity(blobs: Blobs) -> str:
     """What tells this store from every other, wherever it is mounted: 16 hex digits, for good.
 
     Raises:
         StoreUnavailable, StoreFull: it was never asked for before, and cannot be recorded.
+        CorruptLog: it is damaged.
     """
     found = blobs.read(IDENTITY_FILE)
     if found is None:
-        blobs.create(IDENTITY_FILE, uuid4().hex[:16].encode())  # or somebody else just did
+        fresh = identity_line(uuid4().hex[:16].encode())
+        blobs.create(IDENTITY_FILE, fresh)  # or somebody else just did
         blobs.sync_names(IDENTITY_FILE)
         found = blobs.read(IDENTITY_FILE) or b""
-    return found.decode("ascii")
+    return read_identity(found)
+
+
+def identity_line(identity: bytes) -> bytes:
+    """The whole content of the file that holds a store's identity: that, and its digest."""
+    return b"%s %s\n" % (identity, xxh3_64_hexdigest(identity).encode())
+
+
+def read_identity(data: bytes) -> str:
+    """The identity in the content of its file; the first ones carried no digest.
+
+    Raises:
+        CorruptLog: it is damaged.
+    """
+    identity = data[:16]
+    if data != identity_line(identity) and not _BARE_IDENTITY.fullmatch(data):
+        message = f"{IDENTITY_FILE!r}, the store's identity, is damaged; restore it from a backup"
+        raise CorruptLog(message, segment=IDENTITY_FILE, byte=0, after_offset=None)
+    return identity.decode("ascii")
 
 
 def _open_directory(root: Path) -> Blobs:
@@ -84,14 +130,15 @@ def _check_mount(root: Path, table: str) -> None:
 def _check_format(blobs: Blobs, root: Path) -> None:
     found = blobs.read(FORMAT_FILE)
     if found is None:
-        blobs.create(FORMAT_FILE, b"ray-agents store %d\n" % STORE_VERSION)
+        blobs.create(FORMAT_FILE, format_line())
         blobs.sync_names(FORMAT_FILE)
         found = blobs.read(FORMAT_FILE) or b""
-    if found != b"ray-agents store %d\n" % STORE_VERSION:
+    if found != format_line():
         text = found[:64].decode(errors="replace").strip()
+        right = format_line().decode().strip()
         message = (
-            f"store {str(root)!r} has format {text!r}; this version of ray-agents reads "
-            f"version {STORE_VERSION}: upgrade it, or choose another directory"
+            f"store {str(root)!r} has format {text!r}; this version of ray-agents reads {right!r}: "
+            f"upgrade it, or choose another directory, or mend {FORMAT_FILE} if that was damaged"
         )
         raise StoreUnavailable(message, path=str(root), format=text)
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from ray_agents.events import JSON, Event
+from ray_agents.findings import Verification
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import EntityView, Page, Receipt, Reply, Status, TypeView
 
@@ -139,6 +140,24 @@ class Installation(Protocol):
 
     def demo(self, target: Target, *, screen: Screen) -> None:
         """Show the main job from end to end."""
+        ...
+
+    def verify(
+        self,
+        target: Target,
+        *,
+        address: str | None,
+        repair: bool,
+        progress: Callable[[int, int], None],
+    ) -> Verification:
+        """Read every file of an entity's log, or of the whole store; needs no runtime.
+
+        ``progress`` is told of logs done, and of all.
+
+        Raises:
+            UnknownEntity: the address has no log.
+            StoreUnavailable: there is no such store.
+        """
         ...
 
     def query(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import tzinfo
 
 from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from ray_agents.errors import RayAgentsError
@@ -22,6 +23,8 @@ from ray_agents.terminal.flow import visible
 from ray_agents.terminal.transcript import Stroke, Transcript
 
 PIPE_WIDTH = 100_000  # wide enough that no table is ever cut
+PIPE_STEPS = 10  # so many lines tell a pipe how far something long has come
+COUNTED_IN_A_PIPE_MIN = 1_000
 
 
 def _stream(*, stderr: bool) -> Console:
@@ -108,3 +111,45 @@ class Screen:
                 yield lambda doing: status.update(Text(doing, style="dim"))
         else:
             yield (lambda _: None) if silent else self.note
+
+    @contextmanager
+    def counting(
+        self, doing: str, what: str, *, silent: bool = False
+    ) -> Generator[Callable[[int, int], None]]:
+        """Give what is told how many are done, of how many: a bar, or some lines in a pipe."""
+        if not self.err.is_terminal:
+            yield (lambda _done, _all: None) if silent else _Steps(self, what).tell
+            return
+        columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), _Rate(what))
+        with Progress(*columns, console=self.err, transient=True) as progress:
+            task = progress.add_task(doing, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self._what = what
+
+    def render(self, task: Task) -> Text:
+        """See :class:`rich.progress.ProgressColumn`."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} {self._what}/s", style="dim")
+
+
+@dataclass(slots=True)
+class _Steps:
+    """Tells a pipe of every tenth of something long."""
+
+    screen: Screen
+    what: str
+    told: int = 0
+
+    def tell(self, done: int, total: int) -> None:
+        """A line, if another step is reached."""
+        step = done * PIPE_STEPS // max(total, 1)
+        if total >= COUNTED_IN_A_PIPE_MIN and step > self.told:
+            self.told = step
+            self.screen.note(f"{done:,} of {total:,} {self.what}")

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_agents.events import JSON, encode
+from ray_agents.findings import Verification
 from ray_agents.terminal import cells
 from ray_agents.terminal.flow import visible
 from ray_agents.terminal.spans import ago, until
@@ -105,6 +106,23 @@ def description(facts: Mapping[str, JSON]) -> RenderableType:
             text = line if isinstance(line, str) else _PLAIN.get(encode(line), encode(line))
             rows.append((name.replace("_", " ") if number == 0 else "", Text(visible(text))))
     return _pairs(rows)
+
+
+def verification(found: Verification, *, micros: int) -> RenderableType:
+    """``log verify``: each finding with its place and what to do, then the sum of it."""
+    lines = Text()
+    for finding in found.findings:
+        lines.append(f"{finding.fault.value:<{GAP + 10}}", style="bold red")
+        lines.append(f"{visible(finding.place)}\n{visible(finding.what)}\n", style="default")
+        lines.append(f"→ {visible(finding.remedy)}\n\n", style="dim")
+    for name in found.repaired:
+        lines.append(f"{'cut':<{GAP + 10}}", style="bold green").append(f"{name}\n\n")
+    seconds = max(micros, 1) / 1e6
+    count = len(found.findings)
+    verdict = "nothing is wrong" if not count else f"{count:,} finding{'s' * (count > 1)}"
+    what = f"{found.logs:,} logs, {found.files:,} files, {found.rows:,} rows, {found.bytes:,} bytes"
+    lines.append(f"{what} in {seconds:.1f} s ({found.logs / seconds:,.0f} logs/s): {verdict}")
+    return lines
 
 
 def status(entity: EntityView) -> Text:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import ray
 
-from tests.benchmarks import footprint, speed, tables
+from tests.benchmarks import footprint, speed, storekeeping, tables
 from tests.benchmarks.figures import Printout
 from tests.benchmarks.stage import processors, staged
 
-PARTS = frozenset("scan warm cold swarm memory sleepers".split())
+PARTS = frozenset("scan warm cold swarm memory sleepers verify".split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +83,8 @@ async def run(store: str, sizes: Sizes, *, only: frozenset[str] = frozenset()) -
             )
         if "sleepers" in parts:
             await footprint.print_sleepers(out, stage, sleepers=sizes.sleepers)
+        if "verify" in parts:
+            await storekeeping.print_verification(out, stage)
     out.head("end")
     out.end()
     return out

@@ -10,12 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from pydantic_core import from_json, to_json
 
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.shipping import PYTHON, import_registry
 from ray_agents.definition import Definition, Packed, Registry
-from ray_agents.errors import InvalidDefinition, UnknownType
+from ray_agents.errors import CorruptLog, InvalidDefinition, UnknownType
+from ray_agents.log.documents import decode_document, encode_document
 from ray_agents.log.memory import MemoryBlobs
 
 SOURCE = """
@@ -92,12 +92,23 @@ def test_what_lives_in_this_process_only_is_refused_by_name(blobs: MemoryBlobs) 
 
 def test_another_python_is_refused_by_name(blobs: MemoryBlobs) -> None:
     Definitions(blobs).register(Definition(type="notes", handler=handler))
-    record = from_json(blobs.read("types/notes/000001.json") or b"")
-    blobs.create(
-        "types/notes/000002.json", to_json(record | {"python": "3.99", "digest": "another"})
-    )
+    record = decode_document("notes", blobs.read("types/notes/000001.json") or b"")
+    other = record | {"python": "3.99", "digest": "another"}
+    blobs.create("types/notes/000002.json", encode_document(other))
     with pytest.raises(InvalidDefinition, match=f"Python 3.99, and this host runs Python {PYTHON}"):
         Definitions(blobs).load("notes")
+
+
+def test_a_damaged_definition_is_told_and_mended_by_registering_again(blobs: MemoryBlobs) -> None:
+    definition = Definition(type="notes", handler=handler, description="words")
+    Definitions(blobs).register(definition)
+    data = blobs.read("types/notes/000001.json") or b""
+    blobs.delete("types/notes/000001.json")
+    blobs.create("types/notes/000001.json", data.replace(b"words", b"wards"))
+    with pytest.raises(CorruptLog, match=r"types/notes/000001\.json"):
+        Definitions(blobs).load("notes")
+    assert Definitions(blobs).register(definition).version == 2
+    assert Definitions(blobs).load("notes").definition.description == "words"
 
 
 def test_an_unknown_type_names_the_known_ones(blobs: MemoryBlobs) -> None:

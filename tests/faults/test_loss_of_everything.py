@@ -22,6 +22,8 @@ import pytest
 from ray_agents.address import Address
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.local import LocalRuntime
+from ray_agents.cluster.storekeeping import verify
+from ray_agents.findings import Fault
 from ray_agents.requests import SendRequest, SpawnRequest
 from tests.cluster.rig import (
     HOST_TITLE,
@@ -73,6 +75,12 @@ def assert_once(rig: Rig, acks: dict[str, set[str]]) -> None:
         assert rows(events) == inbox, f"{address}: rows are not one per message, in order"
 
 
+def faults(rig: Rig) -> set[Fault]:
+    """What is wrong in the store, whatever runs or does not."""
+    found = verify(rig.settings, address=None, repair=False, progress=lambda _done, _all: None)
+    return {each.fault for each in found.findings}
+
+
 def test_after_the_loss_of_everything_all_is_handled_without_a_send(
     make_rig: Callable[..., Rig], tmp_path: Path
 ) -> None:
@@ -86,6 +94,7 @@ def test_after_the_loss_of_everything_all_is_handled_without_a_send(
         driver.flood(entities, str(acks), senders=4, seed=SEED)
         eventually(lambda: len(acknowledged(acks)) == len(entities))
         rig.kill_everything()
+    assert faults(rig) <= {Fault.TORN}
     sent = acknowledged(acks)
     for entity in entities:
         sent[entity].add("slow")
@@ -96,6 +105,7 @@ def test_after_the_loss_of_everything_all_is_handled_without_a_send(
         took = time.time() - driver.ready
         print(f"{sum(map(len, sent.values()))} messages; all handled {took:.1f} s after readiness")
         assert took < READY_TO_HANDLED.total_seconds() + 3  # the handlers themselves pause 3 s
+        assert faults(rig) == set()
     assert_once(rig, sent)
 
 

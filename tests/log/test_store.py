@@ -9,7 +9,7 @@ import pytest
 
 from ray_agents.errors import StoreUnavailable
 from ray_agents.log.memory import MemoryBlobs
-from ray_agents.log.store import open_blobs, store_identity
+from ray_agents.log.store import look_into, open_blobs, store_identity
 
 
 def test_memory_is_a_fresh_store_each_time() -> None:
@@ -52,6 +52,14 @@ def test_a_directory_that_cannot_be_written_is_refused(
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(StoreUnavailable, match="store"):
         open_blobs(store)
+
+
+def test_looking_into_a_store_makes_nothing(tmp_path: Path) -> None:
+    assert look_into(str(tmp_path)).names("") == []
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StoreUnavailable, match="there is no store"):
+        look_into(str(tmp_path / "missing"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_store_keeps_its_identity_wherever_it_is_moved(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ray_agents.events import (
     WakeRecorded,
     WakeStatus,
 )
+from ray_agents.findings import Verification
 from ray_agents.terminal.installation import Answer, Description, Target
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import EntityView, Page, ParkedWake, Receipt, Reply, Status, TypeView
@@ -193,6 +194,7 @@ class FakeInstallation:
 
     client: FakeClient = field(default_factory=FakeClient)
     missing: RayAgentsError | None = None
+    verification: Verification = field(default_factory=lambda: Verification(logs=2_000))
     answer: Answer = ANSWER
     asked: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
 
@@ -230,6 +232,19 @@ class FakeInstallation:
     def demo(self, target: Target, *, screen: Screen) -> None:
         self.asked.append(("demo", target))
         screen.show("the demo")
+
+    def verify(
+        self,
+        target: Target,
+        *,
+        address: str | None,
+        repair: bool,
+        progress: Callable[[int, int], None],
+    ) -> Verification:
+        self.asked.append(("verify", (target, address, repair)))
+        for done in range(2_001):
+            progress(done, 2_000)
+        return self.verification
 
     def query(
         self, target: Target, sql: str, *, on_corrupt: Callable[[str], None] | None
