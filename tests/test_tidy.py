@@ -18,7 +18,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -114,23 +114,28 @@ class Source:
     @cached_property
     def imports(self) -> frozenset[str]:
         """Every module or name imported anywhere in it, dotted."""
-        return frozenset(_imports(self.tree))
+        return frozenset(_imports(self.nodes))
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node of the tree."""
+        return list(ast.walk(self.tree))
+
+    @cached_property
+    def calls(self) -> list[tuple[str, ast.Call]]:
+        """Every call, by the text of what is called."""
+        return [(ast.unparse(n.func), n) for n in self.nodes if isinstance(n, ast.Call)]
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _imports(nodes: list[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{'.' * node.level}{node.module or ''}.{a.name}" for a in node.names)
 
 
-def _calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
-
-
+@cache
 def sources() -> list[Source]:
     """Every Python file of ours."""
     return [
@@ -152,7 +157,7 @@ def no_long_module(source: Source) -> Complaints:
 
 
 def no_long_function(source: Source) -> Complaints:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > FUNCTION_LINES_MAX:
@@ -184,7 +189,7 @@ def no_second_word_for_a_thing(source: Source) -> Complaints:
 
 def _names_defined(source: Source) -> set[str]:
     names = set(source.name.split("."))
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.arg):
@@ -204,7 +209,7 @@ def the_top_is_pure(source: Source) -> Complaints:
     for name in sorted(source.imports):
         if name.split(".")[0] in IMPURE_MODULES:
             yield f"imports {name}; a module at the top is pure: hand it in (ports.py)"
-    for called, node in _calls(source.tree):
+    for called, node in source.calls:
         method = called.rpartition(".")[2] if "." in called else ""
         if called in IMPURE_CALLS or method in IMPURE_METHODS:
             yield f"line {node.lineno} calls {called}; a module at the top is pure: hand it in"
@@ -274,7 +279,7 @@ def no_sleep_in_a_test(source: Source) -> Complaints:
     sleeps = {"time.sleep", "asyncio.sleep", "anyio.sleep"}
     if source.imports & sleeps & {n for n in source.imports if n.count(".") == 1}:
         yield "imports sleep; await wait_until(...)"
-    for called, node in _calls(source.tree):
+    for called, node in source.calls:
         if called in sleeps and ast.unparse(node.args[0]) != "0":
             yield f"line {node.lineno} sleeps; await wait_until(...)"
 
