@@ -80,14 +80,6 @@ class Rig:
         """What the keeper sees; while this process has joined."""
         return import_ray().get(self._keeper.status.remote())
 
-    def stop_hosts(self, deadline: timedelta) -> int:
-        """Have the keeper stop every host; how many sealed what they held. While joined."""
-        return import_ray().get(self._keeper.stop.remote(deadline))
-
-    def kill_keeper(self) -> None:
-        """End the keeper for good: Ray does not bring it back. While joined."""
-        import_ray().kill(self._keeper)
-
     def driver(self, environment: Mapping[str, str] | None = None) -> Driver:
         """A user's program in a process of its own, joined."""
         return Driver(self.settings, environment or {})

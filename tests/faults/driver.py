@@ -50,10 +50,13 @@ class Driver:
 
     def do(self, verb: str, args: list[Any], options: dict[str, Any]) -> dict[str, Any]:
         """The answer to one line."""
+        ray, keeper = import_ray(), self._runtime.directory.keeper
         if verb == "hosts":
-            return {
-                "ok": import_ray().get(self._runtime.directory.keeper().status.remote())["hosts"]
-            }
+            return {"ok": ray.get(keeper().status.remote())["hosts"]}
+        if verb == "stop_hosts":
+            return {"ok": ray.get(keeper().stop.remote(timedelta(seconds=args[0])))}
+        if verb == "kill_keeper":  # for good: Ray does not bring it back
+            return {"ok": ray.kill(keeper())}
         if verb == "flood":
             for number in range(options["senders"]):
                 seed = f"{options['seed']}-{number}"

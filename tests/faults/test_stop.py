@@ -48,29 +48,29 @@ def test_a_host_that_cannot_stop_is_ended_and_a_new_keeper_has_its_work_done(
     make_rig: Callable[..., Rig], tmp_path: Path
 ) -> None:
     rig = make_rig(pool_size=0, blocked_loop_max=timedelta(minutes=5))
-    with rig.joined() as client:
-        client.spawn("/note/x")
+    with rig.driver() as driver:
+        driver.spawn("/note/x")
         order = {"do": "block once", "after": 0.5, "seconds": 200}
-        client.send("/note/x", order | {"gate": str(tmp_path / "gate")}, id="a")
+        driver.send("/note/x", order | {"gate": str(tmp_path / "gate")}, id="a")
         [mark] = eventually(lambda: [*tmp_path.glob("gate.*")])
-        rig.stop_hosts(timedelta(seconds=2))
+        driver.stop_hosts(2)
         eventually(lambda: not psutil.pid_exists(int(mark.suffix[1:])))
-        rig.kill_keeper()
-        client.spawn("/note/y")  # whoever comes first makes the front, and that a new keeper
-        client.spawn("/lone/z")
-        client.ask("/lone/z", {}, within=timedelta(seconds=30))
+        driver.kill_keeper()
+        driver.spawn("/note/y")  # whoever comes first makes the front, and that a new keeper
+        driver.spawn("/lone/z")
+        driver.ask("/lone/z", {})
         eventually(lambda: closed_covers(rig.log("/note/x")) == {"a": 1})
         assert wakes(rig.log("/note/x"))[-1].deaths == 1
 
 
 def test_a_front_outlives_the_end_of_the_keeper_it_knew(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(pool_size=0)
-    with rig.joined() as client:
-        client.spawn("/lone/a")
-        client.ask("/lone/a", {}, within=timedelta(seconds=30))
-        rig.kill_keeper()
-        client.spawn("/lone/b")
-        client.ask("/lone/b", {}, within=timedelta(seconds=30))
+    with rig.driver() as driver:
+        driver.spawn("/lone/a")
+        driver.ask("/lone/a", {})
+        driver.kill_keeper()
+        driver.spawn("/lone/b")
+        driver.ask("/lone/b", {})
 
 
 @pytest.mark.parametrize("kind", ["note", "lone"])
