@@ -30,7 +30,7 @@ from ray_agents.views import EntityView, Receipt, Status
 from tests.cluster.stores import DyingBlobs, memory
 from tests.simulation.world import SeededClock, World, options
 
-SEEDS = int(os.environ.get("SEEDS", "8"))
+SEEDS = int(os.environ.get("SEEDS", "6"))
 ENTITIES, STEPS, RUNTIMES = 4, 120, 2
 PATIENCE = 5000
 DELAYS = (0, 0, 0, 5, 200, 1_500, 20_000)  # milliseconds; an entity waits awake for up to a second
