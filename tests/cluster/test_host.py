@@ -373,6 +373,30 @@ async def test_a_wake_that_a_tool_caused_is_not_in_its_scope(
     assert await inbox_of(runtime, c) == ["once"]
 
 
+async def waits_for_ever(host: str, address: Address) -> None:
+    await gates.wait("check")
+
+
+async def test_an_entity_whose_waking_hangs_keeps_no_other_from_being_sealed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = memory()
+    async with LocalRuntime(store) as old, LocalRuntime(store) as runtime:
+        await old.register(registry)
+        c, g = await spawned(runtime, "/calm/c"), await spawned(old, "/gated/g")
+        monkeypatch.setattr(runtime.hosts, "check", waits_for_ever)
+        hanging = asyncio.create_task(runtime.send(g, SendRequest(payload=1)))
+        await gates.reached["check"].wait()
+        await runtime.hosts.host.stop(timedelta(seconds=1))
+        with pytest.raises(RuntimeUnavailable):
+            await hanging
+        io = LogIO()
+        head = await read_head(store, entity_folder(c), io=io)
+        io.close()
+        assert head is not None
+        assert head.sealed
+
+
 async def test_a_stopped_host_refuses_new_calls(runtime: LocalRuntime) -> None:
     await runtime.register(registry)
     c = await spawned(runtime, "/calm/c")
