@@ -146,8 +146,9 @@ class State:
 
     @property
     def size(self) -> int:
-        """How many characters its rows hold."""
-        return sum(len(text) for table in self.rows.values() for text in table.values())
+        """How many characters its rows and its arguments hold, about."""
+        args = len(repr(self.created.args)) if self.created else 0
+        return args + sum(len(text) for table in self.rows.values() for text in table.values())
 
     def apply(self, event: Event) -> None:
         """Take one more event, the next of the log, into account."""

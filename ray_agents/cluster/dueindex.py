@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from ray_agents.address import Address
 from ray_agents.cluster.calls import Activate, Answer, Call, Due
@@ -234,6 +234,9 @@ class DueIndex:
         if entry.call_at is not None:
             self._pushed += 1  # of two that are due at once, the one pushed first
             heappush(self._queue, (entry.call_at, self._pushed, entry))
+            if len(self._queue) > SUPERSEDED_ROWS_MAX + 2 * len(self._entries):
+                self._queue = [each for each in self._queue if self._stands(each[-1])]
+                heapify(self._queue)
 
     def _stands(self, entry: Entry) -> bool:
         return self._entries.get(entry.due.address) is entry

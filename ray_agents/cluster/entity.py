@@ -136,6 +136,8 @@ class Entity:
     @property
     def unfinished(self) -> bool:
         """Whether a later owner would have something to do, or would have to be told when."""
+        if self.owner.durable_tip <= self._written:  # the state is ahead of the log, for good
+            return True
         state = self.state
         left = bool(state.current or state.pending or state.undelivered)
         return state.alive and (left or not self.timers.agreed)

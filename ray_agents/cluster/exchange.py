@@ -13,6 +13,10 @@ and a swarm travels in crowds.
 
 If a trip fails, so do all calls whose answers are missing: what became of them is not known, as
 with any call of an actor.
+
+A trip is nobody's own. Ray takes what is called in the context of an actor's task for a child of
+that task, and cancels it along with it (so does Serve with a request whose client has gone). So
+trips, and the answering of calls, begin in an empty context.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from datetime import timedelta
 
 MOMENT = timedelta(milliseconds=10)
@@ -60,7 +65,7 @@ class Line:
     def _depart_soon(self) -> None:
         if not self._departing:
             self._departing = True
-            asyncio.get_running_loop().call_soon(self._depart)
+            asyncio.get_running_loop().call_soon(self._depart, context=Context())
 
     def _depart(self) -> None:
         self._departing = False
@@ -178,7 +183,7 @@ class Desks:
         desk.used = True
         for number, call in calls:
             desk.missing += 1
-            task = loop.create_task(self._serve(desk, number, call))
+            task = loop.create_task(self._serve(desk, number, call), context=Context())
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
         return await desk.wait()

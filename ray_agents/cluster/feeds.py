@@ -12,6 +12,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from contextvars import Context
 
 from ray_agents.address import Address
 from ray_agents.cluster.calls import Followed
@@ -34,7 +35,11 @@ class Feed:
         self._moved = asyncio.Event()
         self._failure: Exception | None = None
         self.observers = 0
-        self._task = asyncio.get_running_loop().create_task(self._run(source), name="feed")
+        # It is not the first observer's own: what Ray cancels along with a task is told by context.
+        following = self._run(source)
+        self._task = asyncio.get_running_loop().create_task(
+            following, name="feed", context=Context()
+        )
 
     @property
     def ended(self) -> bool:

@@ -53,7 +53,8 @@ from ray_agents.projection import State
 CALL_TRIES_MAX = 8
 IDLE_LOOK_MIN = 0.002
 IDLE_LOOK_MAX = 0.05
-SEAL_SHARE = 0.8  # of the deadline of a stop for the entities; the rest is the host log's
+OPEN_SHARE = 0.3  # of the deadline of a stop for those on their way: one that hangs keeps no other
+SEAL_SHARE = 0.8  # of it, these included, for the entities; the rest is the host log's
 LOGGER = logging.getLogger("ray_agents.host")
 
 
@@ -361,7 +362,7 @@ class Host:
         loop, seconds = asyncio.get_running_loop(), deadline.total_seconds()
         end = loop.time() + seconds * SEAL_SHARE
         if self._openings:
-            await asyncio.wait(self._openings.tasks, timeout=seconds * SEAL_SHARE)
+            await asyncio.wait(self._openings.tasks, timeout=seconds * OPEN_SHARE)
         self._openings.cancel()
         left = timedelta(seconds=max(end - loop.time(), 0))
         failed = await seal_all(self.awake, self._sleep, within=left)

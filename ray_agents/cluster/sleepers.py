@@ -19,7 +19,7 @@ STATE_CHARS_MAX = 4_000  # of a sleeper's rows: 40 MB in all
 
 
 class Left(NamedTuple):
-    """How an entity was left; a large state, or one that waits for something, is not kept."""
+    """How an entity was left; a large state, or one with anything left open, is not kept."""
 
     head: Head
     state: State | None
@@ -36,8 +36,8 @@ class Sleepers:
         """Keep how ``entity`` was left, which has just sealed its log."""
         head = Head(epoch=entity.owner.epoch, host=self._host, token="", sealed=True)
         state = entity.state
-        waits = entity.unfinished or state.timers or state.outbox
-        small = not waits and state.size <= STATE_CHARS_MAX
+        left_open = entity.unfinished or state.timers or state.outbox or state.wakes
+        small = not left_open and state.size <= STATE_CHARS_MAX
         self._left[entity.address] = Left(head, state if small else None)
         if len(self._left) > REMEMBERED_MAX:
             self._left.popitem(last=False)

@@ -139,6 +139,8 @@ class Timers:
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._entity.leaving:
             self._entity.owner.give_up(error)
+        elif task is self._task:  # something may have come before it had ended
+            self.advance()
 
     async def _run(self) -> None:
         clock = self._entity.services.clock

@@ -9,6 +9,7 @@ them is acknowledged.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import traceback
 from datetime import timedelta
@@ -68,7 +69,10 @@ class WakeLoop:
         if entity.waiting_for is None:
             begun = self._begin()
             name = f"wake:{entity.name}"
-            self._task = asyncio.get_running_loop().create_task(self._run(begun), name=name)
+            # Who sent may be a tool, in whose scope the effects of this wake do not belong.
+            own = contextvars.Context()
+            running = asyncio.get_running_loop()
+            self._task = running.create_task(self._run(begun), name=name, context=own)
             self._task.add_done_callback(self._done)
 
     def cancel(self) -> None:

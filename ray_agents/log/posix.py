@@ -154,7 +154,8 @@ class DirectoryBlobs:
                 os.unlink(path)
             elif not self.names(name):
                 for left in os.listdir(path):
-                    os.unlink(f"{path}/{left}")
+                    if left.startswith(TEMPORARY):  # any other has come since we looked
+                        os.unlink(f"{path}/{left}")
                 Path(path).rmdir()
 
 

@@ -108,6 +108,18 @@ async def test_nobody_waits_for_anything_while_it_is_empty(make: Make, clock: Ma
     assert len(index) == 0
 
 
+async def test_what_was_registered_again_takes_no_room(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dueindex, "SUPERSEDED_ROWS_MAX", 10)
+    index = make(memory())
+    await index.register(due("first", 30))
+    for epoch in range(100):
+        await index.register(due("a", 60, epoch=epoch))
+    queue: list[object] = vars(index)["_queue"]
+    assert len(queue) <= 14
+
+
 async def test_what_was_missed_is_called_oldest_first_and_not_all_at_once(
     make: Make, clock: ManualClock, sleepers: Sleepers, wait_until: Any
 ) -> None:

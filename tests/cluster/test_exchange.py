@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 
 import pytest
 
@@ -116,6 +117,27 @@ async def test_a_trip_that_fails_fails_the_calls_that_are_missing_and_no_later_o
     host.broken = None
     gate.set()
     assert await line.ask(b"x") == b"x"
+
+
+async def test_a_trip_and_its_answers_are_nobodys_own() -> None:
+    """Ray cancels what was called in the context of a task together with that task."""
+    asker = ContextVar("asker", default="nobody")
+    seen: list[str] = []
+
+    async def answer(call: bytes) -> bytes:
+        seen.append(asker.get())
+        return call
+
+    desks = Desks(answer)
+
+    def travel(line: str, calls: Trip) -> asyncio.Future[Trip]:
+        seen.append(asker.get())
+        asker.set("the trip")
+        return asyncio.ensure_future(desks.serve(line, calls))
+
+    asker.set("the first")
+    assert await Line("line", travel).ask(b"x") == b"x"
+    assert seen == ["nobody", "nobody"]
 
 
 async def test_a_desk_at_which_nobody_comes_any_more_is_cleared(

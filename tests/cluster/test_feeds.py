@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from contextvars import ContextVar
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -158,6 +159,19 @@ async def test_a_follower_that_fails_tells_everybody_and_is_replaced() -> None:
     with pytest.raises(StoreUnavailable):
         await observe()
     assert lives == 2
+
+
+async def test_a_feed_is_not_its_first_observers_own() -> None:
+    """Ray cancels what was called in the context of a task together with that task."""
+    observer = ContextVar("observer", default="nobody")
+
+    async def follow(address: Address, position: int) -> AsyncGenerator[Followed, None]:
+        assert observer.get() == "nobody"
+        yield _events(position, 1)
+
+    observer.set("the first")
+    async with aclosing(Feeds(follow).events(ADDRESS, 0)) as events:
+        assert (await anext(events)).offset == 0
 
 
 async def test_the_follower_ends_with_its_last_observer(runtime: LocalRuntime) -> None:

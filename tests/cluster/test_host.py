@@ -16,6 +16,7 @@ from ray_agents.cluster.entity import Entity
 from ray_agents.cluster.folders import entity_folder, host_folder
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Limits, Registry
+from ray_agents.effects import Effects
 from ray_agents.errors import (
     Fenced,
     InvalidDefinition,
@@ -59,6 +60,13 @@ async def curt(ctx: Any, wake: Any) -> None:
 async def gated(ctx: Any, wake: Any) -> Any:
     await gates.wait("gate")
     return f"attempt {wake.attempt}"
+
+
+@registry.entity("sender")
+async def sender(ctx: Any, wake: Any) -> None:
+    await ctx.send("/calm/c", "once")
+    await ctx.commit()
+    await gates.wait("gate")
 
 
 @registry.entity("deaf", limits=Limits(retry_delay=timedelta(milliseconds=1)))
@@ -325,6 +333,68 @@ async def test_a_store_that_fails_ends_the_ownership_and_says_so() -> None:
         dying.dead = False
         assert (await ask(runtime, c, 2)).value == 2
         await runtime.crash()
+
+
+async def test_a_wake_whose_end_could_not_be_written_is_resumed(wait_until: Any) -> None:
+    dying = DyingBlobs(memory())
+    async with LocalRuntime(dying) as runtime:
+        await runtime.register(registry)
+        g = await spawned(runtime, "/gated/g")
+        await runtime.send(g, SendRequest(payload=1))
+        await gates.reached["gate"].wait()
+        entity = entity_of(runtime, g)
+        assert entity is not None
+        dying.dead = True
+        gates.opened["gate"].set()
+        await entity.owner.lost.wait()
+        dying.dead = False
+
+        async def handled() -> bool:
+            wakes = [event for event in await log_of(runtime, g) if event.type == "wake"]
+            return wakes[-1].value["status"] == "handled"
+
+        await wait_until(handled)
+
+
+async def test_a_wake_that_a_tool_caused_is_not_in_its_scope(
+    runtime: LocalRuntime, wait_until: Any
+) -> None:
+    """Run again in another scope, it would not know its own effects."""
+    await runtime.register(registry)
+    c, s = await spawned(runtime, "/calm/c"), await spawned(runtime, "/sender/s")
+    with Effects("wake", {}, {}).within("call"):
+        await runtime.send(s, SendRequest(payload=1))
+    await gates.reached["gate"].wait()
+    await wait_until(lambda: inbox_of(runtime, c))
+    await runtime.hosts.call(s, Release())
+    gates.opened["gate"].set()
+    await runtime.hosts.call(s, Activate())
+    await wait_until(lambda: not any(entity.busy for entity in runtime.hosts.host.awake))
+    assert await inbox_of(runtime, c) == ["once"]
+
+
+async def waits_for_ever(host: str, address: Address) -> None:
+    await gates.wait("check")
+
+
+async def test_an_entity_whose_waking_hangs_keeps_no_other_from_being_sealed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = memory()
+    async with LocalRuntime(store) as old, LocalRuntime(store) as runtime:
+        await old.register(registry)
+        c, g = await spawned(runtime, "/calm/c"), await spawned(old, "/gated/g")
+        monkeypatch.setattr(runtime.hosts, "check", waits_for_ever)
+        hanging = asyncio.create_task(runtime.send(g, SendRequest(payload=1)))
+        await gates.reached["check"].wait()
+        await runtime.hosts.host.stop(timedelta(seconds=1))
+        with pytest.raises(RuntimeUnavailable):
+            await hanging
+        io = LogIO()
+        head = await read_head(store, entity_folder(c), io=io)
+        io.close()
+        assert head is not None
+        assert head.sealed
 
 
 async def test_a_stopped_host_refuses_new_calls(runtime: LocalRuntime) -> None:
