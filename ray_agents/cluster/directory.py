@@ -44,7 +44,7 @@ from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.equipment import Verdict
 from ray_agents.cluster.exchange import Line
 from ray_agents.cluster.folders import entity_folder
-from ray_agents.cluster.placement import FRONT, KEEPER, actor_name, entry_name
+from ray_agents.cluster.placement import FRONT, KEEPER, PACKED, actor_name, entry_name, kind_of
 from ray_agents.cluster.untyped import import_ray
 from ray_agents.definition import Packed, Resources
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable
@@ -60,6 +60,7 @@ RETRY_DELAY = 0.05
 SILENT_SECONDS = 30.0  # how long a silent host is passed over before it is asked again
 REMEMBERED_MAX = 100_000
 DEAD_REMEMBERED_MAX = 1_000
+ACTORS_REMEMBERED_MAX = 10_000
 HOST_CONCURRENCY_MAX = 10_000
 RAY = import_ray()
 PICKLE: Any = import_module("ray.cloudpickle")  # payloads may be of classes of a notebook
@@ -227,10 +228,12 @@ class Directory:
         if actor is None:
             actor = self._existing(name) or self._make(name)
             self._actors[name] = actor
+            if len(self._actors) > ACTORS_REMEMBERED_MAX:
+                self.forget_host(next(iter(self._actors)))
         return actor
 
     def _make(self, name: str) -> Any:
-        if name.startswith("solo"):
+        if kind_of(name) not in (FRONT, PACKED):  # others are not made by whoever calls them
             message = f"host {name!r} has gone"
             raise RuntimeUnavailable(message, host=name)
         try:
