@@ -18,6 +18,7 @@ from ray_agents.events import JSON, Event, MessageReceived, WakeRecorded, WakeSt
 from ray_agents.projection import State
 
 DEATHS_BEFORE_ALONE = 2
+INTERRUPTED = "interrupted: the host was stopped"
 DOUBLINGS_MAX = 63  # more would outgrow any delay there is
 MICROSECOND = timedelta(microseconds=1)
 
@@ -120,7 +121,7 @@ def interrupted(wake: WakeRecorded, *, now: int) -> WakeRecorded:
         wake,
         status=WakeStatus.FAILED,
         attempt=wake.attempt - 1,
-        error="interrupted: the host was stopped",
+        error=INTERRUPTED,
         timestamp=now,
         retry_at=now,
     )

@@ -98,6 +98,8 @@ async def _stream(
                     raise _EndOfStream
                 case "error":
                     raise problem_error(decode(sent.data))
+                case _ if not sent.data:
+                    continue  # a keep-alive: to httpx-sse it is an event, once an id was sent
                 case _:
                     yield Event.from_json(_row(sent.data))
 

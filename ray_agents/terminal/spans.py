@@ -25,12 +25,12 @@ def ago(then: int, *, now: int) -> str:
 
 def until(instant: int, *, now: int) -> str:
     """How long it is until ``instant``: ``in 3d``, ``in 5 min``; ``now`` if that has passed."""
-    seconds = (instant - now) // MICROSECONDS
+    seconds = round((instant - now) / MICROSECONDS)
     if seconds < 1:
         return "now"
     for size, unit in ((86400, "d"), (3600, "h")):
         if seconds >= 2 * size:
-            return f"in {seconds // size}{unit}"
+            return f"in {round(seconds / size)}{unit}"
     return f"in {lasting(seconds * 1000)}"
 
 
@@ -53,5 +53,5 @@ def duration(text: str) -> timedelta:
     """
     match = _DURATION.fullmatch(text.strip())
     if not match:
-        raise ValueError(f"{text!r} is not a duration; write it as 90s, 500ms, 2m or 1h")
+        raise ValueError(f"{text!r} is not a duration; write it as 90s, 500ms, 2m, 1h or 3d")
     return timedelta(seconds=float(match[1]) * _UNITS[match[2] or "s"])

@@ -29,6 +29,7 @@ from ray_agents.events import (
 from ray_agents.terminal import wording
 from ray_agents.terminal.flow import Flow, set_text
 from ray_agents.terminal.spans import MICROSECONDS, lasting, until
+from ray_agents.wakes import INTERRUPTED
 
 CLOCK = "%H:%M:%S"
 INDENT = 11  # a clock time, a space, a sign, a space
@@ -184,6 +185,10 @@ class Transcript:
                 begun = self._woken.pop(wake.key, None)
                 took = f" in {lasting((event.time - begun) / 1000)}" if begun else ""
                 yield from self._line(event, "·", f"handled{took}, may sleep", style="dim")
+            case WakeStatus.FAILED if wake.error == INTERRUPTED:
+                yield from self._line(event, "·", INTERRUPTED, style="dim")
+            case WakeStatus.FAILED if wake.attempt == 0:
+                yield from self._line(event, "·", "to be tried again, as asked", style="dim")
             case WakeStatus.FAILED:
                 wait = lasting(max(wake.retry_at - event.time, 0) / 1000)
                 told = f"attempt {wake.attempt} failed: {wake.error}; again in {wait}"

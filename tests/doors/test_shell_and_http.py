@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,34 @@ def http(started: Folder) -> Iterator[httpx.Client]:
     headers = {"authorization": f"Bearer {token}"}
     with httpx.Client(base_url=running.url or "", headers=headers, timeout=30) as client:
         yield client
+
+
+def curls() -> list[tuple[str, str, dict[str, str], str | None]]:
+    """Method, path, headers and body of the README's lines for ``curl``."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    lines = [line for line in readme.splitlines() if line.startswith("curl ")]
+    found: list[tuple[str, str, dict[str, str], str | None]] = []
+    for line in lines:
+        line = line.replace('"$JSON"', "'Content-Type: application/json'")  # noqa: PLW2901
+        words = shlex.split(line.replace("$BOB", "/v1/entities/bot/bob"))
+        headers = dict(
+            words[at + 1].split(": ")
+            for at, word in enumerate(words)
+            if word == "-H" and words[at + 1] != "$AUTH"
+        )
+        body = words[words.index("-d") + 1] if "-d" in words else None
+        method = words[words.index("-X") + 1] if "-X" in words else "GET"
+        path = next(word for word in words if word.startswith("/"))
+        found.append((method, path, headers, body))
+    return found
+
+
+def test_the_curl_lines_of_the_readme_work(http: httpx.Client) -> None:
+    *changes, (method, path, headers, _) = curls()
+    answers = [http.request(m, p, headers=h, content=body) for m, p, h, body in changes]
+    assert [answer.status_code for answer in answers] == [201, 202, 202]
+    with http.stream(method, path, headers=headers) as events:
+        assert any("What is 2 ** 10?" in line for line in events.iter_lines())
 
 
 def test_http_spawns_and_the_shell_sends_and_observes(started: Folder, http: httpx.Client) -> None:

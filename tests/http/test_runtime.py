@@ -195,6 +195,22 @@ async def test_observe_follows(http: HttpRuntime, runtime: FakeRuntime, wait_unt
     await wait_until(lambda: runtime.observers == 0)
 
 
+async def test_a_quiet_stream_is_followed_for_as_long_as_it_takes(
+    runtime: FakeRuntime, wait_until: Wait
+) -> None:
+    settings = Settings(heartbeat=timedelta(milliseconds=10))
+    async with served(runtime, settings) as url, HttpRuntime(url, patience=HASTY) as http:
+        await http.spawn(AMY, SpawnRequest())
+        await runtime.append(AMY, "before")
+        async with aclosing(http.observe(AMY)) as events:
+            while (await anext(events)).value != "before":
+                continue
+            coming = asyncio.ensure_future(anext(events))
+            await asyncio.wait({coming}, timeout=0.1)  # ten keep-alives
+            await runtime.append(AMY, "after")
+            assert (await coming).value == "after"
+
+
 async def test_a_stream_that_breaks_is_taken_up_behind_the_last_event(
     http: HttpRuntime, runtime: FakeRuntime
 ) -> None:

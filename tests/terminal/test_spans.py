@@ -35,6 +35,8 @@ def test_a_clock_that_runs_ahead_is_just_now() -> None:
         (90, "in 1 min 30 s"),
         (7_300, "in 2h"),
         (3 * DAY, "in 3d"),
+        (12 * 3600 - 0.01, "in 12h"),
+        (4.99, "in 5.0 s"),
     ],
 )
 def test_what_is_to_come_is_told_by_its_distance(seconds: float, words: str) -> None:
