@@ -245,11 +245,18 @@ def test_a_client_that_cannot_be_opened_lets_go(kind: Callable[..., Any]) -> Non
 def test_ctrl_c_cancels_the_call_and_the_client_goes_on(client: Client) -> None:
     client.send(ADA, "never")
     main = threading.main_thread().ident or 0
-    timer = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
-    timer.start()
+
+    def interrupt() -> None:
+        while not followers(client):  # earlier, and it might hit what is not the call
+            threading.Event().wait(0.01)
+        threading.Event().wait(0.2)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    somebody = threading.Thread(target=interrupt)
+    somebody.start()
     with pytest.raises(KeyboardInterrupt):
         list(client.observe(ADA, offset=-1))
-    timer.join()
+    somebody.join()
     assert followers(client) == []
     assert client.inspect(ADA).address == ADA
 
