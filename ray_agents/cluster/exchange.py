@@ -28,6 +28,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from datetime import timedelta
 
+from ray_agents.errors import RuntimeUnavailable
+
 MOMENT = timedelta(milliseconds=10)
 CROWD_MIN = 8  # so many answers must be missing before one waits for others
 WAITING_TRIPS_MAX = 8
@@ -69,6 +71,8 @@ class Line:
 
     def _depart(self) -> None:
         self._departing = False
+        if not self._missing:
+            return  # all has failed meanwhile: an empty trip would wait at the host for nothing
         calls, self._leaving = _portion(self._leaving)
         if self._leaving:
             self._depart_soon()
@@ -82,7 +86,7 @@ class Line:
     def _back(self, trip: asyncio.Future[Trip]) -> None:
         self._trips -= 1
         if trip.cancelled():
-            self._fail(ConnectionAbortedError("a trip to a host was cancelled"))
+            self._fail(RuntimeUnavailable("a trip to a host was cancelled"))
             return
         error = trip.exception()
         if error is not None:

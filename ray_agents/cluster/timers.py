@@ -70,9 +70,7 @@ class Timers:
             (timer.send.fire_at, timer.send.key) for timer in entity.state.timers.values()
         ]
         heapify(self._queue)
-        self._registered = (
-            next_due(entity.state) is not None
-        )  # whether the index may know of this entity
+        self._registered = next_due(entity.state) is not None  # so the index may know of us
         self._last: Appending | None = None  # of those that may not be durable yet
         self._agreed_at: int | None = None
         self._ask_delay = ASK_AGAIN_FIRST

@@ -9,8 +9,9 @@ in a database, and no row is anywhere else.
     entities/<type>/<shard>/<id>/                  the log of the entity /<type>/<id>
         0000000007.arrows                          a segment: what the owner of epoch 7 wrote
         sealed/<first>-<last>-<epoch>-<digest>.arrow   rows of older segments, merged or rescued
-    hosts/<host>/, types/<type>/                   the runtime's own; not part of this page
-    .tmp/                                          files on their way to their names; ignore them
+    IDENTITY, hosts/, index/, types/               the runtime's own; not part of this page
+
+In any folder, names that begin with ``.tmp`` are files on their way to their names: ignore them.
 
 ``shard`` is ``xxh3_64(id) mod 256`` in two hex digits: list all shards, or compute it. ``first``
 and ``last`` are offsets in 16 digits, an epoch has 10, ``digest`` is the xxh3_64 of the whole

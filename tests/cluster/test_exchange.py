@@ -9,6 +9,7 @@ import pytest
 
 from ray_agents.cluster import exchange
 from ray_agents.cluster.exchange import CROWD_MIN, LINGER, Desks, Line, Trip
+from ray_agents.errors import RuntimeUnavailable
 from tests.cluster.conftest import turn_until
 
 
@@ -18,6 +19,7 @@ class Host:
     def __init__(self) -> None:
         self.shut: dict[bytes, asyncio.Event] = {}
         self.trips: list[Trip] = []
+        self.under_way: list[asyncio.Future[Trip]] = []
         self.broken: Exception | None = None
         self.desks = Desks(self.answer)
 
@@ -30,10 +32,12 @@ class Host:
         return self.shut.setdefault(call, asyncio.Event())
 
     def travel(self, line: str, calls: Trip) -> asyncio.Future[Trip]:
-        if self.broken is not None:
-            raise self.broken
+        broken, self.broken = self.broken, None  # for one trip
+        if broken is not None:
+            raise broken
         self.trips.append(calls)
-        return asyncio.ensure_future(self.desks.serve(line, calls))
+        self.under_way.append(asyncio.ensure_future(self.desks.serve(line, calls)))
+        return self.under_way[-1]
 
 
 @pytest.fixture
@@ -114,9 +118,29 @@ async def test_a_trip_that_fails_fails_the_calls_that_are_missing_and_no_later_o
     for answer in (slow, lost):
         with pytest.raises(ConnectionError):
             await answer
-    host.broken = None
     gate.set()
     assert await line.ask(b"x") == b"x"
+
+
+async def test_what_was_to_follow_a_trip_that_failed_does_not_travel_empty(
+    line: Line, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "TRIP_BYTES_MAX", 1)
+    host.broken = OSError("no way")
+    asked = [line.ask(b"one"), line.ask(b"two")]
+    assert all(await asyncio.gather(*asked, return_exceptions=True))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert host.trips == []
+
+
+async def test_a_trip_that_is_cancelled_may_be_made_again(line: Line, host: Host) -> None:
+    host.shut_gate(b"x")
+    asked = line.ask(b"x")
+    await turn_until(lambda: host.trips)
+    host.under_way[0].cancel()
+    with pytest.raises(RuntimeUnavailable):
+        await asked
 
 
 async def test_a_trip_and_its_answers_are_nobodys_own() -> None:

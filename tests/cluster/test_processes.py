@@ -15,18 +15,18 @@ import pytest
 
 from ray_agents.cluster.processes import ProcessMark, marks_in, terminate, trees_of
 
-SLEEP = "import time; print('up', flush=True); time.sleep(60)"
-DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
+STAY = "import signal; signal.alarm(60); print('up', flush=True); signal.pause()"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + STAY
 PARENT = (
     "import subprocess, sys; "
-    f"child = subprocess.Popen([sys.executable, '-c', {SLEEP!r}]); child.wait()"
+    f"child = subprocess.Popen([sys.executable, '-c', {STAY!r}]); child.wait()"
 )
 SOON = timedelta(milliseconds=200)
 
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with start(SLEEP, f"--temp-dir={tmp_path}") as process:
+    with start(STAY, f"--temp-dir={tmp_path}") as process:
         yield process
         process.kill()
 
