@@ -28,12 +28,12 @@ from ray_agents.definition import Definition, Registry
 from ray_agents.errors import InvalidPayload, InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
 from ray_agents.ports import Runtime
-from ray_agents.requests import ListQuery, SendRequest, SpawnRequest, seconds_of
+from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest, seconds_of
 from ray_agents.settings import Settings, from_env
 from ray_agents.views import EntityView, Page, Receipt, Reply, Status, TypeView
 
 T = TypeVar("T")
-R = TypeVar("R", SendRequest, SpawnRequest, ListQuery)
+R = TypeVar("R", ForkRequest, SendRequest, SpawnRequest, ListQuery)
 ASK_WITHIN = timedelta(minutes=1)
 CANCEL_WITHIN = timedelta(seconds=5)
 Detach = Callable[[], None]
@@ -256,6 +256,20 @@ class AsyncClient:
         }
         return await self._runtime.list(_checked(ListQuery, fields))
 
+    async def fork(
+        self, address: str, to: str, *, at: int | None = None, fork_id: str | None = None
+    ) -> EntityView:
+        """Make the entity ``to`` of the rows of ``address`` with an offset below ``at``, or of all.
+
+        It goes on by itself: what the source has left to do (unhandled messages, delayed ones,
+        the outbox) remains the source's. Durable when this returns; it wakes nobody.
+
+        Raises:
+            UnknownEntity, EntityGone, UnknownOffset, EntityExists, InvalidAddress: it is refused.
+        """
+        fields = {"to": to, "at": at, "fork_id": fork_id}
+        return await self._runtime.fork(Address.parse(address), _checked(ForkRequest, fields))
+
     async def kill(self, address: str, *, reason: str | None = None) -> None:
         """End the entity's life; its log remains readable."""
         await self._runtime.kill(Address.parse(address), reason=reason)
@@ -398,6 +412,10 @@ class Client:
     def list(self, **query: Any) -> Page:
         """See :meth:`AsyncClient.list`."""
         return self._do(self._client.list(**query))
+
+    def fork(self, address: str, to: str, **options: Any) -> EntityView:
+        """See :meth:`AsyncClient.fork`."""
+        return self._do(self._client.fork(address, to, **options))
 
     def kill(self, address: str, *, reason: str | None = None) -> None:
         """See :meth:`AsyncClient.kill`."""

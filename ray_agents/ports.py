@@ -13,7 +13,7 @@ from typing import Protocol, Self
 from ray_agents.address import Address
 from ray_agents.definition import Registry
 from ray_agents.events import Draft, Event
-from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
+from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
 
 
@@ -56,6 +56,14 @@ class Blobs(Protocol):
         """Write ``data`` under a new name, whole and synced; False if the name exists already.
 
         The *name* is durable only after :meth:`sync_names` of its folder.
+        """
+        ...
+
+    def link(self, source: str, name: str) -> bool:
+        """Give the content of ``source``, which nobody appends to any more, a second name.
+
+        It is not read or copied, and stays when ``source`` is deleted. False if ``name`` exists
+        already; as durable as :meth:`create`. ``StoreUnavailable`` if ``source`` does not exist.
         """
         ...
 
@@ -182,6 +190,10 @@ class Runtime(Protocol):
 
     async def list(self, query: ListQuery) -> Page:
         """Some entities."""
+        ...
+
+    async def fork(self, source: Address, request: ForkRequest) -> EntityView:
+        """Make a new entity of the rows of another; return once it is durable. Wakes neither."""
         ...
 
     async def kill(self, address: Address, *, reason: str | None = None) -> None:

@@ -71,6 +71,17 @@ class ParkedWake(View):
     messages: int
 
 
+class Origin(View):
+    """Where an entity comes from that was not spawned: ``fork`` or ``import``, and of what.
+
+    It has the rows of ``address`` with an offset below ``offset``.
+    """
+
+    cause: str
+    address: str
+    offset: int
+
+
 class EntityView(View):
     """One entity as ``inspect`` and ``list`` show it; times are microseconds since the epoch.
 
@@ -86,6 +97,7 @@ class EntityView(View):
     args: dict[str, Any] = {}
     tags: dict[str, str] = {}
     parent: str | None = None
+    forked_from: Origin | None = None
     epoch: int = 0
     events: int = 0
     last_event: int = 0

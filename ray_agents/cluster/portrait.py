@@ -11,7 +11,7 @@ from ray_agents.events import WakeStatus
 from ray_agents.lifecycle import Known, status_of
 from ray_agents.projection import State
 from ray_agents.schedule import next_due
-from ray_agents.views import Durability, EntityView, ParkedWake
+from ray_agents.views import Durability, EntityView, Origin, ParkedWake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +78,7 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
         args=created.args,
         tags=state.tags,
         parent=created.parent,
+        forked_from=origin_of(state),
         epoch=ownership.epoch,
         events=ownership.events,
         last_event=ownership.last_event,
@@ -99,6 +100,14 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
         definition_version=ownership.definition_version,
         durability=ownership.durability,
     )
+
+
+def origin_of(state: State) -> Origin | None:
+    """Where an entity comes from, as doors show it; None if it was spawned."""
+    origin = state.origin
+    if origin is None:
+        return None
+    return Origin(cause=origin.cause.value, address=origin.source, offset=origin.offset)
 
 
 def _backlog(state: State) -> int:

@@ -32,6 +32,7 @@ from ray_agents.cluster.catalog import Catalog
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.feeds import Feeds
 from ray_agents.cluster.folders import entity_folder
+from ray_agents.cluster.forking import Forks
 from ray_agents.cluster.portrait import Ownership, describe
 from ray_agents.cluster.wakewatch import WakeWatch
 from ray_agents.cluster.waking import load
@@ -49,7 +50,7 @@ from ray_agents.log.owner import LogIO, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs, Clock
 from ray_agents.replies import reply_of
-from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
+from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
 
 FOLLOW_SECONDS = 15.0
@@ -92,6 +93,7 @@ class HostRuntime:
         self._definitions = definitions or Definitions(blobs)
         self._watch = WakeWatch(blobs, io=io, clock=clock)
         self._feeds = Feeds(self._tail)
+        self._forks = Forks(blobs, io=io, clock=clock)
         self._catalog = Catalog(blobs, io=io, describe=self.inspect)
 
     async def __aenter__(self) -> Self:
@@ -133,6 +135,10 @@ class HostRuntime:
             request = request.model_copy(update={"id": self._clock.fresh_id()})
         answer = await self._hosts.call(address, Deliver(request=request))
         return _expect(answer, Receipt)
+
+    async def fork(self, source: Address, request: ForkRequest) -> EntityView:
+        """Make a new entity of the rows of another; return once it is durable."""
+        return await self._forks.fork(source, request)
 
     async def kill(self, address: Address, *, reason: str | None = None) -> None:
         """End the entity's life."""

@@ -20,6 +20,7 @@ from ray_agents.events import (
     WakeStatus,
 )
 from ray_agents.log.history import History
+from ray_agents.origin import EntityForked
 from ray_agents.projection import CONTROL_TYPES, Outgoing, State, Timer, fold, is_row_type
 
 FOLDED_ROWS_MAX = 64  # so few rows are folded sooner than any column of them is looked at
@@ -37,7 +38,12 @@ def load(history: History, *, tip: int | None = None) -> State:
     still_open, ended = history.unended(WakeRecorded.TYPE, header="status", ends=ENDS, start=life)
     cut = _cut(history, life, [WakeRecorded.of(event).to_offset for event in still_open])
     row_types = frozenset(name for name in history.types() if is_row_type(name))
-    state = State(created=EntityCreated.of(created), life_offset=life, watermark=life)
+    state = State(
+        created=EntityCreated.of(created), life_offset=life, ids_offset=life, watermark=life
+    )
+    forked = history.find(EntityForked.TYPE, "entity")
+    if forked is not None and forked.offset > life:
+        state.come_from(EntityForked.of(forked), forked.offset)
     types = row_types | {EffectStaged.TYPE, DeliveryDeferred.TYPE}
     for event in history.latest(types, start=life, stop=cut, skip=SendScheduled.is_row):
         if event.type == EffectStaged.TYPE:
@@ -60,7 +66,7 @@ def _timers(history: History, life: int) -> dict[str, Timer]:
     pending, _ = history.unended(
         SendScheduled.TYPE,
         header=SendScheduled.STATUS_HEADER,
-        ends=(SendScheduled.SENT,),
+        ends=(SendScheduled.SENT, SendScheduled.CANCELLED),
         start=life,
     )
     schedules = [event for event in pending if SendScheduled.is_row(event.type, event.key)]

@@ -82,7 +82,9 @@ class LogFiles:
 
     def _listed_sealed(self, name: str, entry: FileEntry) -> Rows | None:
         data = self.blobs.read(name)
-        return None if data is None else decode_sealed(name, data, digest=entry.digest)
+        if data is None:
+            return None
+        return decode_sealed(name, data, digest=entry.digest).beginning(entry.rows)
 
     def _listed_segment(self, entry: FileEntry) -> Rows | None:
         segment = self.segment(entry.epoch or 0)

@@ -32,6 +32,13 @@ class History:
             self._recent = []
             self._last = {}
 
+    def before(self, stop: int) -> History:
+        """The rows with ``offset < stop``: this log as it was then."""
+        parts = [cut for part in self._parts if (cut := part.before(stop)) is not None]
+        history = History(parts)
+        history.extend([event for event in self._recent if event.offset < stop])
+        return history
+
     def types(self) -> set[str]:
         """The types that have rows."""
         return {event.type for event in self._recent}.union(*(part.types for part in self._parts))

@@ -88,6 +88,20 @@ class LogReader:
         """Everything up to the end; raises as :meth:`read`. No row is decoded for it."""
         return await self._io.run(self._past)
 
+    def past_now(self) -> Past:
+        """As :meth:`past`, for who is in a thread already. Blocks."""
+        return self._past()
+
+    def referred(
+        self, refer: Callable[[tuple[FileEntry, ...], Rows | None], list[T] | FileEntry]
+    ) -> list[T]:
+        """What ``refer`` makes of the files and the newest rows that may be served now. Blocks.
+
+        It is called again when it gives a file back: that was listed but is gone.
+        """
+        _, found = self._taken(lambda view: refer(view.files, view.rows))
+        return found
+
     def _read(self, offset: int, limit: int) -> Reading:
         view, events = self._taken(lambda view: self._collect(view, offset, limit))
         return Reading(events=events, tip=view.tip, head=view.head)

@@ -45,6 +45,11 @@ class FaultyBlobs:
         self.bytes_created += len(data)
         return self.inner.create(name, data)
 
+    def link(self, source: str, name: str) -> bool:
+        """See :class:`ray_agents.ports.Blobs`."""
+        self.check("link")
+        return self.inner.link(source, name)
+
     def sync_names(self, name: str) -> None:
         """See :class:`ray_agents.ports.Blobs`."""
         self.check("sync_names")

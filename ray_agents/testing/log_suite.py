@@ -139,6 +139,25 @@ class BlobsSuite:
         assert blobs.names("") == ["f", "g"]
         assert blobs.names("f/1") == []
 
+    def test_a_link_is_a_second_name_that_outlives_the_first(self, blobs: Blobs) -> None:
+        blobs.create("a/1", b"content")
+        assert blobs.link("a/1", "b/c/2")
+        blobs.sync_names("b/c/2")
+        blobs.delete("a/1")
+        assert blobs.read("b/c/2", 3) == b"tent"
+        assert (blobs.names("a"), blobs.names("b/c")) == ([], ["2"])
+        assert blobs.create("a/1", b"another")
+        assert blobs.read("b/c/2") == b"content"
+
+    def test_a_link_takes_nobodys_name_and_is_made_of_something(self, blobs: Blobs) -> None:
+        blobs.create("a/1", b"one")
+        blobs.create("a/2", b"two")
+        assert not blobs.link("a/1", "a/2")
+        assert blobs.read("a/2") == b"two"
+        with pytest.raises(StoreUnavailable):
+            blobs.link("a/3", "a/4")
+        assert blobs.names("a") == ["1", "2"]
+
     def test_a_deleted_name_is_free_again(self, blobs: Blobs) -> None:
         blobs.create("f/1", b"one")
         blobs.delete("f/1")

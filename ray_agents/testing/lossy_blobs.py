@@ -89,6 +89,19 @@ class LossyBlobs:
             folder.current[last] = _File(data=bytearray(data), synced=len(data))
             return True
 
+    def link(self, source: str, name: str) -> bool:
+        """See :class:`ray_agents.ports.Blobs`; both names are of one file, as hard links are."""
+        with self._lock:
+            self.step()
+            folder, last = self._place(name)
+            if last in folder.current:
+                return False
+            there, its = self._place(source)
+            if its not in there.current:
+                raise StoreUnavailable(f"{source!r} does not exist", path=source)
+            folder.current[last] = there.current[its]
+            return True
+
     def sync_names(self, name: str) -> None:
         """See :class:`ray_agents.ports.Blobs`."""
         with self._lock:
