@@ -30,7 +30,7 @@ from ray_agents.events import JSON, Event
 from ray_agents.ports import Runtime
 from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest, seconds_of
 from ray_agents.settings import Settings, from_env
-from ray_agents.views import EntityView, Page, Receipt, Reply, Status, TypeView
+from ray_agents.views import EntityView, Page, Receipt, Reply, StateView, Status, TypeView
 
 T = TypeVar("T")
 R = TypeVar("R", ForkRequest, SendRequest, SpawnRequest, ListQuery)
@@ -235,6 +235,17 @@ class AsyncClient:
         """
         return await self._runtime.inspect(Address.parse(address))
 
+    async def state(self, address: str, *, at: int | None = None) -> StateView:
+        """One entity as it was when its log ended at the offset ``at``, or as it is now.
+
+        Its collections, tags and what it had left to do; it wakes nobody.
+
+        Raises:
+            UnknownEntity: nobody lived there then.
+            UnknownOffset: the log does not reach so far.
+        """
+        return await self._runtime.state(Address.parse(address), at=at)
+
     async def list(
         self,
         *,
@@ -408,6 +419,10 @@ class Client:
     def inspect(self, address: str) -> EntityView:
         """See :meth:`AsyncClient.inspect`."""
         return self._do(self._client.inspect(address))
+
+    def state(self, address: str, *, at: int | None = None) -> StateView:
+        """See :meth:`AsyncClient.state`."""
+        return self._do(self._client.state(address, at=at))
 
     def list(self, **query: Any) -> Page:
         """See :meth:`AsyncClient.list`."""

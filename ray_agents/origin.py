@@ -10,7 +10,6 @@ is another inbox. So do the ids of what the entity sends and spawns: they name t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self, cast
@@ -30,8 +29,8 @@ class EntityForked:
     """The rows before this one are those of ``source`` with an offset below ``offset``.
 
     ``key`` is unique for each fork or import, so that a repeated one is known. ``life`` is that of
-    the source and goes on here. ``parent`` is the entity's parent from here on. ``digest`` is that
-    of the imported file; None for a fork. ``timestamp`` is microseconds since the epoch.
+    the source and goes on here. ``parent`` and ``created`` are the entity's from here on.
+    ``digest`` is that of the imported file, None for a fork. Times are microseconds since 1970.
     """
 
     key: str
@@ -40,6 +39,7 @@ class EntityForked:
     offset: int
     life: int
     parent: str | None
+    created: int
     timestamp: int
     digest: str | None = None
 
@@ -53,17 +53,16 @@ class EntityForked:
     @classmethod
     def of(cls, event: Event) -> Self:
         """Read the row back."""
-        row = cast("Mapping[str, Any]", event.value)
-        return cls(**{**row, "cause": Cause(row["cause"])})
+        row = cast("dict[str, Any]", event.value)
+        row["cause"] = Cause(row["cause"])
+        return cls(**row)
 
-    def created(self, before: EntityCreated) -> EntityCreated:
+    def creation(self, before: EntityCreated) -> EntityCreated:
         """The entity's creation as it is seen from here on.
 
-        Its ``spawn_id`` is this origin's, so that a repeated spawn of the source is no spawn of
-        this one. A fork came to be when it was forked; an import is what was exported.
+        Its ``spawn_id`` is this origin's key, so that the source's spawn repeated is not this one.
         """
-        time = self.timestamp if self.cause is Cause.FORK else before.timestamp
-        return replace(before, parent=self.parent, spawn_id=self.key, timestamp=time)
+        return replace(before, parent=self.parent, spawn_id=self.key, timestamp=self.created)
 
 
 _FIELDS = tuple(EntityForked.__dataclass_fields__)

@@ -14,7 +14,7 @@ from ray_agents.address import Address
 from ray_agents.definition import Registry
 from ray_agents.events import Draft, Event
 from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
-from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
+from ray_agents.views import EntityView, Page, Receipt, Reply, StateView, TypeView
 
 
 class Clock(Protocol):
@@ -186,6 +186,10 @@ class Runtime(Protocol):
 
     async def inspect(self, address: Address) -> EntityView:
         """One entity, as it is now."""
+        ...
+
+    async def state(self, address: Address, *, at: int | None = None) -> StateView:
+        """One entity as of an offset, as the rows below it tell; never wakes it."""
         ...
 
     async def list(self, query: ListQuery) -> Page:

@@ -164,6 +164,11 @@ class State:
         args = len(repr(self.created.args)) if self.created else 0
         return args + sum(len(text) for table in self.rows.values() for text in table.values())
 
+    def show_committed(self) -> None:
+        """Take what open wakes have committed into ``rows``, as an end of them would."""
+        for wake_key in self.effects:
+            self._show_effects(wake_key)
+
     def apply(self, event: Event) -> None:
         """Take one more event, the next of the log, into account."""
         match event.type:
@@ -209,7 +214,7 @@ class State:
         What they obliged the source to is ended by the rows that follow (``closing.py``).
         """
         if self.created is not None:
-            self.created = origin.created(self.created)
+            self.created = origin.creation(self.created)
         self.origin, self.ids_offset = origin, offset
 
     def _abandon(self) -> None:

@@ -112,6 +112,40 @@ class EntityView(View):
     durability: Durability = Durability.SYNC
 
 
+class StateView(View):
+    """One entity as of an offset: what the rows below ``at`` say of it.
+
+    ``tip`` is the end of the log now, ``time`` that of the newest row below ``at``; times are
+    microseconds since the epoch. ``collections`` are the user's, by name, each a list of rows in
+    the order of first writing; what a wake had committed is in them, whether it had ended or not.
+    ``context`` is likewise. ``wakes`` counts those that had ended, ``open_wakes`` those that had
+    not, parked ones included; ``backlog`` are messages that no ended or parked wake had taken,
+    ``outgoing`` what was in the outbox.
+    """
+
+    address: str
+    type: str
+    id: str
+    at: int
+    tip: int
+    time: int
+    created: int
+    life: int = 0
+    stopped: bool = False
+    args: dict[str, Any] = {}
+    tags: dict[str, str] = {}
+    parent: str | None = None
+    forked_from: Origin | None = None
+    collections: dict[str, list[Any]] = {}
+    context: list[Any] = []
+    backlog: int = 0
+    wakes: int = 0
+    open_wakes: int = 0
+    parked: tuple[ParkedWake, ...] = ()
+    schedules: int = 0
+    outgoing: int = 0
+
+
 class TypeView(View):
     """One registered definition."""
 

@@ -8,15 +8,20 @@ to an acknowledged offset, and neither sees the other from there on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from ray_agents.address import Address
 from ray_agents.closing import closing_drafts
+from ray_agents.cluster.asof import offset_within, settled, state_as_of
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.portrait import Ownership, describe
 from ray_agents.cluster.waking import load
-from ray_agents.errors import EntityExists, EntityGone, InvalidAddress, UnknownEntity, UnknownOffset
+from ray_agents.errors import EntityExists, EntityGone, InvalidAddress
 from ray_agents.events import Draft, Event
 from ray_agents.log.forking import Beginning, Inheritance, begin_log, first_events
 from ray_agents.log.history import History
+from ray_agents.log.manifest import Manifest
 from ray_agents.log.owner import Claim, LogIO
 from ray_agents.log.reader import LogReader, Past
 from ray_agents.origin import Cause, EntityForked
@@ -53,85 +58,68 @@ class Forks:
             message = f"{str(source)!r} cannot become {str(target)!r}: a fork keeps its type"
             raise InvalidAddress(message, address=str(target))
         key = request.fork_id or self._clock.fresh_id()
-        return await self._io.run(self._fork, source, target, at=request.at, key=key)
-
-    def _fork(self, source: Address, target: Address, *, at: int | None, key: str) -> EntityView:
-        known = self._made_before(target, key)
+        known = await made_before(self._blobs, target, key, io=self._io)
         if known is not None:
             return known
-        past = LogReader(self._blobs, entity_folder(source), self._io).past_now()
-        offset = offset_within(source, past, at)
-        history = past.history.before(offset)
-        state = load(history)
-        self._check_forkable(source, state, offset)
-        now = self._clock.now()
+        reader = LogReader(self._blobs, entity_folder(source), self._io)
+        past = await settled(reader, source, clock=self._clock)
         origin = EntityForked(
             key=key,
             cause=Cause.FORK,
             source=str(source),
-            offset=offset,
-            life=state.created.life if state.created else 0,
+            offset=offset_within(source, past, request.at),
+            life=0,
             parent=None,
-            timestamp=now,
+            created=self._clock.now(),
+            timestamp=self._clock.now(),
         )
-        folder = entity_folder(target)
-        inheritance = Inheritance(self._blobs, entity_folder(source), folder, io=self._io)
-        files = inheritance.taken(offset, epoch=FIRST_EPOCH)
-        beginning = Beginning(
-            epoch=FIRST_EPOCH, files=files, offset=offset, time=max(now, past.last_time)
-        )
-        events = first_events(beginning, first_drafts(origin, state, history, now=now))
-        claim = Claim(host=FORKER, token=self._clock.fresh_id())
-        if not begin_log(self._blobs, folder, events=events, claim=claim):
-            raise _exists(target)
-        return _described(target, fold(events, state), events)
+        return await self._io.run(self._fork, target, origin, reader, past)
 
-    def _made_before(self, target: Address, key: str) -> EntityView | None:
-        """The fork of that key, if it is there.
-
-        Raises:
-            EntityExists: another entity is, or is about to be.
-        """
-        past = LogReader(self._blobs, entity_folder(target), self._io).past_now()
-        if past.head is None:
-            return None
-        state = load(past.history, tip=past.tip)
-        if state.origin is None or state.origin.key != key:
-            raise _exists(target)
-        ownership = Ownership(epoch=past.head.epoch, events=past.tip, last_event=past.last_time)
-        return describe(target, state, ownership)
-
-    def _check_forkable(self, source: Address, state: State, offset: int) -> None:
-        if state.created is None:
-            message = f"there is no entity at {str(source)!r} as of offset {offset}"
-            raise UnknownEntity(message, address=str(source))
+    def _fork(
+        self, target: Address, origin: EntityForked, reader: LogReader, past: Past
+    ) -> EntityView:
+        source, offset = Address.parse(origin.source), origin.offset
+        history = past.history.before(offset)
+        state = state_as_of(source, history, offset)
         if state.stopped is not None:
-            message = (
-                f"{str(source)!r} was killed; fork it with an earlier offset "
-                "(of its row entity_stopped, or before)"
-            )
-            raise EntityGone(message, address=str(source))
+            message = f"{origin.source!r} was killed before offset {offset}; fork it as of then"
+            raise EntityGone(message, address=origin.source)
+        origin = replace(origin, life=state.created.life if state.created else 0)
+        folder = entity_folder(target)
+        inheritance = Inheritance(reader, self._blobs, source=entity_folder(source), folder=folder)
+        beginning = Beginning(
+            epoch=FIRST_EPOCH,
+            files=inheritance.taken(offset, epoch=FIRST_EPOCH),
+            offset=offset,
+            time=max(origin.timestamp, history.last_time),
+        )
+        events = first_events(beginning, first_drafts(origin, state, history))
+        claim = Claim(host=FORKER, token=origin.key)
+        if not begin_log(self._blobs, folder, events=events, claim=claim):
+            raise taken(target)
+        return described(target, fold(events, state), events)
 
 
-def offset_within(address: Address, past: Past, at: int | None) -> int:
-    """``at``, or the end of the log if it is None.
+async def made_before(blobs: Blobs, target: Address, key: str, *, io: LogIO) -> EntityView | None:
+    """The fork, or import, of that key, if it is there; None if the address is free.
 
     Raises:
-        UnknownEntity: there is no log.
-        UnknownOffset: ``at`` lies beyond its end.
+        EntityExists: another entity is there, or is about to be.
     """
+    past = await LogReader(blobs, entity_folder(target), io).past()
     if past.head is None:
-        message = f"there is no entity at {str(address)!r}; spawn it first"
-        raise UnknownEntity(message, address=str(address))
-    if at is not None and at > past.tip:
-        message = f"offset {at} lies beyond the end of {str(address)!r}, which is {past.tip}"
-        raise UnknownOffset(message, address=str(address), offset=at, tip=past.tip)
-    return past.tip if at is None else at
+        return None
+    state = await io.run(load, past.history, tip=past.tip)
+    if state.origin is None or state.origin.key != key:
+        raise taken(target)
+    ownership = Ownership(epoch=past.head.epoch, events=past.tip, last_event=past.last_time)
+    return describe(target, state, ownership)
 
 
-def first_drafts(origin: EntityForked, state: State, history: History, *, now: int) -> list[Draft]:
+def first_drafts(origin: EntityForked, state: State, history: History) -> list[Draft]:
     """What a log says first that begins with the rows of ``history``, which give ``state``."""
-    return [origin.draft(), *closing_drafts(state, _open_runs(state, history), now=now)]
+    closing = closing_drafts(state, _open_runs(state, history), now=origin.timestamp)
+    return [origin.draft(), *closing]
 
 
 def _open_runs(state: State, history: History) -> list[Event]:
@@ -143,12 +131,14 @@ def _open_runs(state: State, history: History) -> list[Event]:
     return history.latest(RUN_TYPES, start=first, skip=lambda _, key: not key.startswith(starts))
 
 
-def _described(target: Address, state: State, events: list[Event]) -> EntityView:
-    last = events[-1]
-    ownership = Ownership(epoch=FIRST_EPOCH, events=last.offset + 1, last_event=last.time)
+def described(target: Address, state: State, events: Sequence[Event]) -> EntityView:
+    """An entity whose log has just begun with ``events``."""
+    last, epoch = events[-1], Manifest.of(events[0]).epoch
+    ownership = Ownership(epoch=epoch, events=last.offset + 1, last_event=last.time)
     return describe(target, state, ownership)
 
 
-def _exists(target: Address) -> EntityExists:
-    message = f"{str(target)!r} exists already; fork to another address"
+def taken(target: Address) -> EntityExists:
+    """The error for an address at which there is a log."""
+    message = f"{str(target)!r} exists already, or did; choose another address"
     return EntityExists(message, address=str(target))

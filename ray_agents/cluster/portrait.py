@@ -82,16 +82,8 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
         epoch=ownership.epoch,
         events=ownership.events,
         last_event=ownership.last_event,
-        backlog=_backlog(state),
-        parked=tuple(
-            ParkedWake(
-                wake=wake.key,
-                attempts=wake.attempt,
-                error=wake.error or "",
-                messages=wake.event_count,
-            )
-            for wake in state.parked
-        ),
+        backlog=backlog_of(state),
+        parked=parked_in(state),
         schedules=len(state.timers),
         next_due=next_due(state),
         waiting_for=ownership.waiting_for,
@@ -110,7 +102,20 @@ def origin_of(state: State) -> Origin | None:
     return Origin(cause=origin.cause.value, address=origin.source, offset=origin.offset)
 
 
-def _backlog(state: State) -> int:
+def parked_in(state: State) -> tuple[ParkedWake, ...]:
+    """The parked wakes, as doors show them."""
+    return tuple(
+        ParkedWake(
+            wake=wake.key,
+            attempts=wake.attempt,
+            error=wake.error or "",
+            messages=wake.event_count,
+        )
+        for wake in state.parked
+    )
+
+
+def backlog_of(state: State) -> int:
     """Messages that no ended or parked wake has taken."""
     begun = [wake for wake in state.wakes.values() if wake.status is not WakeStatus.PARKED]
     return len(state.pending) + sum(wake.event_count for wake in begun)

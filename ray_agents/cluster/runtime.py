@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Protocol, Self, TypeVar
 
 from ray_agents.address import Address
+from ray_agents.cluster.asof import view_as_of
 from ray_agents.cluster.calls import (
     Answer,
     Ask,
@@ -51,7 +52,7 @@ from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs, Clock
 from ray_agents.replies import reply_of
 from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
-from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
+from ray_agents.views import EntityView, Page, Receipt, Reply, StateView, TypeView
 
 FOLLOW_SECONDS = 15.0
 LOOKS_MAX = 100
@@ -315,6 +316,10 @@ class HostRuntime:
         )
         state = await self._io.run(load, past.history, tip=past.tip)
         return describe(address, state, ownership)
+
+    async def state(self, address: Address, *, at: int | None = None) -> StateView:
+        """One entity as of an offset, as the rows below it tell; never wakes it."""
+        return await view_as_of(self._blobs, address, at=at, io=self._io, clock=self._clock)
 
     async def list(self, query: ListQuery) -> Page:
         """Some entities, by address; status is computed as they are read."""

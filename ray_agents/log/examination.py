@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from xxhash import xxh3_64_hexdigest
@@ -253,11 +253,24 @@ class _Look:
             name = f"{self.folder}/{entry.name}"
             self._find(Fault.MISSING, name, what, remedy=remedy, after_offset=entry.first - 1)
             return
-        there = self._prefix(epoch, entry) if epoch else self.sealed[place]
+        there = self._prefix(epoch, entry) if epoch else self._beginning(place, entry)
         if there is not None and there != entry:
             what = f"it does not hold the {entry.rows} rows from offset {entry.first} on "
             name = f"{self.folder}/{entry.name}"
             self._find(Fault.DISORDERED, name, what + "that the manifest lists")
+
+    def _beginning(self, place: str, entry: FileEntry) -> FileEntry | None:
+        """As many first rows of a sealed file as ``entry`` lists: a fork may list fewer."""
+        whole = self.sealed[place]
+        if whole is None or whole.rows <= entry.rows or not entry.rows:
+            return whole
+        path = f"{self.folder}/{entry.name}"
+        data = self.blobs.read(path)
+        if data is None:
+            self.moved = True
+            return None
+        rows = decode_sealed(path, data, digest=whole.digest).beginning(entry.rows)
+        return replace(whole, end=rows.end, rows=rows.count)
 
     def _prefix(self, epoch: int, entry: FileEntry) -> FileEntry | None:
         """As many first frames of a segment as have the rows of ``entry``."""

@@ -16,19 +16,17 @@ offsets: ``read(fork) == read(source)[:at]``, the log's own rows included.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ray_agents.errors import StoreUnavailable
 from ray_agents.events import Draft, Event, Operation
 from ray_agents.log.codec import encode_frame
-from ray_agents.log.files import LogFiles
 from ray_agents.log.manifest import FileEntry, Manifest
 from ray_agents.log.reader import LogReader
 from ray_agents.log.rows import Rows
 from ray_agents.log.sealed import write_sealed
 from ray_agents.log.segment import SEALED_ROW, Claim, epoch_of, new_preamble, segment_name
-from ray_agents.log.threads import LogIO
 from ray_agents.ports import Blobs
 
 
@@ -49,10 +47,10 @@ class Beginning:
 class Inheritance:
     """Files of the log in ``source``, referred to from ``folder``. All methods block."""
 
-    def __init__(self, blobs: Blobs, source: str, folder: str, *, io: LogIO) -> None:
+    def __init__(self, reader: LogReader, blobs: Blobs, *, source: str, folder: str) -> None:
+        self._reader = reader  # the one that has seen the end: it takes back nothing it has served
         self._blobs = blobs
-        self._files = LogFiles(blobs, source, kept=io.kept)
-        self._reader = LogReader(blobs, source, io)
+        self._source = source
         self._folder = folder
 
     def taken(self, at: int, *, epoch: int) -> tuple[FileEntry, ...]:
@@ -64,14 +62,16 @@ class Inheritance:
             CorruptLog: a file that must be read for it is damaged.
             StoreUnavailable, StoreFull: the medium refuses, or the log changes hands too fast.
         """
-        found = self._reader.referred(lambda files, rows: self._refer(files, rows, at, epoch))
+        found = self._reader.referred(
+            lambda files, rows: self._refer(files, rows, at=at, epoch=epoch), stop=at
+        )
         linked = [entry for entry in found if entry.rows]
         if linked:
             self._blobs.sync_names(f"{self._folder}/{linked[-1].name}")
         return tuple(linked)
 
     def _refer(
-        self, files: tuple[FileEntry, ...], newest: Rows | None, at: int, epoch: int
+        self, files: Iterable[FileEntry], newest: Rows | None, *, at: int, epoch: int
     ) -> list[FileEntry] | FileEntry:
         """What the new log lists; or a file that is gone."""
         found: list[FileEntry] = []
@@ -79,30 +79,26 @@ class Inheritance:
         for entry in files:
             if not entry.rows or entry.first >= at:
                 continue
-            if entry.epoch is None and entry.end <= at:
-                found += self._rewritten(gathered, epoch)
-                if not self._link(entry):
+            cut = entry
+            if entry.epoch is not None or entry.end > at:
+                rows = self._reader.rows_of(entry)
+                if rows is None:
                     return entry
-                found.append(entry)
-                continue
-            rows = self._files.listed(entry)
-            if rows is None:
+                kept = rows.before(at) or rows
+                if entry.epoch is not None:
+                    gathered.append(kept)
+                    continue
+                cut = replace(entry, end=kept.end, rows=kept.count)
+            if not self._link(entry):
                 return entry
-            kept = rows.before(at)
-            if entry.epoch is not None:
-                gathered += [kept] if kept else []
-            elif kept is not None:
-                found += self._rewritten(gathered, epoch)
-                if not self._link(entry):
-                    return entry
-                found.append(replace(entry, end=kept.end, rows=kept.count))
+            found += [*self._rewritten(gathered, epoch), cut]
         kept = newest.before(at) if newest is not None else None
         gathered += [kept] if kept else []
         return found + self._rewritten(gathered, epoch)
 
     def _link(self, entry: FileEntry) -> bool:
         """Whether the file is there; it is, too, if an attempt that broke off has linked it."""
-        source = f"{self._files.folder}/{entry.name}"
+        source = f"{self._source}/{entry.name}"
         try:
             self._blobs.link(source, f"{self._folder}/{entry.name}")
         except StoreUnavailable:

@@ -39,6 +39,13 @@ class History:
         history.extend([event for event in self._recent if event.offset < stop])
         return history
 
+    @property
+    def last_time(self) -> int:
+        """The time of the newest row, in microseconds since the epoch; 0 if there is none."""
+        if self._recent:
+            return self._recent[-1].time
+        return self._parts[-1].batch.column(1)[-1].value if self._parts else 0
+
     def types(self) -> set[str]:
         """The types that have rows."""
         return {event.type for event in self._recent}.union(*(part.types for part in self._parts))

@@ -11,7 +11,7 @@ synced: a log that was sealed and woken again has a gap there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ray_agents.errors import CorruptLog, StoreUnavailable
@@ -43,12 +43,16 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """All that may be read now, as columns; ``last_time`` is that of the newest row."""
+    """All that may be read now, as columns; ``last_time`` is that of the newest row.
+
+    ``held``: a new owner is still adopting, so rows that were acknowledged may be missing yet.
+    """
 
     history: History
     tip: int
     last_time: int
     head: Head | None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,7 @@ class _View:
     files: tuple[FileEntry, ...] = ()
     rows: Rows | None = None
     head: Head | None = None
+    held: bool = False
 
     @property
     def tip(self) -> int:
@@ -88,18 +93,24 @@ class LogReader:
         """Everything up to the end; raises as :meth:`read`. No row is decoded for it."""
         return await self._io.run(self._past)
 
-    def past_now(self) -> Past:
-        """As :meth:`past`, for who is in a thread already. Blocks."""
-        return self._past()
+    def rows_of(self, entry: FileEntry) -> Rows | None:
+        """The rows that a manifest of this log lists in a file; None if it is gone. Blocks."""
+        return self._files.listed(entry)
 
     def referred(
-        self, refer: Callable[[tuple[FileEntry, ...], Rows | None], list[T] | FileEntry]
+        self, refer: Callable[[tuple[FileEntry, ...], Rows | None], list[T] | FileEntry], stop: int
     ) -> list[T]:
-        """What ``refer`` makes of the files and the newest rows that may be served now. Blocks.
+        """What ``refer`` makes of the files and newest rows in which all before ``stop`` is.
 
-        It is called again when it gives a file back: that was listed but is gone.
+        Blocks. ``stop`` is at most where an earlier reading ended. ``refer`` is called again when
+        it gives a file back: that was listed but is gone.
+
+        Raises:
+            CorruptLog, StoreUnavailable: as :meth:`read`.
         """
-        _, found = self._taken(lambda view: refer(view.files, view.rows))
+        view, found = self._taken(lambda view: refer(view.files, view.rows))
+        if view.tip < stop:
+            raise self._too_fast()
         return found
 
     def _read(self, offset: int, limit: int) -> Reading:
@@ -109,7 +120,13 @@ class LogReader:
     def _past(self) -> Past:
         view, parts = self._taken(self._parts)
         last_time = parts[-1].batch.column(1)[-1].value if parts else 0
-        return Past(history=History(parts), tip=view.tip, last_time=last_time, head=view.head)
+        return Past(
+            history=History(parts),
+            tip=view.tip,
+            last_time=last_time,
+            head=view.head,
+            held=view.held,
+        )
 
     def _taken(self, take: Callable[[_View], list[T] | FileEntry]) -> tuple[_View, list[T]]:
         """What may be served now, and what ``take`` finds in it, unless a listed file is gone."""
@@ -184,7 +201,8 @@ class LogReader:
         if newest.ending is Ending.CORRUPT:
             raise newest.corruption()
         if not newest.begun:
-            return self._hold(newest.head)
+            view = self._hold(newest.head)
+            return None if view is None else replace(view, held=True)
         if not newest.sealed and not self._confirm(newest):
             return None
         return self._serve(newest, newest.batches, head=newest.head)
