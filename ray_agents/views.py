@@ -118,9 +118,9 @@ class StateView(View):
     ``tip`` is the end of the log now, ``time`` that of the newest row below ``at``; times are
     microseconds since the epoch. ``collections`` are the user's, by name, each a list of rows in
     the order of first writing; what a wake had committed is in them, whether it had ended or not.
-    ``context`` is likewise. ``wakes`` counts those that had ended, ``open_wakes`` those that had
-    not, parked ones included; ``backlog`` are messages that no ended or parked wake had taken,
-    ``outgoing`` what was in the outbox.
+    ``context`` is likewise. ``woken`` says whether any wake had ended, ``open_wakes`` counts those
+    that had not, parked ones included; ``backlog`` counts the messages that no ended or parked wake
+    had taken, ``outgoing`` what was in the outbox.
     """
 
     address: str
@@ -139,7 +139,7 @@ class StateView(View):
     collections: dict[str, list[Any]] = {}
     context: list[Any] = []
     backlog: int = 0
-    wakes: int = 0
+    woken: bool = False
     open_wakes: int = 0
     parked: tuple[ParkedWake, ...] = ()
     schedules: int = 0

@@ -25,15 +25,17 @@ LOOKS_MAX = 100
 LOOK_DELAY = timedelta(milliseconds=100)
 
 
-async def settled(reader: LogReader, address: Address, *, clock: Clock) -> Past:
-    """All that was acknowledged in an entity's log by now.
+async def settled(
+    reader: LogReader, address: Address, *, clock: Clock, whole: bool = False
+) -> Past:
+    """All that was acknowledged in an entity's log by now, or what tells its state.
 
     Raises:
         UnknownEntity: there is no log.
         RuntimeUnavailable: it has been claimed, and its owner does not begin.
     """
     for _ in range(LOOKS_MAX):
-        past = await reader.past()
+        past = await (reader.past() if whole else reader.summary())
         if past.head is None:
             message = f"there is no entity at {str(address)!r}; spawn it first"
             raise UnknownEntity(message, address=str(address))
@@ -54,6 +56,22 @@ def offset_within(address: Address, past: Past, at: int | None) -> int:
         message = f"offset {at} lies beyond the end of {str(address)!r}, which is {past.tip}"
         raise UnknownOffset(message, address=str(address), offset=at, tip=past.tip)
     return past.tip if at is None else at
+
+
+async def past_as_of(
+    reader: LogReader, address: Address, *, at: int | None, clock: Clock
+) -> tuple[Past, int]:
+    """What tells the state as of ``at``, or of now if it is None, and that offset.
+
+    Raises:
+        UnknownEntity, RuntimeUnavailable: as :func:`settled`.
+        UnknownOffset: the log does not reach so far.
+    """
+    past = await settled(reader, address, clock=clock)
+    offset = offset_within(address, past, at)
+    if offset < past.since:
+        past = await settled(reader, address, clock=clock, whole=True)
+    return past, offset
 
 
 def state_as_of(address: Address, history: History, offset: int) -> State:
@@ -79,12 +97,12 @@ async def view_as_of(
         UnknownOffset: the log does not reach so far.
         RuntimeUnavailable: it has been claimed, and its owner does not begin.
     """
-    past = await settled(LogReader(blobs, entity_folder(address), io), address, clock=clock)
-    return await io.run(_view, address, past, at)
+    reader = LogReader(blobs, entity_folder(address), io)
+    past, offset = await past_as_of(reader, address, at=at, clock=clock)
+    return await io.run(_view, address, past, offset)
 
 
-def _view(address: Address, past: Past, at: int | None) -> StateView:
-    offset = offset_within(address, past, at)
+def _view(address: Address, past: Past, offset: int) -> StateView:
     history = past.history.before(offset)
     state = state_as_of(address, history, offset)
     state.show_committed()
@@ -112,7 +130,7 @@ def _view(address: Address, past: Past, at: int | None) -> StateView:
         },
         context=tables.get(CONTEXT_TYPE, []),
         backlog=backlog_of(state),
-        wakes=state.wakes_ended,
+        woken=state.woken,
         open_wakes=len(state.wakes),
         parked=parked_in(state),
         schedules=len(state.timers),

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ray_agents.address import Address
 from ray_agents.closing import closing_drafts
-from ray_agents.cluster.asof import offset_within, settled, state_as_of
+from ray_agents.cluster.asof import past_as_of, state_as_of
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.portrait import Ownership, describe
 from ray_agents.cluster.waking import load
@@ -62,12 +62,12 @@ class Forks:
         if known is not None:
             return known
         reader = LogReader(self._blobs, entity_folder(source), self._io)
-        past = await settled(reader, source, clock=self._clock)
+        past, offset = await past_as_of(reader, source, at=request.at, clock=self._clock)
         origin = EntityForked(
             key=key,
             cause=Cause.FORK,
             source=str(source),
-            offset=offset_within(source, past, request.at),
+            offset=offset,
             life=0,
             parent=None,
             created=self._clock.now(),
@@ -84,15 +84,13 @@ class Forks:
         if state.stopped is not None:
             message = f"{origin.source!r} was killed before offset {offset}; fork it as of then"
             raise EntityGone(message, address=origin.source)
+        if any(wake.from_offset < past.since for wake in state.wakes.values()):
+            history = reader.everything().history.before(offset)  # its runs are not in the summary
         origin = replace(origin, life=state.created.life if state.created else 0)
         folder = entity_folder(target)
         inheritance = Inheritance(reader, self._blobs, source=entity_folder(source), folder=folder)
-        beginning = Beginning(
-            epoch=FIRST_EPOCH,
-            files=inheritance.taken(offset, epoch=FIRST_EPOCH),
-            offset=offset,
-            time=max(origin.timestamp, history.last_time),
-        )
+        time = max(origin.timestamp, history.last_time)
+        beginning = inheritance.taken(Beginning(epoch=FIRST_EPOCH, offset=offset, time=time))
         events = first_events(beginning, first_drafts(origin, state, history))
         claim = Claim(host=FORKER, token=origin.key)
         if not begin_log(self._blobs, folder, events=events, claim=claim):
@@ -106,7 +104,7 @@ async def made_before(blobs: Blobs, target: Address, key: str, *, io: LogIO) -> 
     Raises:
         EntityExists: another entity is there, or is about to be.
     """
-    past = await LogReader(blobs, entity_folder(target), io).past()
+    past = await LogReader(blobs, entity_folder(target), io).summary()
     if past.head is None:
         return None
     state = await io.run(load, past.history, tip=past.tip)

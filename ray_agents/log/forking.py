@@ -5,6 +5,7 @@ link in its own folder, which stays when the source merges, drops or deletes its
 is cut inside such a file lists fewer rows of it than it holds. What the source has not merged yet
 (at most some sixteen segments) is rewritten as a sealed file, for a segment's name is its epoch.
 So a fork costs as many links as the source has sealed files, which is the logarithm of its rows.
+The indexes beside them are linked, too, and the snapshot, if it is not of a later state.
 
 Its first segment is made in one piece: preamble, manifest, first rows and closing frame, created
 under its name if that is free. So a crash leaves no log or a whole one, asleep; before it, only
@@ -16,8 +17,9 @@ offsets: ``read(fork) == read(source)[:at]``, the log's own rows included.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ray_agents.errors import StoreUnavailable
 from ray_agents.events import Draft, Event, Operation
@@ -34,14 +36,15 @@ from ray_agents.ports import Blobs
 class Beginning:
     """A log that is about to be: which rows it begins with, and where it goes on.
 
-    ``files`` stand in its folder, durable. ``offset`` is that of its own first row; ``time`` is
-    not before that of the last row it has, in microseconds since the epoch.
+    ``files`` and ``snapshot`` stand in its folder, durable. ``offset`` is that of its own first
+    row; ``time`` is not before that of the last row it has, in microseconds since 1970.
     """
 
     epoch: int
-    files: tuple[FileEntry, ...]
     offset: int
     time: int
+    files: tuple[FileEntry, ...] = ()
+    snapshot: FileEntry | None = None
 
 
 class Inheritance:
@@ -53,30 +56,33 @@ class Inheritance:
         self._source = source
         self._folder = folder
 
-    def taken(self, at: int, *, epoch: int) -> tuple[FileEntry, ...]:
-        """The rows with ``offset < at``, which readers may be served, as files in ``folder``.
+    def taken(self, beginning: Beginning) -> Beginning:
+        """The same with the rows below its offset, which readers may be served.
 
-        They are durable when it returns.
+        They are in files in ``folder``, and durable, when it returns.
 
         Raises:
             CorruptLog: a file that must be read for it is damaged.
             StoreUnavailable, StoreFull: the medium refuses, or the log changes hands too fast.
         """
-        found = self._reader.referred(
-            lambda files, rows: self._refer(files, rows, at=at, epoch=epoch), stop=at
-        )
-        linked = [entry for entry in found if entry.rows]
-        if linked:
-            self._blobs.sync_names(f"{self._folder}/{linked[-1].name}")
-        return tuple(linked)
+        at = beginning.offset
+        files, snapshots = self._reader.referred(partial(self._refer, beginning), stop=at)
+        for each in (files, snapshots):
+            if each:
+                self._blobs.sync_names(f"{self._folder}/{each[-1].name}")
+        return replace(beginning, files=tuple(files), snapshot=next(iter(snapshots), None))
 
     def _refer(
-        self, files: Iterable[FileEntry], newest: Rows | None, *, at: int, epoch: int
-    ) -> list[FileEntry] | FileEntry:
-        """What the new log lists; or a file that is gone."""
+        self, beginning: Beginning, manifest: Manifest, newest: Rows | None
+    ) -> list[list[FileEntry]] | FileEntry:
+        """The files and the snapshots, one at most, that the new log lists; or a file that is gone.
+
+        A snapshot or an index that is gone is a file that is gone: its log is listed anew.
+        """
+        at, epoch, snapshot = beginning.offset, beginning.epoch, manifest.snapshot
         found: list[FileEntry] = []
         gathered: list[Rows] = []
-        for entry in files:
+        for entry in manifest.files:
             if not entry.rows or entry.first >= at:
                 continue
             cut = entry
@@ -94,17 +100,21 @@ class Inheritance:
             found += [*self._rewritten(gathered, epoch), cut]
         kept = newest.before(at) if newest is not None else None
         gathered += [kept] if kept else []
-        return found + self._rewritten(gathered, epoch)
+        found += self._rewritten(gathered, epoch)
+        if snapshot is None or snapshot.end > at:
+            return [found, []]
+        return [found, [snapshot]] if self._link(snapshot) else snapshot
 
     def _link(self, entry: FileEntry) -> bool:
         """Whether the file is there; it is, too, if an attempt that broke off has linked it."""
-        source = f"{self._source}/{entry.name}"
-        try:
-            self._blobs.link(source, f"{self._folder}/{entry.name}")
-        except StoreUnavailable:
-            if self._blobs.exists(source):
-                raise
-            return False
+        for name in [entry.name, entry.keys_name] if entry.keys else [entry.name]:
+            source = f"{self._source}/{name}"
+            try:
+                self._blobs.link(source, f"{self._folder}/{name}")
+            except StoreUnavailable:
+                if self._blobs.exists(source):
+                    raise
+                return False
         return True
 
     def _rewritten(self, gathered: list[Rows], epoch: int) -> list[FileEntry]:
@@ -113,12 +123,12 @@ class Inheritance:
             return []
         rows = Rows([rows.batch for rows in gathered])
         gathered.clear()
-        return [write_sealed(self._blobs, self._folder, rows=rows, epoch=epoch)]
+        return [write_sealed(self._blobs, self._folder, rows=rows, epoch=epoch, indexed=True)]
 
 
 def first_events(beginning: Beginning, drafts: Sequence[Draft]) -> list[Event]:
     """The rows of a log's first frame: its manifest, then ``drafts``."""
-    manifest = Manifest(epoch=beginning.epoch, files=beginning.files, dropped=())
+    manifest = Manifest(epoch=beginning.epoch, files=beginning.files, snapshot=beginning.snapshot)
     return [
         Event.at(beginning.offset + n, beginning.time, draft)
         for n, draft in enumerate([manifest.draft(), *drafts])

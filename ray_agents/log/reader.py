@@ -19,10 +19,11 @@ from ray_agents.events import Event
 from ray_agents.log.arrow import Batch
 from ray_agents.log.files import LogFiles, manifest_of
 from ray_agents.log.history import History
-from ray_agents.log.manifest import FileEntry
+from ray_agents.log.manifest import FileEntry, Manifest
 from ray_agents.log.rows import Rows, check_order
 from ray_agents.log.segment import Ending, Head, Segment, parse_frames, segment_name
 from ray_agents.log.threads import LogIO
+from ray_agents.log.tidying import files_behind, usable_snapshot
 from ray_agents.ports import Blobs
 
 LOOKS_MAX = 16
@@ -45,7 +46,8 @@ class Reading:
 class Past:
     """All that may be read now, as columns; ``last_time`` is that of the newest row.
 
-    ``held``: a new owner is still adopting, so rows that were acknowledged may be missing yet.
+    Of the rows before ``since`` there are only those that tell the state from there on. ``held``: a
+    new owner is still adopting, so rows that were acknowledged may be missing yet.
     """
 
     history: History
@@ -53,13 +55,14 @@ class Past:
     last_time: int
     head: Head | None
     held: bool = False
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _View:
     """What may be served: files that a manifest lists, then rows of one segment."""
 
-    files: tuple[FileEntry, ...] = ()
+    manifest: Manifest = Manifest(epoch=0)  # noqa: RUF009 - it is frozen
     rows: Rows | None = None
     head: Head | None = None
     held: bool = False
@@ -68,7 +71,7 @@ class _View:
     def tip(self) -> int:
         if self.rows is not None:
             return self.rows.end
-        return max((entry.end for entry in self.files), default=0)
+        return max((entry.end for entry in self.manifest.files), default=0)
 
 
 class LogReader:
@@ -91,16 +94,26 @@ class LogReader:
 
     async def past(self) -> Past:
         """Everything up to the end; raises as :meth:`read`. No row is decoded for it."""
-        return await self._io.run(self._past)
+        return await self._io.run(self._past, self._parts)
+
+    async def summary(self) -> Past:
+        """As much of it as tells the state at the end; raises as :meth:`read`."""
+        past = await self._io.run(self._past, self._summary)
+        snapshot = self._view.manifest.snapshot
+        return past if snapshot is None else replace(past, since=snapshot.end)
+
+    def everything(self) -> Past:
+        """As :meth:`past`, for who is in a thread already. Blocks."""
+        return self._past(self._parts)
 
     def rows_of(self, entry: FileEntry) -> Rows | None:
         """The rows that a manifest of this log lists in a file; None if it is gone. Blocks."""
         return self._files.listed(entry)
 
     def referred(
-        self, refer: Callable[[tuple[FileEntry, ...], Rows | None], list[T] | FileEntry], stop: int
+        self, refer: Callable[[Manifest, Rows | None], list[T] | FileEntry], stop: int
     ) -> list[T]:
-        """What ``refer`` makes of the files and newest rows in which all before ``stop`` is.
+        """What ``refer`` makes of the manifest and newest rows in which all before ``stop`` is.
 
         Blocks. ``stop`` is at most where an earlier reading ended. ``refer`` is called again when
         it gives a file back: that was listed but is gone.
@@ -108,7 +121,7 @@ class LogReader:
         Raises:
             CorruptLog, StoreUnavailable: as :meth:`read`.
         """
-        view, found = self._taken(lambda view: refer(view.files, view.rows))
+        view, found = self._taken(lambda view: refer(view.manifest, view.rows))
         if view.tip < stop:
             raise self._too_fast()
         return found
@@ -117,8 +130,8 @@ class LogReader:
         view, events = self._taken(lambda view: self._collect(view, offset, limit))
         return Reading(events=events, tip=view.tip, head=view.head)
 
-    def _past(self) -> Past:
-        view, parts = self._taken(self._parts)
+    def _past(self, take: Callable[[_View], list[Rows] | FileEntry]) -> Past:
+        view, parts = self._taken(take)
         last_time = parts[-1].batch.column(1)[-1].value if parts else 0
         return Past(
             history=History(parts),
@@ -248,7 +261,7 @@ class LogReader:
     def _serve(self, segment: Segment, batches: tuple[object, ...], *, head: Head) -> _View:
         batches = batches[:-1] if segment.sealed and batches is segment.batches else batches
         rows = check_order(segment.name, Rows(batches), start=0) if batches else None
-        return _View(files=manifest_of(segment).files, rows=rows, head=head)
+        return _View(manifest=manifest_of(segment), rows=rows, head=head)
 
     def _hold(self, head: Head) -> _View | None:
         """The view while the newest owner has not begun.
@@ -284,6 +297,20 @@ class LogReader:
             found.append(part)
         return found
 
+    def _summary(self, view: _View) -> list[Rows] | FileEntry:
+        """The rows that tell the state; or a listed file that is gone."""
+        listed = view.manifest.snapshot
+        if listed and self._files.newest_epoch() != (view.head or _NONE).epoch:
+            return listed  # it may be gone for a good reason: look again
+        snapshot = usable_snapshot(self._files, view.manifest)
+        found = [] if snapshot is None else [snapshot]
+        for entry in files_behind(view.manifest, snapshot):
+            rows = self._files.listed(entry)
+            if rows is None:
+                return entry
+            found.append(rows)
+        return found if view.rows is None else [*found, view.rows]
+
     def _collect(self, view: _View, offset: int, limit: int) -> list[Event] | FileEntry:
         """The events; or a listed file that is gone."""
         found: list[Event] = []
@@ -297,7 +324,7 @@ class LogReader:
 
     def _parts_from(self, view: _View, offset: int) -> Iterator[Rows | FileEntry]:
         """The rows of each file that has some from ``offset`` on; or the first that is gone."""
-        for entry in view.files:
+        for entry in view.manifest.files:
             if entry.rows and entry.end > offset:
                 rows = self._files.listed(entry)
                 yield entry if rows is None else rows

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from ray_agents.errors import StoreUnavailable
 from ray_agents.events import Draft, Event
+from ray_agents.log import tidying
 from ray_agents.log.examination import examine_log
 from ray_agents.log.forking import Beginning, Inheritance, begin_log, first_events
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import Claim, LogIO
 from ray_agents.log.store import open_blobs
+from ray_agents.log.tidying import Upkeep
 from ray_agents.ports import Blobs
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import Log, keys_of, message
@@ -25,16 +27,27 @@ from ray_agents.testing.lossy_blobs import LossyBlobs
 
 SOURCE, TARGET = "entities/t/00/source", "entities/t/00/target"
 FIRST = Draft.of("note", "first", value="of the fork's own")
-ends = st.lists(st.sampled_from(["seal", "seal", "seal", "abandon", "unbegun"]), max_size=45)
+ends = st.lists(st.sampled_from(["tidy", "tidy", "seal", "abandon", "unbegun"]), max_size=45)
+UPKEEP = Upkeep(essential=lambda history: {e.offset for e in history.latest({"inbox"})})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tidying_is_early() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tidying, "SNAPSHOT_ROWS_MIN", 8)
+        patch.setattr(tidying, "UNMERGED_SEGMENTS_MAX", 5)
+        yield
 
 
 async def write(log: Log, how: list[str], *, prefix: str) -> None:
     """Wakes that end as told, each with some appends."""
     for number, end in enumerate(how):
-        owner = await log.claim()
+        owner = await log.claim(upkeep=UPKEEP)
         for part in range(number % 3 if end != "unbegun" else 0):
             await owner.append([message(f"{prefix}{number}-{part}"), message(f"{number}")])
-        await (owner.seal() if end == "seal" else owner.abandon())
+        if end == "tidy" and not owner.tidy:
+            await owner.tidy_up()
+        await (owner.seal() if end in ("seal", "tidy") else owner.abandon())
 
 
 async def rows_of(log: Log) -> list[Event]:
@@ -47,8 +60,8 @@ async def fork(source: Log, folder: str, *, at: int | None = None) -> int:
     past = await reader.past()
     offset = past.tip if at is None else at
     inheritance = Inheritance(reader, source.blobs, source=source.folder, folder=folder)
-    files = await source.io.run(inheritance.taken, offset, epoch=1)
-    beginning = Beginning(epoch=1, files=files, offset=offset, time=past.last_time)
+    beginning = Beginning(epoch=1, offset=offset, time=past.last_time)
+    beginning = await source.io.run(inheritance.taken, beginning)
     events = first_events(beginning, [FIRST])
     claim = Claim(host="fork", token=folder)
     assert await source.io.run(begin_log, source.blobs, folder, events=events, claim=claim)
@@ -103,15 +116,20 @@ def source(blobs: Blobs) -> Iterator[Log]:
 
 
 async def test_a_fork_of_a_merged_log_copies_no_merged_row(source: Log) -> None:
-    await write(source, ["seal"] * 40, prefix="m")
+    await write(source, ["tidy"] * 40, prefix="m")
     counting = FaultyBlobs(source.blobs)
     await fork(Log(counting, folder=SOURCE, io=source.io), TARGET)
-    assert counting.calls["link"] == len(source.blobs.names(f"{SOURCE}/sealed")) > 0
-    assert counting.calls["create"] == 2  # what was not merged yet, and the first segment
+    inherited = [
+        source.blobs.names(f"{SOURCE}/sealed"),
+        source.blobs.names(f"{SOURCE}/snapshots"),
+    ]
+    assert counting.calls["link"] == sum(map(len, inherited))
+    assert all(inherited)  # rows and their indexes, and a snapshot
+    assert counting.calls["create"] == 3  # what is not merged yet, its index, the first segment
 
 
 async def test_a_fork_outlives_its_source(source: Log) -> None:
-    await write(source, ["seal"] * 40, prefix="m")
+    await write(source, ["tidy"] * 40, prefix="m")
     rows, at = await rows_of(source), await fork(source, TARGET)
     for folder in (f"{SOURCE}/sealed", SOURCE):
         for name in source.blobs.names(folder):
@@ -123,13 +141,13 @@ async def test_a_fork_outlives_its_source(source: Log) -> None:
 
 async def test_a_fork_that_meets_a_merge_looks_again(source: Log) -> None:
     """Seventeen wakes more, and every listed file is another, in the midst of linking."""
-    await write(source, ["seal"] * 40, prefix="m")
+    await write(source, ["tidy"] * 40, prefix="m")
     rows = await rows_of(source)
     faulty = FaultyBlobs(source.blobs)
     elsewhere = Log(source.blobs, folder=SOURCE)
 
     def merge() -> None:
-        asyncio.run(write(elsewhere, ["seal"] * 17, prefix="later "))
+        asyncio.run(write(elsewhere, ["tidy"] * 17, prefix="later "))
 
     faulty.meanwhile["link"] = merge
     at = await fork(Log(faulty, folder=SOURCE, io=source.io), TARGET)
@@ -157,7 +175,7 @@ async def test_a_fork_that_breaks_off_leaves_nothing_or_all_of_it() -> None:
     for calls in range(200):
         blobs = LossyBlobs()
         source = Log(blobs, folder=SOURCE)
-        await write(source, ["seal"] * 20, prefix="m")
+        await write(source, ["tidy"] * 20, prefix="m")
         rows = await rows_of(source)
         blobs.calls_left = calls
         acknowledged = False
