@@ -200,6 +200,16 @@ class Runtime(Protocol):
         """Make a new entity of the rows of another; return once it is durable. Wakes neither."""
         ...
 
+    def export(self, address: Address, *, children: bool = False) -> AsyncIterator[bytes]:
+        """The bytes of a file with the entity, and all that descend from it. Wakes nobody."""
+        ...
+
+    async def import_(
+        self, chunks: AsyncIterator[bytes], *, to: Address | None = None
+    ) -> list[EntityView]:
+        """Make the entities of such a file, the one of them at ``to`` if given; durable then."""
+        ...
+
     async def kill(self, address: Address, *, reason: str | None = None) -> None:
         """End the entity's life; its log remains readable."""
         ...

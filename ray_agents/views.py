@@ -146,6 +146,15 @@ class StateView(View):
     outgoing: int = 0
 
 
+class ExportView(View):
+    """A file with exported entities: where it is, its size, its xxh3_64, and who is in it."""
+
+    file: str
+    bytes: int
+    digest: str
+    addresses: tuple[str, ...]
+
+
 class TypeView(View):
     """One registered definition."""
 

@@ -8,7 +8,7 @@ woke (one bounded look per host, never per entity).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Protocol, Self, TypeVar
@@ -29,6 +29,7 @@ from ray_agents.cluster.calls import (
     Resolve,
     Spawn,
 )
+from ray_agents.cluster.carrying import Carrier
 from ray_agents.cluster.catalog import Catalog
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.feeds import Feeds
@@ -94,6 +95,7 @@ class HostRuntime:
         self._definitions = definitions or Definitions(blobs)
         self._watch = WakeWatch(blobs, io=io, clock=clock)
         self._feeds = Feeds(self._tail)
+        self._carrier = Carrier(blobs, io=io, clock=clock)
         self._forks = Forks(blobs, io=io, clock=clock)
         self._catalog = Catalog(blobs, io=io, describe=self.inspect)
 
@@ -140,6 +142,12 @@ class HostRuntime:
     async def fork(self, source: Address, request: ForkRequest) -> EntityView:
         """Make a new entity of the rows of another; return once it is durable."""
         return await self._forks.fork(source, request)
+
+    async def import_(
+        self, chunks: AsyncIterator[bytes], *, to: Address | None = None
+    ) -> list[EntityView]:
+        """Make the entities of an exported file; return once they are durable."""
+        return await self._carrier.take_in(chunks, to=to)
 
     async def kill(self, address: Address, *, reason: str | None = None) -> None:
         """End the entity's life."""
@@ -316,6 +324,19 @@ class HostRuntime:
         )
         state = await self._io.run(load, past.history, tip=past.tip)
         return describe(address, state, ownership)
+
+    async def export(
+        self, address: Address, *, children: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of a file with the entity, and all that descend from it; wakes nobody.
+
+        Raises:
+            UnknownEntity: nobody ever lived there.
+        """
+        addresses = await self._catalog.with_descendants(address) if children else [address]
+        async with aclosing(self._carrier.export(addresses)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def state(self, address: Address, *, at: int | None = None) -> StateView:
         """One entity as of an offset, as the rows below it tell; never wakes it."""
