@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from ray_agents.errors import CorruptLog, InvalidPayload, StoreUnavailable
 from ray_agents.events import Draft, Event
 from ray_agents.log import export
-from ray_agents.log.codec import to_batch
+from ray_agents.log.arrow import ipc
+from ray_agents.log.codec import COLUMNS, to_batch
 from ray_agents.log.export import Exported, ExportFile, write_export
 from ray_agents.log.exportpath import pieces, save
 
@@ -65,8 +66,8 @@ def test_what_was_written_is_read(all_rows: list[list[tuple[str, str]]]) -> None
 def test_any_arrow_tool_opens_it(tmp_path: Path) -> None:
     path = tmp_path / "x.arrow"
     path.write_bytes(exported([events_of([("a", "1"), ("b", "2")]), events_of([("c", "3")])]))
-    table: Any = pa.ipc.open_file(path).read_all()
-    assert table.column_names == ["entity", *pa.schema(export.LOG_SCHEMA).names]
+    table: Any = ipc.open_file(path).read_all()
+    assert table.column_names == ["entity", *COLUMNS]
     assert table["entity"].to_pylist() == ["/t/0", "/t/0", "/t/1"]
     assert table["key"].to_pylist() == ["a", "b", "c"]
     assert table.schema.metadata[b"ray_agents_export"] == b"1"
@@ -109,7 +110,7 @@ def test_large_files_of_a_log_are_written_in_portions(monkeypatch: pytest.Monkey
 async def test_a_saved_export_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     data = exported([events_of([("a", "hello")])])
 
-    async def arriving(*chunks: bytes) -> Any:
+    async def arriving(*chunks: bytes) -> AsyncGenerator[bytes]:
         for chunk in chunks:
             yield chunk
 
