@@ -21,6 +21,7 @@ class Ownership:
     epoch: int
     events: int
     last_event: int
+    first: int = 0
     host: str | None = None
     pid: int | None = None
     running: bool = False
@@ -39,6 +40,7 @@ def portrait(entity: Awake) -> EntityView:
     ownership = Ownership(
         epoch=owner.epoch,
         events=owner.durable_tip,
+        first=owner.first,
         last_event=owner.last_time,
         host=services.host,
         pid=services.pid,
@@ -80,6 +82,7 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
         parent=created.parent,
         epoch=ownership.epoch,
         events=ownership.events,
+        first=ownership.first,
         last_event=ownership.last_event,
         backlog=_backlog(state),
         parked=tuple(
