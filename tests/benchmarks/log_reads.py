@@ -20,8 +20,8 @@ from tests.benchmarks.logs import (
     owned,
     payloads,
     reading,
-    seconds_of,
     size_of,
+    taken,
     write,
 )
 
@@ -61,9 +61,9 @@ async def _print_one(
         bar: float | None = None,
     ) -> None:
         name = f"{count:,} events, {'cold' if cold else 'warm'}: {what}"
-        note = f"{size_of(paths) / 1e6:.1f} MB in {len(paths)} files"
-        value = await _milliseconds(work, paths if cold else [])
-        out.add(Figure(name=name, value=value, unit="ms", bar=bar, note=note))
+        wall, worked = await _taken(work, paths if cold else [])
+        note = f"{worked:.0f} ms of a processor, {size_of(paths) / 1e6:.1f} MB"
+        out.add(Figure(name=name, value=wall, unit="ms", bar=bar, note=note))
 
     await print_taken("decoded", _decoded(store, folder), files, BARS_MS.get(count))
     await print_taken("as columns", _columns(store, folder), files)
@@ -72,12 +72,14 @@ async def _print_one(
     await print_taken("floor, SQLite, decoded", _each(_read_values, [base]), [base])
 
 
-async def _milliseconds(work: Callable[[], Awaitable[object]], cold: Sequence[Path]) -> float:
-    taken: list[float] = []
+async def _taken(
+    work: Callable[[], Awaitable[object]], cold: Sequence[Path]
+) -> tuple[float, float]:
+    rounds: list[tuple[float, float]] = []
     for _ in range(ROUNDS):
         drop_cache(cold)
-        taken.append(1e3 * await seconds_of(work))
-    return median(taken)
+        rounds.append(await taken(work))
+    return median([wall for wall, _ in rounds]), median([used for _, used in rounds])
 
 
 def _each(work: Callable[[Path], object], paths: Sequence[Path]) -> Callable[[], Awaitable[object]]:
@@ -127,9 +129,9 @@ def _read_values(path: Path) -> list[object]:
 async def print_tails(out: Printout, store: str, counts: tuple[int, int]) -> None:
     """Read the last events of a short and a long log: as a follower, and as a newcomer."""
     out.head(f"log: read the last {TAIL} events, medians of {TAIL_ROUNDS}")
-    taken = {count: await _tail(store, count) for count in counts}
+    waited = {count: await _tail(store, count) for count in counts}
     for at, who in enumerate(("by a follower", "by a newcomer", "by a newcomer, of merged rows")):
-        short, long = (taken[count][at] for count in counts)
+        short, long = (waited[count][at] for count in counts)
         note = f"{short:.3g} ms of {counts[0]:,} events, {long:.3g} ms of {counts[1]:,}"
         name = f"tail {who}: long log over short"
         out.add(Figure(name=name, value=long / short, unit="x", bar=TAIL_BAR, note=note))
@@ -150,12 +152,12 @@ async def _tail(store: str, count: int) -> tuple[float, float, float]:
         for _ in range(TAIL_ROUNDS):
             tip = owner.tip
             await owner.append(payloads(TAIL, size=VALUE_BYTES))
-            following.append(await seconds_of(lambda at=tip: reader.read(at)))
+            following.append((await taken(lambda at=tip: reader.read(at)))[0])
             fresh.append(await _newcomer(store, folder, owner.tip - TAIL))
             merged.append(await _newcomer(store, folder, end - TAIL))
-    return 1e3 * median(following), 1e3 * median(fresh), 1e3 * median(merged)
+    return median(following), median(fresh), median(merged)
 
 
 async def _newcomer(store: str, folder: str, offset: int) -> float:
     async with reading(store, folder) as reader:
-        return await seconds_of(lambda: reader.read(offset, limit=TAIL))
+        return (await taken(lambda: reader.read(offset, limit=TAIL)))[0]

@@ -14,6 +14,7 @@ from typing import Any
 from ray_agents.address import Address
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.local import LocalRuntime
+from ray_agents.cluster.openings import UPKEEP
 from ray_agents.definition import Registry
 from ray_agents.events import Draft, MessageReceived, WakeRecorded, WakeStatus
 from ray_agents.log.owner import LogIO
@@ -27,7 +28,7 @@ from tests.benchmarks.logs import (
     drop_cache,
     files_of,
     owned,
-    seconds_of,
+    taken,
 )
 from tests.benchmarks.stage import PATIENCE, until
 
@@ -63,26 +64,26 @@ async def print_wakes(out: Printout, store: str, *, handled: tuple[int, int]) ->
 
 
 async def _wakes(store: str, addresses: list[Address], *, cold: bool) -> tuple[float, float]:
-    taken: dict[Address, list[float]] = {address: [] for address in addresses}
+    waited: dict[Address, list[float]] = {address: [] for address in addresses}
     for _ in range(ROUNDS):
         for address in addresses:
             if cold:
                 drop_cache(files_of(store, entity_folder(address)))
-            taken[address].append(1e3 * await _wake(store, address))
-    few, many = (median(each) for each in taken.values())
+            waited[address].append(await _wake(store, address))
+    few, many = (median(each) for each in waited.values())
     return few, many
 
 
 async def _wake(store: str, address: Address) -> float:
-    """Seconds of a wake in a host that has nothing of the entity in memory."""
+    """Milliseconds of a wake in a host that has nothing of the entity in memory."""
     async with LocalRuntime(open_blobs(store), io=LogIO()) as runtime:
         warm_up = Address.of("echo", CLOCK.fresh_id())
         await runtime.spawn(warm_up, SpawnRequest())
         await runtime.ask(warm_up, SendRequest(payload="x"), within=PATIENCE)
         request = SendRequest(payload="x")
-        taken = await seconds_of(lambda: runtime.ask(address, request, within=PATIENCE))
+        wall, _ = await taken(lambda: runtime.ask(address, request, within=PATIENCE))
         await _asleep(runtime, address)
-    return taken
+    return wall
 
 
 async def _asleep(runtime: LocalRuntime, address: Address) -> None:
@@ -99,7 +100,7 @@ async def _handle(store: str, address: Address, count: int) -> None:
         share = left // (EPOCHS - epoch)
         left -= share
         folder = entity_folder(address)
-        async with owned(store, folder, durability=Durability.MEMORY) as owner:
+        async with owned(store, folder, durability=Durability.MEMORY, upkeep=UPKEEP) as owner:
             while share:
                 messages = min(share, APPEND_MESSAGES)
                 share -= messages

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.events import Draft
-from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
+from ray_agents.log.owner import PLAIN, Claim, LogIO, LogOwner, Upkeep, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.log.store import open_blobs
 from ray_agents.views import Durability
@@ -57,9 +57,14 @@ def payloads(count: int, *, size: int, text: Text = prose) -> list[Draft]:
 
 @asynccontextmanager
 async def owned(
-    store: str, folder: str, *, durability: Durability = Durability.SYNC, io: LogIO | None = None
+    store: str,
+    folder: str,
+    *,
+    durability: Durability = Durability.SYNC,
+    upkeep: Upkeep = PLAIN,
+    io: LogIO | None = None,
 ) -> AsyncGenerator[LogOwner]:
-    """An owner that has nothing in memory, and seals in the end."""
+    """An owner that has nothing in memory, and in the end tidies up, as hosts do, and seals."""
     blobs, own = open_blobs(store), io or LogIO()
     head = await read_head(blobs, folder, io=own)
     owner = await LogOwner.claim(
@@ -70,9 +75,12 @@ async def owned(
         clock=CLOCK,
         io=own,
         durability=durability,
+        upkeep=upkeep,
     )
     try:
         yield owner
+        if not owner.tidy:
+            await owner.tidy_up()
     finally:
         await owner.seal()
         if io is None:
@@ -131,11 +139,14 @@ async def reading(store: str, folder: str) -> AsyncGenerator[LogReader]:
         io.close()
 
 
-async def seconds_of(work: Callable[[], Awaitable[object]]) -> float:
-    """How long it takes, begun without garbage; what it gives is dropped after the clock."""
+async def taken(work: Callable[[], Awaitable[object]]) -> tuple[float, float]:
+    """Milliseconds, by the wall and by the processor, begun without garbage.
+
+    What it gives is dropped after the clock has stopped.
+    """
     gc.collect()
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     kept = await work()
-    taken = time.perf_counter() - began
+    ended, spent = time.perf_counter(), time.process_time()
     del kept
-    return taken
+    return 1e3 * (ended - began), 1e3 * (spent - used)
