@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -89,6 +90,49 @@ async def test_appends_that_come_while_a_sync_is_under_way_share_the_next(
     assert (calls["write"], calls["sync"], calls["sync_names"]) == (1, 1, 0)
     offsets = [event.offset for appending in appends for event in appending.events]
     assert offsets == list(range(offsets[0], offsets[0] + 50))
+    await owner.seal()
+
+
+async def test_an_append_to_an_idle_owner_is_not_held_back(log: Log, blobs: FaultyBlobs) -> None:
+    owner = await log.claim()
+    await owner.append([message("first")])
+    before = blobs.calls["write"]
+    appending = owner.enqueue([message("a")])
+    await asyncio.sleep(0)
+    assert blobs.calls["write"] == before + 1
+    await appending.durable()
+    await owner.seal()
+
+
+async def test_an_append_waits_for_no_more_than_the_sync_under_way_and_its_own(
+    log: Log, blobs: FaultyBlobs
+) -> None:
+    owner = await log.claim()
+    await owner.append([message("first")])
+    under_way, go_on = threading.Event(), threading.Event()
+    blobs.meanwhile["sync"] = lambda: (under_way.set(), go_on.wait(10))
+    early = owner.enqueue([message("early")])
+    assert await asyncio.to_thread(under_way.wait, 10)
+    before = blobs.calls.copy()
+    late = [owner.enqueue([message(f"late{n}")]) for n in range(3)]
+    go_on.set()
+    await asyncio.gather(early.durable(), *(appending.durable() for appending in late))
+    calls = blobs.calls - before
+    assert (calls["write"], calls["sync"]) == (1, 1)
+    await owner.seal()
+
+
+async def test_a_group_is_bounded_in_bytes(
+    log: Log, blobs: FaultyBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_agents.log.owner.GROUP_BYTES_MAX", 2500)
+    owner = await log.claim()
+    await owner.append([message("first")])
+    before = blobs.calls.copy()
+    appends = [owner.enqueue([message(f"m{n}", 1000 * "x")]) for n in range(5)]
+    await asyncio.gather(*(appending.durable() for appending in appends))
+    calls = blobs.calls - before
+    assert (calls["write"], calls["sync"]) == (3, 3)
     await owner.seal()
 
 
