@@ -10,13 +10,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ray_agents import wakes
 from ray_agents.cluster import waking
-from ray_agents.events import Event
+from ray_agents.events import Draft, Event
 from ray_agents.log.codec import to_batch
 from ray_agents.log.history import History
 from ray_agents.log.rows import Rows
 from ray_agents.projection import State, fold
-from tests.cluster.logs import random_log
+from tests.cluster.logs import LogMaker, random_log
 
 seeds = st.integers(0, 10_000)
 
@@ -82,6 +83,21 @@ def test_a_snapshot_and_what_comes_later_tell_the_same_state(
     history = History([] if snapshot is None else [snapshot])
     history.extend(events[done:])
     assert_same(waking.load(history), fold(events))
+
+
+def test_a_snapshot_keeps_the_order_in_which_keys_were_first_written() -> None:
+    maker = LogMaker(Random(1))
+    maker.spawn()
+    maker.write(*(Draft.of("state:rows", key, value=0) for key in "abcab"))
+    maker.message()
+    maker.wake()
+    wake = maker.state.current
+    assert wake is not None
+    maker.write(wakes.handled(wake, now=0, reply=None, text=None).draft())
+    snapshot = snapshot_of(maker.events)
+    assert snapshot is not None
+    assert snapshot.count < len(maker.events)
+    assert list(waking.load(History([snapshot])).rows["state:rows"]) == list("abc")
 
 
 def test_a_snapshot_is_as_long_as_the_state_and_not_as_the_log() -> None:
