@@ -66,6 +66,7 @@ async def _print_one(
         out.add(Figure(name=name, value=wall, unit="ms", bar=bar, note=note))
 
     await print_taken("decoded", _decoded(store, folder), files, BARS_MS.get(count))
+    await print_taken("decoded, in pages of 1,000", _in_pages(store, folder), files)
     await print_taken("as columns", _columns(store, folder), files)
     await print_taken("floor, pyarrow", _each(_read_arrow, sealed), sealed)
     await print_taken("floor, SQLite rows", _each(_read_rows, [base]), [base])
@@ -93,6 +94,19 @@ def _decoded(store: str, folder: str) -> Callable[[], Awaitable[list[Event]]]:
     async def read() -> list[Event]:
         async with reading(store, folder) as reader:
             return (await reader.read(0, limit=ALL)).events
+
+    return read
+
+
+def _in_pages(store: str, folder: str) -> Callable[[], Awaitable[int]]:
+    """As an observer reads it, who keeps nothing."""
+
+    async def read() -> int:
+        offset = 0
+        async with reading(store, folder) as reader:
+            while page := (await reader.read(offset, limit=1000)).events:
+                offset = page[-1].offset + 1
+        return offset
 
     return read
 

@@ -10,6 +10,7 @@ from contextlib import closing
 import pytest
 
 from ray_agents.errors import StoreFull, StoreUnavailable
+from ray_agents.events import Event
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import LogIO
 from ray_agents.testing.faulty_blobs import FaultyBlobs
@@ -156,6 +157,17 @@ async def test_a_log_that_was_sealed_in_this_process_is_not_read_again(blobs: Fa
     assert blobs.calls["read"] == 0
     with closing(Log(blobs)) as afresh:
         assert keys_of((await afresh.claim()).history.read(0)) == [f"m{n}" for n in range(5)]
+
+
+async def test_a_file_that_is_read_page_by_page_is_read_once(log: Log, blobs: FaultyBlobs) -> None:
+    await log.wake(*(f"m{n}" for n in range(20)))
+    await log.wake("last")
+    reader, found = log.reader(), list[Event]()
+    before = blobs.calls["read"]
+    while page := (await reader.read(found[-1].offset + 1 if found else 0, limit=3)).events:
+        found += page
+    assert keys_of(found) == [*(f"m{n}" for n in range(20)), "last"]
+    assert blobs.calls["read"] - before == 2
 
 
 async def test_a_cancelled_append_is_written_all_the_same_and_cancels_nobody_else(
