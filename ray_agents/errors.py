@@ -12,6 +12,7 @@
     │   ├── MessageConflict        409
     │   ├── NothingParked          409
     │   ├── EntityGone             410
+    │   ├── OffsetGone             410
     │   ├── PayloadTooLarge        413
     │   ├── BacklogFull            429
     │   └── AskTimedOut            504
@@ -121,6 +122,12 @@ class NothingParked(CallerError):
 
 class EntityGone(CallerError):
     """The entity was killed; its log remains readable."""
+
+    status = 410
+
+
+class OffsetGone(CallerError):
+    """The rows from that offset on were let go; ``first`` is the first offset that exists."""
 
     status = 410
 

@@ -24,6 +24,7 @@ class Ownership:
     epoch: int
     events: int
     last_event: int
+    first: int = 0
     host: str | None = None
     pid: int | None = None
     running: bool = False
@@ -42,6 +43,7 @@ def portrait(entity: Awake) -> EntityView:
     ownership = Ownership(
         epoch=owner.epoch,
         events=owner.durable_tip,
+        first=owner.first,
         last_event=owner.last_time,
         host=services.host,
         pid=services.pid,
@@ -83,6 +85,7 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
         parent=created.parent,
         epoch=ownership.epoch,
         events=ownership.events,
+        first=ownership.first,
         last_event=ownership.last_event,
         backlog=_backlog(state),
         parked=tuple(

@@ -307,6 +307,7 @@ class HostRuntime:
         ownership = Ownership(
             epoch=past.head.epoch if past.head else 0,
             events=past.tip,
+            first=past.first,
             last_event=past.last_time,
             durability=await self._io.run(self._definitions.durability, address.type),
         )

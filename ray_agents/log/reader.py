@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ray_agents.errors import CorruptLog, StoreUnavailable
+from ray_agents.errors import CorruptLog, OffsetGone, StoreUnavailable
 from ray_agents.events import Event
 from ray_agents.log.arrow import Batch
 from ray_agents.log.files import LogFiles, manifest_of
@@ -23,7 +23,7 @@ from ray_agents.log.manifest import FileEntry, Manifest
 from ray_agents.log.rows import Rows, check_order
 from ray_agents.log.segment import Ending, Head, Segment, parse_frames, segment_name
 from ray_agents.log.threads import LogIO
-from ray_agents.log.tidying import files_behind, usable_snapshot
+from ray_agents.log.tidying import files_behind, told_until, usable_snapshot
 from ray_agents.ports import Blobs
 
 LOOKS_MAX = 16
@@ -44,10 +44,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """All that may be read now, as columns; ``last_time`` is that of the newest row."""
+    """All that may be read now, as columns; ``last_time`` is that of the newest row.
+
+    Rows below the offset ``first`` have been let go.
+    """
 
     history: History
     tip: int
+    first: int
     last_time: int
     head: Head | None
 
@@ -78,9 +82,10 @@ class LogReader:
         self._view = _View()
 
     async def read(self, offset: int, *, limit: int = 1000) -> Reading:
-        """At most ``limit`` events from ``offset`` on.
+        """At most ``limit`` events from ``offset`` on; 0 is the beginning, wherever that is now.
 
         Raises:
+            OffsetGone: that part of the log was let go; it names the first offset that exists.
             CorruptLog: a row that should be served is damaged.
             StoreUnavailable: the store cannot be read, or the log changes hands too fast.
         """
@@ -96,12 +101,19 @@ class LogReader:
 
     def _read(self, offset: int, limit: int) -> Reading:
         view, events = self._taken(lambda view: self._collect(view, offset, limit))
+        check_kept(self._files.folder, offset, first=view.manifest.first)
         return Reading(events=events, tip=view.tip, head=view.head)
 
     def _past(self, take: Callable[[_View], list[Rows] | FileEntry]) -> Past:
         view, parts = self._taken(take)
         last_time = parts[-1].batch.column(1)[-1].value if parts else 0
-        return Past(history=History(parts), tip=view.tip, last_time=last_time, head=view.head)
+        return Past(
+            history=History(parts),
+            tip=view.tip,
+            first=view.manifest.first,
+            last_time=last_time,
+            head=view.head,
+        )
 
     def _taken(self, take: Callable[[_View], list[T] | FileEntry]) -> tuple[_View, list[T]]:
         """What may be served now, and what ``take`` finds in it, unless a listed file is gone."""
@@ -269,7 +281,7 @@ class LogReader:
             rows = self._files.listed(entry)
             if rows is None:
                 return entry
-            found.append(rows)
+            found.append(rows.behind(told_until(view.manifest, snapshot)))
         return found if view.rows is None else [*found, view.rows]
 
     def _collect(self, view: _View, offset: int, limit: int) -> list[Event] | FileEntry:
@@ -305,6 +317,20 @@ class LogReader:
                 return entry
             self._page = (entry, rows)
         return self._page[1]
+
+
+def check_kept(folder: str, offset: int, *, first: int) -> None:
+    """Refuse to read from ``offset`` if rows from there on were let go; 0 is the beginning.
+
+    Raises:
+        OffsetGone: they were.
+    """
+    if 0 < offset < first:
+        message = (
+            f"offset {offset} of {folder!r} was let go by its type's retention; the first that "
+            f"exists is {first}: read from there, or from 0"
+        )
+        raise OffsetGone(message, offset=offset, first=first)
 
 
 _NONE = Head(epoch=0, host="", token="", sealed=False)

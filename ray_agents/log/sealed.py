@@ -27,19 +27,26 @@ from ray_agents.ports import Blobs
 
 FOLDER = "sealed"
 SNAPSHOTS = "snapshots"
+IDS = "ids"
 _OPTIONS: Any = ipc.IpcWriteOptions(compression="lz4")
 
 
 def write_sealed(
-    blobs: Blobs, folder: str, *, rows: Rows, epoch: int, indexed: bool = False
+    blobs: Blobs,
+    folder: str,
+    *,
+    rows: Rows,
+    epoch: int,
+    indexed: bool = False,
+    place: str = FOLDER,
 ) -> FileEntry:
     """Write ``rows`` as a sealed file of the log in ``folder``; durable when this returns.
 
-    ``indexed`` puts an index of the message ids beside it.
+    ``indexed`` puts an index of the message ids beside it. ``place`` is the folder below.
     """
     data = _encode(rows)
     digest = xxh3_64_hexdigest(data)
-    name = f"{FOLDER}/{rows.first:016d}-{rows.end - 1:016d}-{epoch:010d}-{digest}.arrow"
+    name = f"{place}/{rows.first:016d}-{rows.end - 1:016d}-{epoch:010d}-{digest}.arrow"
     keys = index_of(rows.batch).encode() if indexed else b""
     entry = FileEntry(
         name=name,
@@ -48,6 +55,8 @@ def write_sealed(
         rows=rows.count,
         digest=digest,
         keys=digest_of(keys),
+        bytes=len(data),
+        time=rows.last_time,
     )
     if keys:
         blobs.create(f"{folder}/{entry.keys_name}", keys)
@@ -63,7 +72,15 @@ def write_snapshot(blobs: Blobs, folder: str, *, rows: Rows, end: int, epoch: in
     name = f"{SNAPSHOTS}/{end:016d}-{epoch:010d}-{digest}.arrow"
     blobs.create(f"{folder}/{name}", data)
     blobs.sync_names(f"{folder}/{name}")
-    return FileEntry(name=name, first=rows.first, end=end, rows=rows.count, digest=digest)
+    return FileEntry(
+        name=name,
+        first=rows.first,
+        end=end,
+        rows=rows.count,
+        digest=digest,
+        bytes=len(data),
+        time=rows.last_time,
+    )
 
 
 def _encode(rows: Rows) -> bytes:
