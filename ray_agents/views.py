@@ -110,6 +110,7 @@ class TypeView(View):
     version: int
     description: str = ""
     placement: str = "dedicated"
+    durability: Durability = Durability.SYNC
     source: str = ""
     creation_schema: dict[str, Any] | None = None
     inbox_schemas: dict[str, dict[str, Any]] = {}

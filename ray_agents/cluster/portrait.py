@@ -16,7 +16,10 @@ from ray_agents.views import Durability, EntityView, ParkedWake
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ownership:
-    """Who holds the log and how far it reaches; ``host`` is None when nobody does."""
+    """Who holds the log and how far it reaches; ``host`` is None when nobody does.
+
+    ``durability`` is that of the owner, or of the one there would be.
+    """
 
     epoch: int
     events: int
@@ -27,7 +30,7 @@ class Ownership:
     running: bool = False
     waiting_for: str | None = None
     definition_version: int | None = None
-    durability: Durability = Durability.SYNC
+    durability: Durability
 
 
 def portrait(entity: Awake) -> EntityView:

@@ -309,6 +309,7 @@ class HostRuntime:
             events=past.tip,
             first=past.first,
             last_event=past.last_time,
+            durability=await self._io.run(self._definitions.durability, address.type),
         )
         state = await self._io.run(load, past.history, tip=past.tip)
         return describe(address, state, ownership)

@@ -78,6 +78,7 @@ class LogReader:
         self._files = LogFiles(blobs, folder, kept=io.kept)
         self._io = io
         self._newest: Segment | None = None
+        self._page: tuple[FileEntry, Rows] | None = None  # the file that is being read
         self._view = _View()
 
     async def read(self, offset: int, *, limit: int = 1000) -> Reading:
@@ -298,10 +299,24 @@ class LogReader:
         """The rows of each file that has some from ``offset`` on; or the first that is gone."""
         for entry in view.manifest.files:
             if entry.rows and entry.end > offset:
-                rows = self._files.listed(entry)
-                yield entry if rows is None else rows
+                yield self._listed(entry)
+        self._page = None
         if view.rows is not None and view.rows.end > offset:
             yield view.rows
+
+    def _listed(self, entry: FileEntry) -> Rows | FileEntry:
+        """The rows of a file; or the file, which is gone.
+
+        Whoever reads page by page asks for the same file again and again, and it may be too large
+        to be kept for all.
+        """
+        if self._page is None or self._page[0] != entry:
+            self._page = None
+            rows = self._files.listed(entry)
+            if rows is None:
+                return entry
+            self._page = (entry, rows)
+        return self._page[1]
 
 
 _NONE = Head(epoch=0, host="", token="", sealed=False)

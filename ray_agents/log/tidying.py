@@ -10,7 +10,9 @@ durable, was read back, and is named.
 
 *Merging*: all segments become one sealed file, and with it those sealed files before them that are
 not larger than what follows: so the number of files grows with the logarithm of the rows, and each
-row is rewritten as often. An index of the message ids lies beside it.
+row is rewritten as often. An index of the message ids lies beside it. Of a long one the newest rows
+become a file of their own: a file is read and verified as a whole, and most who read a log want its
+end.
 
 *The snapshot* holds those rows from which ``essential`` comes to the same state as from all of
 them. A new one is due when what has come since the last is half as long as it, or was merged with
@@ -42,6 +44,8 @@ UNMERGED_ROWS_MAX = 16_384
 OVERDUE_SEGMENTS_MAX = 4 * UNMERGED_SEGMENTS_MAX
 SNAPSHOT_ROWS_MIN = 256  # fewer are folded as fast as a snapshot is opened
 RETAINED_PARTS = 8
+TAIL_ROWS = 1024  # as many as are read at a time
+SPLIT_ROWS_MIN = 4 * TAIL_ROWS
 _EPOCH_IN_NAME = re.compile(r"(\d{10})-[0-9a-f]{16}\.arrow", re.ASCII)
 
 
@@ -174,6 +178,14 @@ def tidied(
     return tidying.outcome()
 
 
+def _split(rows: Rows) -> list[Rows]:
+    """The rows as the files they become: of many, the newest apart."""
+    if rows.count < SPLIT_ROWS_MIN:
+        return [rows]
+    cut = rows.count - TAIL_ROWS
+    return [Rows([rows.batch.slice(0, cut)]), Rows([rows.batch.slice(cut)])]
+
+
 class _Tidying:
     """One tidying of one log: ``after`` is what its manifest has become so far."""
 
@@ -205,7 +217,7 @@ class _Tidying:
         rows = Rows([part.batch for part in parts]) if parts else None
         if rows is not None and self._upkeep.fleeting:
             rows = rows.without(self._upkeep.fleeting)
-        written = [] if rows is None else [self._written(rows)]
+        written = [] if rows is None else [self._written(piece) for piece in _split(rows)]
         self.after = replace(self.after, files=(*entries[:start], *written))
 
     def _written(self, rows: Rows, *, place: str = FOLDER) -> FileEntry:
