@@ -12,7 +12,7 @@ from ray_agents.address import Address
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.portrait import backlog_of, origin_of, parked_in
 from ray_agents.cluster.waking import load
-from ray_agents.errors import RuntimeUnavailable, UnknownEntity, UnknownOffset
+from ray_agents.errors import OffsetGone, RuntimeUnavailable, UnknownEntity, UnknownOffset
 from ray_agents.events import decode
 from ray_agents.log.history import History
 from ray_agents.log.owner import LogIO
@@ -66,9 +66,11 @@ async def past_as_of(
     Raises:
         UnknownEntity, RuntimeUnavailable: as :func:`settled`.
         UnknownOffset: the log does not reach so far.
+        OffsetGone: what led to the state as of then was let go.
     """
     past = await settled(reader, address, clock=clock)
     offset = offset_within(address, past, at)
+    OffsetGone.check(offset, first=past.first and past.since, log=str(address))
     if offset < past.since:
         past = await settled(reader, address, clock=clock, whole=True)
     return past, offset

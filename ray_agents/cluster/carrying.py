@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from tempfile import TemporaryFile
 from typing import IO, BinaryIO, cast
 
 from ray_agents.address import Address
 from ray_agents.cluster.asof import settled, state_as_of
 from ray_agents.cluster.folders import entity_folder
-from ray_agents.cluster.forking import described, first_drafts, made_before, taken
+from ray_agents.cluster.forking import Describe, first_drafts, made_before, taken
 from ray_agents.errors import CorruptLog, InvalidAddress, InvalidPayload
 from ray_agents.log.arrow import Batch
 from ray_agents.log.export import CHUNK_BYTES, Exported, ExportFile, in_portions, write_export
@@ -32,10 +33,10 @@ from ray_agents.log.manifest import FileEntry
 from ray_agents.log.owner import Claim, LogIO
 from ray_agents.log.reader import LogReader
 from ray_agents.log.rows import Rows, check_order
-from ray_agents.log.sealed import write_sealed
+from ray_agents.log.sealed import write_sealed, write_snapshot
 from ray_agents.origin import Cause, EntityForked
 from ray_agents.ports import Blobs, Clock
-from ray_agents.projection import State, fold
+from ray_agents.projection import State
 from ray_agents.views import EntityView
 
 IMPORTER = "import"  # the owner that an import's first segment names; no host is called so
@@ -45,21 +46,22 @@ IMPORTED = "the imported file"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entity:
-    """An entity that is to be made: as exported, and where."""
+    """An entity that is to be made: as exported, and where; ``known`` if it was made before."""
 
     exported: Exported
     address: Address
     parent: str | None
-    known: EntityView | None
+    known: bool
 
 
 class Carrier:
-    """Exports from and imports into one store."""
+    """Exports from and imports into one store; ``describe`` tells how an entity looks."""
 
-    def __init__(self, blobs: Blobs, *, io: LogIO, clock: Clock) -> None:
+    def __init__(self, blobs: Blobs, *, io: LogIO, clock: Clock, describe: Describe) -> None:
         self._blobs = blobs
         self._io = io
         self._clock = clock
+        self._describe = describe
 
     # -- out ----------------------------------------------------------------------------------
 
@@ -84,12 +86,14 @@ class Carrier:
         created = (await self._io.run(state_as_of, address, past.history, past.tip)).created
         exported = Exported(
             address=str(address),
+            first=past.first,
             tip=past.tip,
             epoch=past.head.epoch if past.head else 0,
             life=created.life if created else 0,
             parent=created.parent if created else None,
         )
-        return exported, _below(past.tip, reader)
+        told = past.history.before(past.first).batches()  # of rows that were let go
+        return exported, in_portions(chain(told, _below(past.tip, reader)))
 
     # -- in -----------------------------------------------------------------------------------
 
@@ -110,10 +114,11 @@ class Carrier:
             async for chunk in chunks:
                 await self._io.run(file.write, chunk)
             source = await self._io.run(_opened, file)
-            return [
-                entity.known or await self._io.run(self._make, source, entity)
-                for entity in await self._entities(source, to)
-            ]
+            entities = await self._entities(source, to)
+            for entity in entities:
+                if not entity.known:
+                    await self._io.run(self._make, source, entity)
+        return [await self._describe(entity.address) for entity in entities]
 
     async def _entities(self, source: ExportFile, to: Address | None) -> list[_Entity]:
         """What is to be made, or is there by an earlier import of the same file."""
@@ -129,44 +134,66 @@ class Carrier:
                 message = f"{exported.address!r} cannot become {str(to)!r}: it keeps its type"
                 raise InvalidAddress(message, address=str(to))
             known = await made_before(self._blobs, address, source.digest, io=self._io)
-            if known is not None and known.epoch != exported.epoch + EPOCHS_BEYOND:
+            if known not in (None, exported.epoch + EPOCHS_BEYOND):
                 raise taken(address)  # it was imported, and has gone on since
-            parent = exported.parent if to is None else None
-            found.append(_Entity(exported=exported, address=address, parent=parent, known=known))
+            found.append(
+                _Entity(
+                    exported=exported,
+                    address=address,
+                    parent=exported.parent if to is None else None,
+                    known=known is not None,
+                )
+            )
         return found
 
-    def _make(self, source: ExportFile, entity: _Entity) -> EntityView:
+    def _make(self, source: ExportFile, entity: _Entity) -> None:
         exported, folder = entity.exported, entity_folder(entity.address)
-        epoch = exported.epoch + EPOCHS_BEYOND
-        files: list[FileEntry] = []
-        parts: list[Rows] = []
-        for rows in source.rows(exported):
-            check_order(IMPORTED, rows, start=files[-1].end if files else 0)
-            files.append(write_sealed(self._blobs, folder, rows=rows, epoch=epoch, indexed=True))
-            parts.append(rows)
-        if not files or files[-1].end > exported.tip:
-            message = f"the rows of {exported.address!r} in the file are not those below its tip"
-            raise CorruptLog(message, segment=IMPORTED, after_offset=None)
+        parts = list(source.rows(exported))
+        beginning = self._written(exported, parts, folder)
         history = History(parts)
         state = state_as_of(entity.address, history, exported.tip)
-        now = self._clock.now()
-        beginning = Beginning(
-            epoch=epoch,
-            offset=exported.tip,
-            time=max(now, history.last_time),
-            files=tuple(files),
-        )
-        origin = self._origin(source, entity, state, now=now)
+        origin = self._origin(source, entity, state)
         events = first_events(beginning, first_drafts(origin, state, history))
         claim = Claim(host=IMPORTER, token=self._clock.fresh_id())
         if not begin_log(self._blobs, folder, events=events, claim=claim):
             raise taken(entity.address)
-        return described(entity.address, fold(events, state), events)
 
-    def _origin(
-        self, source: ExportFile, entity: _Entity, state: State, *, now: int
-    ) -> EntityForked:
-        created = state.created
+    def _written(self, exported: Exported, parts: list[Rows], folder: str) -> Beginning:
+        """The rows as files of the new log; of what was let go there is a snapshot."""
+        epoch, end = exported.epoch + EPOCHS_BEYOND, 0
+        files: list[FileEntry] = []
+        told: list[Rows] = []
+        for rows in parts:
+            end = check_order(IMPORTED, rows, start=end).end
+            before = rows.before(exported.first)
+            told += [before] if before else []
+            if end > exported.first:
+                kept = rows.behind(exported.first)
+                entry = write_sealed(self._blobs, folder, rows=kept, epoch=epoch, indexed=True)
+                files.append(entry)
+        if not 0 < end <= exported.tip:
+            message = f"the rows of {exported.address!r} in the file are not those below its tip"
+            raise CorruptLog(message, segment=IMPORTED, after_offset=None)
+        snapshot: FileEntry | None = None
+        if told:
+            snapshot = write_snapshot(
+                self._blobs,
+                folder,
+                rows=Rows([rows.batch for rows in told]),
+                end=exported.first,
+                epoch=epoch,
+            )
+        return Beginning(
+            epoch=epoch,
+            offset=exported.tip,
+            time=max(self._clock.now(), parts[-1].last_time),
+            files=tuple(files),
+            snapshot=snapshot,
+            first=exported.first,
+        )
+
+    def _origin(self, source: ExportFile, entity: _Entity, state: State) -> EntityForked:
+        created, now = state.created, self._clock.now()
         return EntityForked(
             key=source.digest,
             cause=Cause.IMPORT,
@@ -181,15 +208,11 @@ class Carrier:
 
 
 def _below(tip: int, reader: LogReader) -> Iterator[Batch]:
-    """The rows below ``tip``, in portions; a file at a time is in memory."""
-
-    def cut() -> Iterator[Batch]:
-        for batch in reader.batches():
-            kept = Rows([batch]).before(tip)
-            if kept is not None:
-                yield kept.batch
-
-    return in_portions(cut())
+    """The rows below ``tip``; a file at a time is in memory."""
+    for batch in reader.batches():
+        kept = Rows([batch]).before(tip)
+        if kept is not None:
+            yield kept.batch
 
 
 def _opened(file: IO[bytes]) -> ExportFile:

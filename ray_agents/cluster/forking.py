@@ -8,40 +8,40 @@ to an acknowledged offset, and neither sees the other from there on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from ray_agents.address import Address
 from ray_agents.closing import closing_drafts
 from ray_agents.cluster.asof import past_as_of, state_as_of
 from ray_agents.cluster.folders import entity_folder
-from ray_agents.cluster.portrait import Ownership, describe
 from ray_agents.cluster.waking import load
 from ray_agents.errors import EntityExists, EntityGone, InvalidAddress
 from ray_agents.events import Draft, Event
 from ray_agents.log.forking import Beginning, Inheritance, begin_log, first_events
 from ray_agents.log.history import History
-from ray_agents.log.manifest import Manifest
 from ray_agents.log.owner import Claim, LogIO
 from ray_agents.log.reader import LogReader, Past
 from ray_agents.origin import Cause, EntityForked
 from ray_agents.ports import Blobs, Clock
-from ray_agents.projection import State, fold
+from ray_agents.projection import State
 from ray_agents.requests import ForkRequest
 from ray_agents.runs import RUN_TYPES
 from ray_agents.views import EntityView
 
 FORKER = "fork"  # the owner that a fork's first segment names; no host is called so
 FIRST_EPOCH = 1
+Describe = Callable[[Address], Awaitable[EntityView]]
 
 
 class Forks:
-    """Makes forks in one store."""
+    """Makes forks in one store; ``describe`` tells how an entity looks from outside."""
 
-    def __init__(self, blobs: Blobs, *, io: LogIO, clock: Clock) -> None:
+    def __init__(self, blobs: Blobs, *, io: LogIO, clock: Clock, describe: Describe) -> None:
         self._blobs = blobs
         self._io = io
         self._clock = clock
+        self._describe = describe
 
     async def fork(self, source: Address, request: ForkRequest) -> EntityView:
         """Make the entity ``request.to`` of the rows of ``source``; durable when this returns.
@@ -49,7 +49,7 @@ class Forks:
         Raises:
             UnknownEntity: nobody lives at ``source``, or nobody did at that offset.
             EntityGone: it was killed before that offset.
-            UnknownOffset: the offset lies beyond the end of the log.
+            UnknownOffset, OffsetGone: the log does not reach so far, or so far back.
             EntityExists: the new address is taken.
             InvalidAddress: it is of another type, whose handler could not read the state.
         """
@@ -58,9 +58,8 @@ class Forks:
             message = f"{str(source)!r} cannot become {str(target)!r}: a fork keeps its type"
             raise InvalidAddress(message, address=str(target))
         key = request.fork_id or self._clock.fresh_id()
-        known = await made_before(self._blobs, target, key, io=self._io)
-        if known is not None:
-            return known
+        if await made_before(self._blobs, target, key, io=self._io) is not None:
+            return await self._describe(target)
         reader = LogReader(self._blobs, entity_folder(source), self._io)
         past, offset = await past_as_of(reader, source, at=request.at, clock=self._clock)
         origin = EntityForked(
@@ -73,11 +72,10 @@ class Forks:
             created=self._clock.now(),
             timestamp=self._clock.now(),
         )
-        return await self._io.run(self._fork, target, origin, reader, past)
+        await self._io.run(self._fork, target, origin, reader, past)
+        return await self._describe(target)
 
-    def _fork(
-        self, target: Address, origin: EntityForked, reader: LogReader, past: Past
-    ) -> EntityView:
+    def _fork(self, target: Address, origin: EntityForked, reader: LogReader, past: Past) -> None:
         source, offset = Address.parse(origin.source), origin.offset
         history = past.history.before(offset)
         state = state_as_of(source, history, offset)
@@ -95,11 +93,10 @@ class Forks:
         claim = Claim(host=FORKER, token=origin.key)
         if not begin_log(self._blobs, folder, events=events, claim=claim):
             raise taken(target)
-        return described(target, fold(events, state), events)
 
 
-async def made_before(blobs: Blobs, target: Address, key: str, *, io: LogIO) -> EntityView | None:
-    """The fork, or import, of that key, if it is there; None if the address is free.
+async def made_before(blobs: Blobs, target: Address, key: str, *, io: LogIO) -> int | None:
+    """The newest epoch of the fork, or import, of that key; None if the address is free.
 
     Raises:
         EntityExists: another entity is there, or is about to be.
@@ -110,8 +107,7 @@ async def made_before(blobs: Blobs, target: Address, key: str, *, io: LogIO) -> 
     state = await io.run(load, past.history, tip=past.tip)
     if state.origin is None or state.origin.key != key:
         raise taken(target)
-    ownership = Ownership(epoch=past.head.epoch, events=past.tip, last_event=past.last_time)
-    return describe(target, state, ownership)
+    return past.head.epoch
 
 
 def first_drafts(origin: EntityForked, state: State, history: History) -> list[Draft]:
@@ -127,13 +123,6 @@ def _open_runs(state: State, history: History) -> list[Event]:
     starts = tuple(f"{key}-run-" for key in state.wakes)
     first = min(wake.from_offset for wake in state.wakes.values())
     return history.latest(RUN_TYPES, start=first, skip=lambda _, key: not key.startswith(starts))
-
-
-def described(target: Address, state: State, events: Sequence[Event]) -> EntityView:
-    """An entity whose log has just begun with ``events``."""
-    last, epoch = events[-1], Manifest.of(events[0]).epoch
-    ownership = Ownership(epoch=epoch, events=last.offset + 1, last_event=last.time)
-    return describe(target, state, ownership)
 
 
 def taken(target: Address) -> EntityExists:

@@ -95,8 +95,8 @@ class HostRuntime:
         self._definitions = definitions or Definitions(blobs)
         self._watch = WakeWatch(blobs, io=io, clock=clock)
         self._feeds = Feeds(self._tail)
-        self._carrier = Carrier(blobs, io=io, clock=clock)
-        self._forks = Forks(blobs, io=io, clock=clock)
+        self._carrier = Carrier(blobs, io=io, clock=clock, describe=self.inspect)
+        self._forks = Forks(blobs, io=io, clock=clock, describe=self.inspect)
         self._catalog = Catalog(blobs, io=io, describe=self.inspect)
 
     async def __aenter__(self) -> Self:
@@ -320,7 +320,11 @@ class HostRuntime:
     async def _describe_asleep(self, address: Address) -> EntityView:
         past = await LogReader(self._blobs, entity_folder(address), self._io).summary()
         ownership = Ownership(
-            epoch=past.head.epoch if past.head else 0, events=past.tip, last_event=past.last_time
+            epoch=past.head.epoch if past.head else 0,
+            events=past.tip,
+            first=past.first,
+            last_event=past.last_time,
+            durability=await self._io.run(self._definitions.durability, address.type),
         )
         state = await self._io.run(load, past.history, tip=past.tip)
         return describe(address, state, ownership)

@@ -17,7 +17,7 @@ In any folder, names that begin with ``.tmp`` are files on their way to their na
 and ``last`` are offsets in 16 digits, an epoch has 10, ``digest`` is the xxh3_64 of the whole
 file in 16 hex digits.
 
-**Schema**, the same in both kinds of file, no column dictionary-encoded or compressed::
+**Schema**, the same in both kinds of file, no column dictionary-encoded::
 
     offset     int64                  place in the log: strictly rising, never reused, with gaps
     time       timestamp[us, UTC]     when it was appended; never goes back
@@ -44,9 +44,10 @@ those whose last row is a deletion. Types and their fields: :mod:`ray_agents.rec
 - A segment without a batch was claimed and never used. A tail that is the beginning of a frame,
   or zeros, was never acknowledged; Arrow reads every whole batch before it complains.
 
-**Sealed files** are Arrow IPC *files* (footer, memory-mapped, zero copy) without metadata. Every
-sixteenth wake or so merges the segments into one, and small sealed files into larger ones; the
-new owner after a crash rewrites what the old one left.
+**Sealed files** are Arrow IPC *files* (with a footer) without metadata, their buffers compressed by
+LZ4 (as the IPC format defines it, so readers see nothing of it; files of earlier versions are not
+compressed). Every sixteenth wake or so merges the segments into one, and small sealed files into
+larger ones; the new owner after a crash rewrites what the old one left.
 
 **What makes up the log** is said by the newest manifest alone: the ``log_manifest`` row of the
 highest epoch that has a row. Its value holds ``files``, oldest first, each as

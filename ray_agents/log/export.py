@@ -5,7 +5,8 @@ entity stand together, in offset order. The metadata of the schema:
 
 - ``ray_agents_export``: the version of this format, ``1``;
 - ``entities``: a JSON list, in the order of their rows, of ``address``, ``tip`` (its rows are those
-  acknowledged below that offset), ``epoch`` (its newest then), ``life`` and ``parent``;
+  acknowledged below that offset), ``first`` (of what lies below, which its type's retention let
+  go, there are only the rows that tell the state), ``epoch`` (its newest), ``life``, ``parent``;
 - ``digest``: ``<xxh3:…>``, 16 hex digits: the xxh3_64 of the whole file with these digits set to 0.
 
 The digest is of the file and not one for each entity, for so it covers what is nobody's, too:
@@ -46,6 +47,7 @@ class Exported:
     """One log in an export, as its metadata tells it."""
 
     address: str
+    first: int
     tip: int
     epoch: int
     life: int

@@ -5,7 +5,8 @@ link in its own folder, which stays when the source merges, drops or deletes its
 is cut inside such a file lists fewer rows of it than it holds. What the source has not merged yet
 (at most some sixteen segments) is rewritten as a sealed file, for a segment's name is its epoch.
 So a fork costs as many links as the source has sealed files, which is the logarithm of its rows.
-The indexes beside them are linked, too, and the snapshot, if it is not of a later state.
+The indexes beside them are linked, too, and the snapshot, if it is not of a later state. What the
+source has let go (its retention) the new log does not have either.
 
 Its first segment is made in one piece: preamble, manifest, first rows and closing frame, created
 under its name if that is free. So a crash leaves no log or a whole one, asleep; before it, only
@@ -37,7 +38,8 @@ class Beginning:
     """A log that is about to be: which rows it begins with, and where it goes on.
 
     ``files`` and ``snapshot`` stand in its folder, durable. ``offset`` is that of its own first
-    row; ``time`` is not before that of the last row it has, in microseconds since 1970.
+    row; ``time`` is not before that of the last row it has, in microseconds since 1970. Rows below
+    the offset ``first`` were let go before.
     """
 
     epoch: int
@@ -45,6 +47,14 @@ class Beginning:
     time: int
     files: tuple[FileEntry, ...] = ()
     snapshot: FileEntry | None = None
+    first: int = 0
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest that says all that."""
+        return Manifest(
+            epoch=self.epoch, files=self.files, snapshot=self.snapshot, first=self.first
+        )
 
 
 class Inheritance:
@@ -66,16 +76,15 @@ class Inheritance:
             StoreUnavailable, StoreFull: the medium refuses, or the log changes hands too fast.
         """
         at = beginning.offset
-        files, snapshots = self._reader.referred(partial(self._refer, beginning), stop=at)
-        for each in (files, snapshots):
-            if each:
-                self._blobs.sync_names(f"{self._folder}/{each[-1].name}")
-        return replace(beginning, files=tuple(files), snapshot=next(iter(snapshots), None))
+        (found,) = self._reader.referred(partial(self._refer, beginning), stop=at)
+        for each in (*found.files[-1:], *([found.snapshot] if found.snapshot else [])):
+            self._blobs.sync_names(f"{self._folder}/{each.name}")
+        return found
 
     def _refer(
         self, beginning: Beginning, manifest: Manifest, newest: Rows | None
-    ) -> list[list[FileEntry]] | FileEntry:
-        """The files and the snapshots, one at most, that the new log lists; or a file that is gone.
+    ) -> list[Beginning] | FileEntry:
+        """What the new log lists; or a file that is gone.
 
         A snapshot or an index that is gone is a file that is gone: its log is listed anew.
         """
@@ -94,20 +103,22 @@ class Inheritance:
                 if entry.epoch is not None:
                     gathered.append(kept)
                     continue
-                cut = replace(entry, end=kept.end, rows=kept.count)
+                cut = replace(entry, end=kept.end, rows=kept.count, time=kept.last_time)
             if not self._link(entry):
                 return entry
             found += [*self._rewritten(gathered, epoch), cut]
         kept = newest.before(at) if newest is not None else None
         gathered += [kept] if kept else []
         found += self._rewritten(gathered, epoch)
-        if snapshot is None or snapshot.end > at:
-            return [found, []]
-        return [found, [snapshot]] if self._link(snapshot) else snapshot
+        if snapshot is not None and snapshot.end > at:
+            snapshot = None
+        if snapshot is not None and not self._link(snapshot):
+            return snapshot
+        return [replace(beginning, files=tuple(found), snapshot=snapshot, first=manifest.first)]
 
     def _link(self, entry: FileEntry) -> bool:
         """Whether the file is there; it is, too, if an attempt that broke off has linked it."""
-        for name in [entry.name, entry.keys_name] if entry.keys else [entry.name]:
+        for name in entry.names:
             source = f"{self._source}/{name}"
             try:
                 self._blobs.link(source, f"{self._folder}/{name}")
@@ -128,10 +139,9 @@ class Inheritance:
 
 def first_events(beginning: Beginning, drafts: Sequence[Draft]) -> list[Event]:
     """The rows of a log's first frame: its manifest, then ``drafts``."""
-    manifest = Manifest(epoch=beginning.epoch, files=beginning.files, snapshot=beginning.snapshot)
     return [
         Event.at(beginning.offset + n, beginning.time, draft)
-        for n, draft in enumerate([manifest.draft(), *drafts])
+        for n, draft in enumerate([beginning.manifest.draft(), *drafts])
     ]
 
 

@@ -4,6 +4,13 @@
 gathers in a group; each group is one frame, one write, one sync, one fence check, in one visit to
 a thread. The first group carries the manifest in front. Any failure of a group ends the ownership:
 nothing is written or synced after it, and every waiting append gets the error.
+
+Grouping is bounded. In delay: nothing is ever held back in the hope of company; an append to an
+idle owner is written at once, and one that comes while a sync is under way waits for that one and
+its own. In bytes: :data:`GROUP_BYTES_MAX`, and what comes behind a full group goes into the next.
+With ``Durability.BATCH`` an acknowledgement waits for no sync, but one follows within
+:data:`BATCH_SYNC_WITHIN`. Logs of one host share threads, and nothing else: a sync is of one file,
+so a group across logs would cost as many, and make each log wait for the slowest.
 """
 
 from __future__ import annotations
@@ -77,7 +84,7 @@ class LogOwner:
         self.epoch = adopted.manifest.epoch
         self.folder = files.folder
         self.tip = self.durable_tip = adopted.tip
-        self.history = History(adopted.parts)
+        self.history = History(adopted.parts, ids=adopted.ids)
         self.summary = History(adopted.summary)
         self.lost = asyncio.Event()
         self.cause: Exception | None = None
@@ -86,7 +93,7 @@ class LogOwner:
         self._upkeep = upkeep
         self._manifest = adopted.manifest
         self._tidied: Manifest | None = None
-        self._tidy = not is_due(adopted.manifest)
+        self._tidy = not is_due(adopted.manifest, upkeep, now=clock.now())
         self._clock = clock
         self._io = io
         self._durability = durability
@@ -139,6 +146,7 @@ class LogOwner:
                 durability=durability,
                 upkeep=upkeep,
                 summarise=summarise,
+                now=clock.now(),
             )
         except BaseException:
             await asyncio.gather(*beside, return_exceptions=True)
@@ -159,6 +167,11 @@ class LogOwner:
     def durability(self) -> Durability:
         """What an acknowledgement of this owner means."""
         return self._durability
+
+    @property
+    def first(self) -> int:
+        """The offset from which on there are rows: those below have been let go."""
+        return self._manifest.first
 
     @property
     def last_time(self) -> int:
@@ -288,7 +301,12 @@ class LogOwner:
         self._tidy = True
         try:
             self._tidied = await self._io.run(
-                tidied, self._files, self._manifest, upkeep=self._upkeep, epoch=self.epoch
+                tidied,
+                self._files,
+                self._manifest,
+                upkeep=self._upkeep,
+                epoch=self.epoch,
+                now=self._clock.now(),
             )
         except (CorruptLog, Fenced, StoreFull, StoreUnavailable) as error:
             LOGGER.warning("%s cannot be tidied: %s", self.folder, error.message)
@@ -371,6 +389,7 @@ def _take_and_adopt(
     durability: Durability,
     upkeep: Upkeep,
     summarise: bool,
+    now: int,
 ) -> tuple[LiveSegment, Adopted]:
     preamble = take(files, head=head, claim=claim)
     named = None
@@ -378,5 +397,7 @@ def _take_and_adopt(
         name = segment_name(files.folder, preamble.epoch)
         named = io.start(files.blobs.sync_names, name)
     live = LiveSegment(files, preamble, durability=durability, named=named, io=io)
-    adopted = adopt(files, epoch=preamble.epoch, head=head, upkeep=upkeep, summarise=summarise)
+    adopted = adopt(
+        files, epoch=preamble.epoch, head=head, upkeep=upkeep, summarise=summarise, now=now
+    )
     return live, adopted

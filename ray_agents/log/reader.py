@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ray_agents.errors import CorruptLog, StoreUnavailable
+from ray_agents.errors import CorruptLog, OffsetGone, StoreUnavailable
 from ray_agents.events import Event
 from ray_agents.log.arrow import Batch
 from ray_agents.log.files import LogFiles, manifest_of
@@ -23,7 +23,7 @@ from ray_agents.log.manifest import FileEntry, Manifest
 from ray_agents.log.rows import Rows, check_order
 from ray_agents.log.segment import Ending, Head, Segment, parse_frames, segment_name
 from ray_agents.log.threads import LogIO
-from ray_agents.log.tidying import files_behind, usable_snapshot
+from ray_agents.log.tidying import files_behind, told_until, usable_snapshot
 from ray_agents.ports import Blobs
 
 LOOKS_MAX = 16
@@ -46,12 +46,14 @@ class Reading:
 class Past:
     """All that may be read now, as columns; ``last_time`` is that of the newest row.
 
-    Of the rows before ``since`` there are only those that tell the state from there on. ``held``: a
-    new owner is still adopting, so rows that were acknowledged may be missing yet.
+    Rows below the offset ``first`` have been let go. Of those below ``since`` there are only the
+    ones that tell the state from there on. ``held``: a new owner is still adopting, so rows that
+    were acknowledged may be missing yet.
     """
 
     history: History
     tip: int
+    first: int
     last_time: int
     head: Head | None
     held: bool = False
@@ -81,12 +83,14 @@ class LogReader:
         self._files = LogFiles(blobs, folder, kept=io.kept)
         self._io = io
         self._newest: Segment | None = None
+        self._page: tuple[FileEntry, Rows] | None = None  # the file that is being read
         self._view = _View()
 
     async def read(self, offset: int, *, limit: int = 1000) -> Reading:
-        """At most ``limit`` events from ``offset`` on.
+        """At most ``limit`` events from ``offset`` on; 0 is the beginning, wherever that is now.
 
         Raises:
+            OffsetGone: that part of the log was let go; it names the first offset that exists.
             CorruptLog: a row that should be served is damaged.
             StoreUnavailable: the store cannot be read, or the log changes hands too fast.
         """
@@ -128,6 +132,7 @@ class LogReader:
 
     def _read(self, offset: int, limit: int) -> Reading:
         view, events = self._taken(lambda view: self._collect(view, offset, limit))
+        OffsetGone.check(offset, first=view.manifest.first, log=self._files.folder)
         return Reading(events=events, tip=view.tip, head=view.head)
 
     def _past(self, take: Callable[[_View], list[Rows] | FileEntry]) -> Past:
@@ -136,6 +141,7 @@ class LogReader:
         return Past(
             history=History(parts),
             tip=view.tip,
+            first=view.manifest.first,
             last_time=last_time,
             head=view.head,
             held=view.held,
@@ -308,7 +314,7 @@ class LogReader:
             rows = self._files.listed(entry)
             if rows is None:
                 return entry
-            found.append(rows)
+            found.append(rows.behind(told_until(view.manifest, snapshot)))
         return found if view.rows is None else [*found, view.rows]
 
     def _collect(self, view: _View, offset: int, limit: int) -> list[Event] | FileEntry:
@@ -326,10 +332,24 @@ class LogReader:
         """The rows of each file that has some from ``offset`` on; or the first that is gone."""
         for entry in view.manifest.files:
             if entry.rows and entry.end > offset:
-                rows = self._files.listed(entry)
-                yield entry if rows is None else rows
+                yield self._listed(entry)
+        self._page = None
         if view.rows is not None and view.rows.end > offset:
             yield view.rows
+
+    def _listed(self, entry: FileEntry) -> Rows | FileEntry:
+        """The rows of a file; or the file, which is gone.
+
+        Whoever reads page by page asks for the same file again and again, and it may be too large
+        to be kept for all.
+        """
+        if self._page is None or self._page[0] != entry:
+            self._page = None
+            rows = self._files.listed(entry)
+            if rows is None:
+                return entry
+            self._page = (entry, rows)
+        return self._page[1]
 
 
 _NONE = Head(epoch=0, host="", token="", sealed=False)

@@ -197,17 +197,17 @@ async def test_a_killed_entity_is_restored_as_that(
 
 async def test_an_import_begins_beyond_every_epoch_that_may_be_alive() -> None:
     """A host that has lost its store acknowledges nothing when the backup stands in its place."""
-    blobs, io, clock = MemoryBlobs(), LogIO(), Ticks()
-    carrier = Carrier(blobs, io=io, clock=clock)
-    folder = entity_folder(A)
+    blobs, io, folder = MemoryBlobs(), LogIO(), entity_folder(A)
     async with LocalRuntime(blobs, io=io) as runtime:
         await runtime.register(registry)
         await spawned(runtime, str(A))
         data = await exported(runtime, A)
         for name in blobs.names(folder):
             blobs.delete(f"{folder}/{name}")
-        (view,) = await carrier.take_in(of(data))
-        assert view.epoch == 1 + EPOCHS_BEYOND
+        await runtime.import_(of(data))
+        head = await read_head(blobs, folder, io=io)
+        assert head is not None
+        assert head.epoch == 1 + EPOCHS_BEYOND
         entity = runtime.hosts.host.awake[0]
         await runtime.hosts.host.call(A, Challenge())
         assert entity.owner.lost.is_set()
@@ -238,6 +238,13 @@ def _draft(event: Event) -> Draft:
     )
 
 
+def carrier(blobs: Blobs, io: LogIO) -> Carrier:
+    async def described(address: Address) -> Any:
+        return str(address)
+
+    return Carrier(blobs, io=io, clock=Ticks(), describe=described)
+
+
 async def there_and_back(seed: int, steps: int) -> None:
     io = LogIO(threads_max=1)
     here, there, again = MemoryBlobs(), MemoryBlobs(), MemoryBlobs()
@@ -245,7 +252,7 @@ async def there_and_back(seed: int, steps: int) -> None:
         await write(here, A, random_log(seed, steps=steps), io)
         stores = [here, there, again]
         for source, target in pairwise(stores):
-            carriers = [Carrier(blobs, io=io, clock=Ticks()) for blobs in (source, target)]
+            carriers = [carrier(blobs, io) for blobs in (source, target)]
             data = b"".join([chunk async for chunk in carriers[0].export([A])])
             await carriers[1].take_in(of(data, 10_000))
         logs = [await _rows(blobs, io) for blobs in stores]

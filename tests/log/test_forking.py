@@ -16,10 +16,11 @@ from ray_agents.events import Draft, Event
 from ray_agents.log import tidying
 from ray_agents.log.examination import examine_log
 from ray_agents.log.forking import Beginning, Inheritance, begin_log, first_events
+from ray_agents.log.history import History
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import Claim, LogIO
 from ray_agents.log.store import open_blobs
-from ray_agents.log.tidying import Upkeep
+from ray_agents.log.tidying import Essence, Upkeep
 from ray_agents.ports import Blobs
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import Log, keys_of, message
@@ -28,7 +29,14 @@ from ray_agents.testing.lossy_blobs import LossyBlobs
 SOURCE, TARGET = "entities/t/00/source", "entities/t/00/target"
 FIRST = Draft.of("note", "first", value="of the fork's own")
 ends = st.lists(st.sampled_from(["tidy", "tidy", "seal", "abandon", "unbegun"]), max_size=45)
-UPKEEP = Upkeep(essential=lambda history: {e.offset for e in history.latest({"inbox"})})
+
+
+def essential(history: History) -> Essence:
+    """The newest row of each key is the state."""
+    return Essence(offsets={e.offset for e in history.latest({"inbox"})}, held_from=1 << 62)
+
+
+UPKEEP = Upkeep(essential=essential)
 
 
 @pytest.fixture(autouse=True, scope="module")

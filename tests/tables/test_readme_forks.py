@@ -11,15 +11,20 @@ import pytest
 import ray_agents
 from ray_agents.definition import Registry
 from ray_agents.errors import EntityExists
+from ray_agents.model import ModelRequest
 from ray_agents.testing.clients import local_client
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 registry = Registry()
 
 
+def answer(request: ModelRequest) -> str:
+    return f"answer {len(request.messages)}"
+
+
 @registry.entity("assistant")
 async def assistant(ctx: Any, wake: Any) -> None:
-    ctx.use_agent("Be brief.", test_responses=lambda request: f"answer {len(request.messages)}")
+    ctx.use_agent("Be brief.", test_responses=answer)
     await ctx.agent.run()
 
 
