@@ -58,6 +58,11 @@ manifest itself. A file that no manifest names is on its way in or out and count
 ``digest`` is the one in a sealed file's name; for a segment it is the xxh3_64 of the digests of
 its frames, each 8 bytes big-endian.
 
+**A fork** begins with a manifest and a row of type ``entity_forked``, and lists files of its source
+under hard links, whose names keep the source's epochs; of the last of them maybe only the ``rows``
+that were asked for, so that more stand in it than belong to the log. **An export** is one Arrow IPC
+file of whole logs (:mod:`ray_agents.log.export`).
+
 **While an owner lives**, rows of the newest segment are safe to believe only by the readers' rule
 (:mod:`ray_agents.log.reader`): read, sync the file, and see that there is still no newer epoch.
 :func:`ray_agents.scan` does that. A listed file that is gone was merged meanwhile: begin again at
