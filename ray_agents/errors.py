@@ -131,6 +131,16 @@ class OffsetGone(CallerError):
 
     status = 410
 
+    @classmethod
+    def check(cls, offset: int, *, first: int, log: str) -> None:
+        """Raise it if ``offset`` lies below ``first``; 0 is the beginning, wherever that is now."""
+        if 0 < offset < first:
+            message = (
+                f"offset {offset} of {log!r} was let go by its type's retention; the first that "
+                f"exists is {first}: read from there, or from 0"
+            )
+            raise cls(message, offset=offset, first=first)
+
 
 class PayloadTooLarge(CallerError):
     """A body or message is over its limit."""

@@ -101,7 +101,7 @@ class LogReader:
 
     def _read(self, offset: int, limit: int) -> Reading:
         view, events = self._taken(lambda view: self._collect(view, offset, limit))
-        check_kept(self._files.folder, offset, first=view.manifest.first)
+        OffsetGone.check(offset, first=view.manifest.first, log=self._files.folder)
         return Reading(events=events, tip=view.tip, head=view.head)
 
     def _past(self, take: Callable[[_View], list[Rows] | FileEntry]) -> Past:
@@ -317,20 +317,6 @@ class LogReader:
                 return entry
             self._page = (entry, rows)
         return self._page[1]
-
-
-def check_kept(folder: str, offset: int, *, first: int) -> None:
-    """Refuse to read from ``offset`` if rows from there on were let go; 0 is the beginning.
-
-    Raises:
-        OffsetGone: they were.
-    """
-    if 0 < offset < first:
-        message = (
-            f"offset {offset} of {folder!r} was let go by its type's retention; the first that "
-            f"exists is {first}: read from there, or from 0"
-        )
-        raise OffsetGone(message, offset=offset, first=first)
 
 
 _NONE = Head(epoch=0, host="", token="", sealed=False)
