@@ -80,6 +80,7 @@ class LogOwner:
         clock: Clock,
         io: LogIO,
         durability: Durability,
+        now: int,
     ) -> None:
         self.epoch = adopted.manifest.epoch
         self.folder = files.folder
@@ -93,7 +94,7 @@ class LogOwner:
         self._upkeep = upkeep
         self._manifest = adopted.manifest
         self._tidied: Manifest | None = None
-        self._tidy = not is_due(adopted.manifest, upkeep, now=clock.now())
+        self._tidy = not is_due(adopted.manifest, upkeep, now=now)
         self._clock = clock
         self._io = io
         self._durability = durability
@@ -135,7 +136,7 @@ class LogOwner:
             CorruptLog: an older epoch is damaged.
             StoreUnavailable, StoreFull: the medium refused.
         """
-        files = LogFiles(blobs, folder, kept=io.kept)
+        files, now = LogFiles(blobs, folder, kept=io.kept), clock.now()
         try:
             live, adopted = await io.run(
                 _take_and_adopt,
@@ -146,7 +147,7 @@ class LogOwner:
                 durability=durability,
                 upkeep=upkeep,
                 summarise=summarise,
-                now=clock.now(),
+                now=now,
             )
         except BaseException:
             await asyncio.gather(*beside, return_exceptions=True)
@@ -161,6 +162,7 @@ class LogOwner:
             clock=clock,
             io=io,
             durability=durability,
+            now=now,
         )
 
     @property
@@ -334,13 +336,15 @@ class LogOwner:
 
     async def _close_cleanly(self) -> None:
         dropped = () if self._opening else self._dropped
+        replaced = None
         value: dict[str, JSON] = {"epoch": self.epoch}
         if self._tidied is not None:
             value[TIDIED] = self._tidied.value()
+            replaced = [f"{self.folder}/{name}" for name in self._tidied.dropped]
         closing = Draft.of(SEALED_ROW, "sealed", value=value, operation=Operation.UPSERT)
         frame = encode_frame([*self._opening, *self._assign([closing])])
         try:
-            await self._live.finish(frame, sync=self._unsynced, dropped=dropped)
+            await self._live.finish(frame, sync=self._unsynced, dropped=dropped, replaced=replaced)
         except RayAgentsError as error:
             self._lose(error)
             raise

@@ -116,7 +116,7 @@ async def test_the_state_is_known_however_the_log_was_tidied(
 async def test_pieces_of_texts_go_with_a_merge_if_the_type_does_not_keep_them() -> None:
     definition = Definition(type="t", handler=handler, keep_deltas=False)
     with closing(Log(MemoryBlobs(), upkeep=waking.upkeep_of(definition))) as log:
-        for number in range(4):
+        for number in range(5):
             owner = await log.claim()
             kinds = ("text", "text_delta", "reasoning_delta", "inbox")
             await owner.append([Draft.of(kind, f"{number}", value="") for kind in kinds])
@@ -125,8 +125,8 @@ async def test_pieces_of_texts_go_with_a_merge_if_the_type_does_not_keep_them() 
             await owner.seal()
         rows = (await log.reader().read(0)).events
         deltas = [event.key for event in rows if event.type.endswith("_delta")]
-        assert deltas == []  # all four, for the last was merged at its end
-        assert [event.key for event in rows if event.type == "text"] == list("0123")
+        assert deltas == list("3344")  # the fourth owner merged what the first three wrote
+        assert [event.key for event in rows if event.type == "text"] == list("01234")
 
 
 def check_ids(author: Author, owner: LogOwner) -> None:
