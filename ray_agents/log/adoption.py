@@ -134,7 +134,7 @@ def _as_left(base: Segment) -> Manifest:
     """What the owner of ``base`` listed, or has made of that; ``dropped`` is what it left to do."""
     listed = manifest_of(base)
     undone = () if _has_deleted(base) else listed.dropped
-    made = tidied_of(base) if base.sealed else None
+    made = tidied_of(base)
     if made is None:
         return replace(listed, dropped=undone)
     return replace(made, dropped=(*undone, *made.dropped))

@@ -26,7 +26,7 @@ from ray_agents.errors import CorruptLog, StoreUnavailable
 from ray_agents.findings import Fault, Finding, Verification
 from ray_agents.log.arrow import Batch, pa
 from ray_agents.log.codec import chain_digest
-from ray_agents.log.files import manifest_of
+from ray_agents.log.files import listing_of
 from ray_agents.log.keyindex import SUFFIX, digest_of, index_of
 from ray_agents.log.manifest import FileEntry
 from ray_agents.log.sealed import FOLDER, IDS, SNAPSHOTS, decode_sealed
@@ -290,7 +290,7 @@ class _Look:
     def _take_manifest(self, base: Segment) -> None:
         """Read what the newest manifest lists; it is in order, and the segment goes on behind."""
         try:
-            manifest = manifest_of(base)
+            manifest = listing_of(base)
         except (ValueError, TypeError, KeyError) as error:
             self._find(Fault.DISORDERED, base.name, f"its manifest is none ({error!r})")
             return

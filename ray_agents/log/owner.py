@@ -336,13 +336,15 @@ class LogOwner:
 
     async def _close_cleanly(self) -> None:
         dropped = () if self._opening else self._dropped
+        replaced = None
         value: dict[str, JSON] = {"epoch": self.epoch}
         if self._tidied is not None:
             value[TIDIED] = self._tidied.value()
+            replaced = [f"{self.folder}/{name}" for name in self._tidied.dropped]
         closing = Draft.of(SEALED_ROW, "sealed", value=value, operation=Operation.UPSERT)
         frame = encode_frame([*self._opening, *self._assign([closing])])
         try:
-            await self._live.finish(frame, sync=self._unsynced, dropped=dropped)
+            await self._live.finish(frame, sync=self._unsynced, dropped=dropped, replaced=replaced)
         except RayAgentsError as error:
             self._lose(error)
             raise

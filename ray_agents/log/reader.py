@@ -17,7 +17,7 @@ from typing import TypeVar
 from ray_agents.errors import CorruptLog, OffsetGone, StoreUnavailable
 from ray_agents.events import Event
 from ray_agents.log.arrow import Batch
-from ray_agents.log.files import LogFiles, manifest_of
+from ray_agents.log.files import LogFiles, listing_of
 from ray_agents.log.history import History
 from ray_agents.log.manifest import FileEntry, Manifest
 from ray_agents.log.rows import Rows, check_order
@@ -267,7 +267,7 @@ class LogReader:
     def _serve(self, segment: Segment, batches: tuple[object, ...], *, head: Head) -> _View:
         batches = batches[:-1] if segment.sealed and batches is segment.batches else batches
         rows = check_order(segment.name, Rows(batches), start=0) if batches else None
-        return _View(manifest=manifest_of(segment), rows=rows, head=head)
+        return _View(manifest=listing_of(segment), rows=rows, head=head)
 
     def _hold(self, head: Head) -> _View | None:
         """The view while the newest owner has not begun.

@@ -1,12 +1,12 @@
 """Tidying a log: small files into large ones, and a snapshot of what it takes to wake.
 
 Theory of operation. An owner tidies in a thread, beside its work, the files that its own manifest
-lists; these never change. The result is a manifest again: what the next owner may list instead of
-them. It is handed over in the closing frame, and if that is lost, or the owner dies before, the
-files it made are garbage and nothing else has happened. The next owner's manifest names the new
-files and drops the old ones, and whoever appended behind a durable manifest deletes what it drops.
-So no reader and no claim ever waits for a merge, and nothing goes before its replacement is
-durable, was read back, and is named.
+lists; these never change. The result is a manifest again, which stands in the closing frame of its
+segment and counts from then on. That frame is synced, and the fence checked, before the files it
+does not list any more are deleted; if the owner dies before, the files it made are garbage and
+nothing else has happened. So no reader and no claim ever waits for a merge, and nothing goes before
+its replacement is durable, was read back, and is named. What a death has left undeleted the next
+owner's manifest drops again.
 
 *Merging*: all segments become one sealed file, and with it those sealed files before them that are
 not larger than what follows: so the number of files grows with the logarithm of the rows, and each

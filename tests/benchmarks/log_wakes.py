@@ -14,7 +14,7 @@ from typing import Any
 from ray_agents.address import Address
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.local import LocalRuntime
-from ray_agents.cluster.openings import UPKEEP
+from ray_agents.cluster.waking import upkeep_of
 from ray_agents.definition import Registry
 from ray_agents.events import Draft, MessageReceived, WakeRecorded, WakeStatus
 from ray_agents.log.owner import LogIO
@@ -96,11 +96,13 @@ async def _asleep(runtime: LocalRuntime, address: Address) -> None:
 async def _handle(store: str, address: Address, count: int) -> None:
     """Append what so many handled messages leave behind."""
     left = count
+    (definition,) = registry
+    upkeep = upkeep_of(definition)
     for epoch in range(EPOCHS):
         share = left // (EPOCHS - epoch)
         left -= share
         folder = entity_folder(address)
-        async with owned(store, folder, durability=Durability.MEMORY, upkeep=UPKEEP) as owner:
+        async with owned(store, folder, durability=Durability.MEMORY, upkeep=upkeep) as owner:
             while share:
                 messages = min(share, APPEND_MESSAGES)
                 share -= messages
