@@ -29,8 +29,9 @@ class EntityForked:
     """The rows before this one are those of ``source`` with an offset below ``offset``.
 
     ``key`` is unique for each fork or import, so that a repeated one is known. ``life`` is that of
-    the source and goes on here. ``parent`` and ``created`` are the entity's from here on.
-    ``digest`` is that of the imported file, None for a fork. Times are microseconds since 1970.
+    the source and goes on here. ``parent`` and ``created`` are the entity's from here on. ``woken``
+    tells that it had been awake before. ``digest`` is that of the imported file, None for a fork.
+    Times are microseconds since 1970.
     """
 
     key: str
@@ -40,6 +41,7 @@ class EntityForked:
     life: int
     parent: str | None
     created: int
+    woken: bool
     timestamp: int
     digest: str | None = None
 

@@ -228,7 +228,7 @@ class State:
             self.watermark = wake.to_offset
             self.pending = [e for e in self.pending if e.offset >= wake.to_offset]
         if wake.closed:
-            self.woken = True
+            self.woken = self.woken or wake.attempt > 0
             self.wakes.pop(wake.key, None)
         else:
             self.wakes[wake.key] = wake

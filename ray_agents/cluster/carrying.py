@@ -14,24 +14,31 @@ its epoch used again, it would find "its" segment under its name and acknowledge
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from tempfile import TemporaryFile
-from typing import IO, BinaryIO, cast
+from tempfile import TemporaryFile, gettempdir
+from typing import BinaryIO, cast
 
 from ray_agents.address import Address
 from ray_agents.cluster.asof import settled, state_as_of
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.forking import Describe, first_drafts, made_before, taken
-from ray_agents.errors import CorruptLog, InvalidAddress, InvalidPayload
+from ray_agents.errors import (
+    CorruptLog,
+    InvalidAddress,
+    InvalidPayload,
+    StoreFull,
+    StoreUnavailable,
+)
 from ray_agents.log.arrow import Batch
 from ray_agents.log.export import CHUNK_BYTES, Exported, ExportFile, in_portions, write_export
 from ray_agents.log.forking import Beginning, begin_log, first_events
 from ray_agents.log.history import History
 from ray_agents.log.manifest import FileEntry
 from ray_agents.log.owner import Claim, LogIO
-from ray_agents.log.reader import LogReader
+from ray_agents.log.reader import LogReader, Past
 from ray_agents.log.rows import Rows, check_order
 from ray_agents.log.sealed import write_sealed, write_snapshot
 from ray_agents.origin import Cause, EntityForked
@@ -73,8 +80,8 @@ class Carrier:
             CorruptLog: a log is damaged.
         """
         logs = [await self._look(address) for address in addresses]
-        with TemporaryFile(prefix="ray-agents-export-") as file:
-            await self._io.run(write_export, cast("BinaryIO", file), logs)
+        with _spool() as file:
+            await self._io.run(write_export, file, logs)
             await self._io.run(file.seek, 0)
             while data := await self._io.run(file.read, CHUNK_BYTES):
                 yield data
@@ -93,7 +100,7 @@ class Carrier:
             parent=created.parent if created else None,
         )
         told = past.history.before(past.first).batches()  # of rows that were let go
-        return exported, in_portions(chain(told, _below(past.tip, reader)))
+        return exported, in_portions(chain(told, _below(past, reader, address)))
 
     # -- in -----------------------------------------------------------------------------------
 
@@ -110,7 +117,7 @@ class Carrier:
             InvalidAddress: ``to`` is of another type.
             EntityExists: an address is taken; then nothing has been made.
         """
-        with TemporaryFile(prefix="ray-agents-import-") as file:
+        with _spool() as file:
             async for chunk in chunks:
                 await self._io.run(file.write, chunk)
             source = await self._io.run(_opened, file)
@@ -202,19 +209,42 @@ class Carrier:
             life=created.life if created else 0,
             parent=entity.parent,
             created=created.timestamp if created else now,
+            woken=state.woken or bool(state.wakes),
             timestamp=now,
             digest=source.digest,
         )
 
 
-def _below(tip: int, reader: LogReader) -> Iterator[Batch]:
-    """The rows below ``tip``; a file at a time is in memory."""
+def _below(past: Past, reader: LogReader, address: Address) -> Iterator[Batch]:
+    """The rows below the end of ``past``; a file at a time is in memory.
+
+    Raises:
+        StoreUnavailable: some of them were let go meanwhile.
+    """
     for batch in reader.batches():
-        kept = Rows([batch]).before(tip)
+        kept = Rows([batch]).before(past.tip)
         if kept is not None:
             yield kept.batch
+    if reader.first > past.first:
+        message = f"{str(address)!r} has let rows go while it was exported; export it again"
+        raise StoreUnavailable(message, address=str(address))
 
 
-def _opened(file: IO[bytes]) -> ExportFile:
+@contextmanager
+def _spool() -> Generator[BinaryIO]:
+    """A file of this machine's own, without a name, for as long as it is needed.
+
+    Raises:
+        StoreFull: there is no room for it.
+    """
+    try:
+        with TemporaryFile(prefix="ray-agents-") as file:
+            yield cast("BinaryIO", file)
+    except OSError as error:
+        message = f"no room for the file in {gettempdir()!r} ({error.strerror}); set TMPDIR"
+        raise StoreFull(message, path=gettempdir()) from error
+
+
+def _opened(file: BinaryIO) -> ExportFile:
     file.flush()
-    return ExportFile(cast("BinaryIO", file), name=IMPORTED)
+    return ExportFile(file, name=IMPORTED)

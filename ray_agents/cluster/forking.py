@@ -9,14 +9,20 @@ to an acknowledged offset, and neither sees the other from there on.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from typing import NamedTuple
 
 from ray_agents.address import Address
 from ray_agents.closing import closing_drafts
 from ray_agents.cluster.asof import past_as_of, state_as_of
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.waking import load
-from ray_agents.errors import EntityExists, EntityGone, InvalidAddress
+from ray_agents.errors import (
+    EntityExists,
+    EntityGone,
+    InvalidAddress,
+    OffsetGone,
+    RuntimeUnavailable,
+)
 from ray_agents.events import Draft, Event
 from ray_agents.log.forking import Beginning, Inheritance, begin_log, first_events
 from ray_agents.log.history import History
@@ -31,7 +37,31 @@ from ray_agents.views import EntityView
 
 FORKER = "fork"  # the owner that a fork's first segment names; no host is called so
 FIRST_EPOCH = 1
+LOOKS_MAX = 5
 Describe = Callable[[Address], Awaitable[EntityView]]
+
+
+class Fork(NamedTuple):
+    """Who becomes whom, as of which offset, and the key that makes it be made once."""
+
+    source: Address
+    target: Address
+    offset: int
+    key: str
+
+    def origin(self, state: State, now: int) -> EntityForked:
+        """What the fork's log says of it; ``state`` is the source's as of the offset."""
+        return EntityForked(
+            key=self.key,
+            cause=Cause.FORK,
+            source=str(self.source),
+            offset=self.offset,
+            life=state.created.life if state.created else 0,
+            parent=None,
+            created=now,
+            woken=state.woken or bool(state.wakes),
+            timestamp=now,
+        )
 
 
 class Forks:
@@ -60,39 +90,40 @@ class Forks:
         key = request.fork_id or self._clock.fresh_id()
         if await made_before(self._blobs, target, key, io=self._io) is not None:
             return await self._describe(target)
+        for _ in range(LOOKS_MAX):
+            try:
+                return await self._forked(source, target, at=request.at, key=key)
+            except OffsetGone:
+                if request.at is not None:
+                    raise  # else what is now let go has a newer end: that is forked
+        message = f"{str(source)!r} lets rows go faster than it can be forked; try again"
+        raise RuntimeUnavailable(message, address=str(source))
+
+    async def _forked(
+        self, source: Address, target: Address, *, at: int | None, key: str
+    ) -> EntityView:
         reader = LogReader(self._blobs, entity_folder(source), self._io)
-        past, offset = await past_as_of(reader, source, at=request.at, clock=self._clock)
-        origin = EntityForked(
-            key=key,
-            cause=Cause.FORK,
-            source=str(source),
-            offset=offset,
-            life=0,
-            parent=None,
-            created=self._clock.now(),
-            timestamp=self._clock.now(),
-        )
-        await self._io.run(self._fork, target, origin, reader, past)
+        past, offset = await past_as_of(reader, source, at=at, clock=self._clock)
+        await self._io.run(self._fork, Fork(source, target, offset, key), reader, past)
         return await self._describe(target)
 
-    def _fork(self, target: Address, origin: EntityForked, reader: LogReader, past: Past) -> None:
-        source, offset = Address.parse(origin.source), origin.offset
+    def _fork(self, fork: Fork, reader: LogReader, past: Past) -> None:
+        offset, folder = fork.offset, entity_folder(fork.target)
         history = past.history.before(offset)
-        state = state_as_of(source, history, offset)
+        state = state_as_of(fork.source, history, offset)
         if state.stopped is not None:
-            message = f"{origin.source!r} was killed before offset {offset}; fork it as of then"
-            raise EntityGone(message, address=origin.source)
+            message = f"{str(fork.source)!r} was killed before offset {offset}; fork it as of then"
+            raise EntityGone(message, address=str(fork.source))
         if any(wake.from_offset < past.since for wake in state.wakes.values()):
             history = reader.everything().history.before(offset)  # its runs are not in the summary
-        origin = replace(origin, life=state.created.life if state.created else 0)
-        folder = entity_folder(target)
-        inheritance = Inheritance(reader, self._blobs, source=entity_folder(source), folder=folder)
-        time = max(origin.timestamp, history.last_time)
-        beginning = inheritance.taken(Beginning(epoch=FIRST_EPOCH, offset=offset, time=time))
-        events = first_events(beginning, first_drafts(origin, state, history))
-        claim = Claim(host=FORKER, token=origin.key)
+        now, place = self._clock.now(), entity_folder(fork.source)
+        beginning = Beginning(epoch=FIRST_EPOCH, offset=offset, time=max(now, history.last_time))
+        inheritance = Inheritance(reader, self._blobs, source=place, folder=folder)
+        beginning = inheritance.taken(beginning)
+        events = first_events(beginning, first_drafts(fork.origin(state, now), state, history))
+        claim = Claim(host=FORKER, token=fork.key)
         if not begin_log(self._blobs, folder, events=events, claim=claim):
-            raise taken(target)
+            raise taken(fork.target)
 
 
 async def made_before(blobs: Blobs, target: Address, key: str, *, io: LogIO) -> int | None:

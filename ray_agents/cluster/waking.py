@@ -68,10 +68,18 @@ def load(history: History, *, tip: int | None = None) -> State:
     if SendScheduled.TYPE in row_types:
         state.timers = _timers(history, life)
     fold(history.read(cut, types=CONTROL_TYPES | row_types), state)
-    state.woken = ended is not None
+    state.woken = ended is not None and _was_awake(history, state, ended)
     if state.alive:
         state.pending = history.read(state.watermark, types={MessageReceived.TYPE})
     return state
+
+
+def _was_awake(history: History, state: State, ended: int) -> bool:
+    """Whether any wake was really one: the first of a fork may take what nobody will handle."""
+    if state.origin is None or state.origin.woken:
+        return True
+    (row,) = history.read(ended, stop=ended + 1)
+    return WakeRecorded.of(row).attempt > 0
 
 
 def essential(history: History) -> Essence | None:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ray_agents.errors import StoreUnavailable
+from ray_agents.errors import OffsetGone, StoreUnavailable
 from ray_agents.events import Draft, Event, Operation
 from ray_agents.log.codec import encode_frame
 from ray_agents.log.manifest import FileEntry, Manifest
@@ -73,6 +73,7 @@ class Inheritance:
 
         Raises:
             CorruptLog: a file that must be read for it is damaged.
+            OffsetGone: what led to the state there was let go, meanwhile or before.
             StoreUnavailable, StoreFull: the medium refuses, or the log changes hands too fast.
         """
         at = beginning.offset
@@ -89,6 +90,8 @@ class Inheritance:
         A snapshot or an index that is gone is a file that is gone: its log is listed anew.
         """
         at, epoch, snapshot = beginning.offset, beginning.epoch, manifest.snapshot
+        if manifest.first and snapshot is not None:  # it alone tells of what was let go
+            OffsetGone.check(at, first=snapshot.end, log=self._source)
         found: list[FileEntry] = []
         gathered: list[Rows] = []
         for entry in manifest.files:

@@ -106,6 +106,11 @@ class LogReader:
         snapshot = self._view.manifest.snapshot
         return past if snapshot is None else replace(past, since=snapshot.end)
 
+    @property
+    def first(self) -> int:
+        """The offset below which rows have been let go, at the last look."""
+        return self._view.manifest.first
+
     def everything(self) -> Past:
         """As :meth:`past`, for who is in a thread already. Blocks."""
         return self._past(self._parts)

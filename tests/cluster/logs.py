@@ -84,6 +84,7 @@ class LogMaker:
             life=created.life,
             parent=None,
             created=now,
+            woken=self.state.woken or bool(self.state.wakes),
             timestamp=now,
         )
         self.effects = None

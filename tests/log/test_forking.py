@@ -203,3 +203,19 @@ async def test_a_fork_that_breaks_off_leaves_nothing_or_all_of_it() -> None:
         if acknowledged:
             break
     assert seen == {False, True}
+
+
+async def test_who_claims_in_the_same_instant_has_the_log_and_loses_nothing() -> None:
+    """An import begins far beyond; a spawn at the first epoch has not seen it."""
+    for epoch in (1, 1000):
+        faulty = FaultyBlobs(blobs := MemoryBlobs())
+        other = Log(blobs, folder=TARGET)
+        faulty.meanwhile["create"] = lambda log=other: asyncio.run(
+            write(log, ["seal"] * 2, prefix="")
+        )
+        events = first_events(Beginning(epoch=epoch, offset=0, time=1), [FIRST])
+        claim = Claim(host="import", token="mine")
+        assert not await asyncio.to_thread(begin_log, faulty, TARGET, events=events, claim=claim)
+        assert keys_of(await rows_of(other)) == ["1-0", "1"]
+        assert sound(blobs, TARGET)
+        other.close()
