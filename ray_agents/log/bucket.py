@@ -15,8 +15,9 @@ connection breaks: see :class:`Patience`.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,7 +25,6 @@ from typing import Any
 from uuid import uuid4
 
 from obstore.exceptions import (
-    AlreadyExistsError,
     BaseError,
     PermissionDeniedError,
     UnauthenticatedError,
@@ -45,6 +45,7 @@ CONNECTION = (  # settings of the connection, which the environment gives as AWS
     "proxy_excludes",
 )
 _FULL = ("507 Insufficient Storage", "StorageFull", "QuotaExceeded")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
 _REFUSALS = (PermissionDeniedError, UnauthenticatedError, FileNotFoundError)
 _FAILURES = (BaseError, OSError, ValueError)  # what obstore raises, by its documentation
 
@@ -111,9 +112,7 @@ class Bucket:
         store = self._large if len(data) > LARGE_BYTES else self._store
         for tries in range(1, PUT_TRIES_MAX + 1):
             try:
-                store.put(
-                    key, data, mode="create", attributes={TOKEN: token}, use_multipart=False
-                )
+                store.put(key, data, mode="create", attributes={TOKEN: token}, use_multipart=False)
             except _FAILURES as error:
                 if _is_refusal(error):
                     raise self._error(key, error) from error
@@ -168,22 +167,30 @@ class Bucket:
                 self._store.delete(keys[0] if len(keys) == 1 else list(keys))
 
     @contextmanager
-    def _naming(self, key: str) -> Iterator[None]:
+    def _naming(self, key: str) -> Generator[None]:
         try:
             yield
         except _FAILURES as error:
             raise self._error(key, error) from error
 
     def _error(self, key: str, error: Exception) -> OperatorError:
-        path, reason = self.named(key), str(error).partition("\n")[0][:REASON_LENGTH_MAX]
+        path, reason = self.named(key), _reason(error)
         if any(mark in str(error) for mark in _FULL):
             message = f"no room for {path!r} ({reason}); free some space or raise the quota"
             return StoreFull(message, path=path, reason=reason)
         message = (
-            f"{path!r} cannot be used ({reason}); check that the bucket is there, that its "
-            "server answers, and that the credentials allow reading, writing and listing"
+            f"{path!r} cannot be used ({reason}); check the bucket's name, the server's address "
+            "and the credentials in the environment"
         )
         return StoreUnavailable(message, path=path, reason=reason)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what the client says, and the server's own code, if it gave one."""
+    text = str(error)
+    code = _CODE.search(text)
+    first = text.partition("\n")[0].partition("<?xml")[0].rstrip(": ")[:REASON_LENGTH_MAX]
+    return f"{first}: {code[1]}" if code else first
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -191,7 +198,9 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, _REFUSALS) or any(mark in str(error) for mark in _FULL)
 
 
-def open_bucket(url: str, environ: Mapping[str, str], *, patience: Patience | None = None) -> Bucket:
+def open_bucket(
+    url: str, environ: Mapping[str, str], *, patience: Patience | None = None
+) -> Bucket:
     """The bucket of an ``s3://bucket/prefix`` or ``gs://bucket/prefix``; nothing is sent yet.
 
     Endpoint, region and credentials are found by obstore itself, in the environment and where the

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from threading import Lock
 
 from ray_agents.errors import CorruptLog, StoreUnavailable
@@ -32,8 +33,9 @@ from ray_agents.log.bucket import Bucket
 from ray_agents.log.threads import Kept
 
 PARTS = ".parts"
-WHOLE = (".arrow", ".json")  # names that end so are never appended to: no look for parts
+WHOLE = (".arrow", ".json", "FORMAT", "IDENTITY")  # ends of names that are never appended to
 FETCHES_MAX = 16
+LINGER = timedelta(milliseconds=250)  # a put costs money, and a reader one more request
 FRESH_NAMES_MAX = 10_000
 KNOWN_BYTES_MAX = 8 * 1024 * 1024
 KNOWN_BYTES = 256  # what is known of a name without parts takes, about
@@ -55,6 +57,11 @@ class ObjectBlobs:
     def prompt(self) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""
         return False
+
+    @property
+    def linger(self) -> timedelta:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return LINGER
 
     def create(self, name: str, data: bytes) -> bool:
         """See :class:`ray_agents.ports.Blobs`; the name is durable, too."""
@@ -154,7 +161,7 @@ class ObjectBlobs:
             return [self._bucket.get(key, start) for key, start in wanted]
         threads = min(FETCHES_MAX, len(wanted))
         with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
-            return list(pool.map(lambda piece: self._bucket.get(*piece), wanted))
+            return list(pool.map(self._bucket.get, *zip(*wanted, strict=True)))
 
     def append(self, name: str) -> ObjectAppender:
         """See :class:`ray_agents.ports.Blobs`. Opening and syncing write nothing."""
@@ -234,7 +241,7 @@ class ObjectAppender:
         self._ended = self._ended or "is closed"
 
 
-class _Hole(Exception):  # noqa: N818 - control flow
+class _Hole(Exception):
     """A part is missing, for now or for good; its argument is the key."""
 
 

@@ -74,6 +74,27 @@ def format_line(version: int = STORE_VERSION) -> bytes:
     return b"ray-agents store %d\n" % version
 
 
+def check_format(blobs: Blobs, place: str) -> None:
+    """Make sure that a store has our format, which one that is new is given.
+
+    Raises:
+        StoreUnavailable: it has another one.
+    """
+    found = blobs.read(FORMAT_FILE)
+    if found is None:
+        blobs.create(FORMAT_FILE, format_line())
+        blobs.sync_names(FORMAT_FILE)
+        found = blobs.read(FORMAT_FILE) or b""
+    if found != format_line():
+        text = found[:64].decode(errors="replace").strip()
+        right = format_line().decode().strip()
+        message = (
+            f"store {place!r} has format {text!r}; this version of ray-agents reads {right!r}: "
+            f"upgrade it, or choose another place, or mend {FORMAT_FILE} if that was damaged"
+        )
+        raise StoreUnavailable(message, path=place, format=text)
+
+
 def store_identity(blobs: Blobs) -> str:
     """What tells this store from every other, wherever it is mounted: 16 hex digits, for good.
 
@@ -126,7 +147,7 @@ def _objects(url: str) -> ObjectBlobs:
 
 def _open_objects(url: str) -> Blobs:
     blobs = _objects(url)
-    _check_format(blobs, url)
+    check_format(blobs, url)
     _check_conditional(blobs, url)
     return blobs
 
@@ -154,7 +175,7 @@ def _open_directory(root: Path) -> Blobs:
     table = _mount_table()
     _check_mount(root, table)
     blobs = DirectoryBlobs(root, prompt=is_local(str(root.resolve()), table))
-    _check_format(blobs, str(root))
+    check_format(blobs, str(root))
     _check_writable(blobs, root)
     return blobs
 
@@ -174,22 +195,6 @@ def _check_mount(root: Path, table: str) -> None:
             f"replaced might not notice: mount it with lookupcache=none,actimeo=0; it is {found!r}"
         )
         raise StoreUnavailable(message, path=str(root), mount=found)
-
-
-def _check_format(blobs: Blobs, place: str) -> None:
-    found = blobs.read(FORMAT_FILE)
-    if found is None:
-        blobs.create(FORMAT_FILE, format_line())
-        blobs.sync_names(FORMAT_FILE)
-        found = blobs.read(FORMAT_FILE) or b""
-    if found != format_line():
-        text = found[:64].decode(errors="replace").strip()
-        right = format_line().decode().strip()
-        message = (
-            f"store {place!r} has format {text!r}; this version of ray-agents reads {right!r}: "
-            f"upgrade it, or choose another place, or mend {FORMAT_FILE} if that was damaged"
-        )
-        raise StoreUnavailable(message, path=place, format=text)
 
 
 def _check_writable(blobs: Blobs, root: Path) -> None:

@@ -18,9 +18,12 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, ParamSpec, TypeVar
 
+from ray_agents.ports import Blobs
+
 P = ParamSpec("P")
 T = TypeVar("T")
 THREADS_MAX = 4
+FAR_THREADS_MAX = 16  # a call that goes over a network waits more than it works
 KEPT_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -94,6 +97,11 @@ class _Returns:
                 waiting.set_result(result)
             else:
                 waiting.set_exception(raised)
+
+
+def io_for(blobs: Blobs) -> LogIO:
+    """Threads for a medium: more of them if it is far."""
+    return LogIO(threads_max=THREADS_MAX if blobs.prompt else FAR_THREADS_MAX)
 
 
 class LogIO:
