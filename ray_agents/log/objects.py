@@ -11,6 +11,9 @@ sync; all durabilities cost and promise the same. If a part cannot be written, o
 stands at its number, the appender refuses everything from then on: it never goes on behind a gap,
 and the owner's ownership ends (DESIGN invariant 1).
 
+It rests on what S3 (since 2020) and Google promise: whoever gets, looks for or lists objects after
+a put or a deletion was answered finds them so.
+
 Deletion takes the base first. From then on the name does not exist: the fence check of an owner
 fails at once, and no reader takes a segment that lost its last parts for a shorter one, as each
 makes sure of the base after it has listed the parts. If whoever deletes dies in between, parts

@@ -14,6 +14,7 @@ from obstore.store import MemoryStore
 
 from ray_agents.errors import CorruptLog, StoreUnavailable
 from ray_agents.log.bucket import Bucket, Stored
+from ray_agents.log.examination import examine_log
 from ray_agents.log.objects import ObjectBlobs, part_name
 from ray_agents.ports import Blobs
 from ray_agents.testing.log_suite import BlobsSuite, Log, LogSuite, keys_of, message
@@ -50,6 +51,10 @@ class CountedBucket(Bucket):
             self.die_after -= 1
             self.asked.append(("delete", key))
             super().delete(key)
+
+    def damage(self, key: str, data: bytes) -> None:
+        """Overwrite an object, as nobody of ours ever does."""
+        self._store.put(key, data)
 
     def all_keys(self) -> list[str]:
         """All of them."""
@@ -221,6 +226,20 @@ def test_a_sealed_file_is_one_request(bucket: CountedBucket, blobs: ObjectBlobs)
     bucket.asked.clear()
     assert blobs.read("sealed/a.arrow") == b"rows"
     assert bucket.asked == [("get", "sealed/a.arrow")]
+
+
+async def test_a_flipped_bit_in_any_part_is_found_and_never_served(bucket: CountedBucket) -> None:
+    with closing(Log(ObjectBlobs(bucket))) as log:
+        await log.wake("a", "b")
+        name = log.blobs.names(log.folder)[0]
+        assert examine_log(log.blobs, log.folder, in_use=lambda _: False).sound
+        for key in bucket.all_keys():
+            data = bucket.get(key) or b""
+            bucket.damage(key, data[:60] + bytes([data[60] ^ 1]) + data[61:])
+            [finding] = examine_log(log.blobs, log.folder, in_use=lambda _: False).findings
+            assert finding.file == f"{log.folder}/{name}"
+            bucket.damage(key, data)
+        assert keys_of((await log.reader().read(0)).events) == ["a", "b"]
 
 
 async def test_posts_gather_until_somebody_waits(

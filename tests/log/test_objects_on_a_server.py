@@ -13,10 +13,12 @@ from contextlib import closing
 import pytest
 
 import ray_agents
+from ray_agents.cluster.storekeeping import verify
 from ray_agents.errors import StoreUnavailable
 from ray_agents.log.bucket import Bucket, Patience
 from ray_agents.log.store import FORMAT_FILE, look_into, open_blobs, store_identity
 from ray_agents.ports import Blobs
+from ray_agents.settings import Settings
 from ray_agents.testing.log_suite import BlobsSuite, LogSuite
 from ray_agents.testing.scan_suite import ADA, log_of
 from tests.buckets import BucketServer, Fate
@@ -77,6 +79,18 @@ def test_looking_into_a_store_writes_nothing(bucket_server: BucketServer) -> Non
     look_into(url).names("")
     ray_agents.scan(url)
     assert set(bucket_server.requests) <= {"GET", "HEAD"}
+
+
+async def test_logs_in_a_bucket_are_verified_and_not_repaired(bucket_server: BucketServer) -> None:
+    url = bucket_server.new_store()
+    with closing(log_of(open_blobs(url), ADA)) as log:
+        await log.wake("a")
+    settings = Settings(store=url)
+    for address in (None, ADA):
+        found = verify(settings, address=address, repair=False, progress=lambda _, __: None)
+        assert (found.sound, found.logs) == (True, 1)
+    with pytest.raises(StoreUnavailable, match="--repair"):
+        verify(settings, address=None, repair=True, progress=lambda _, __: None)
 
 
 def test_a_server_that_ignores_conditions_is_refused(bucket_server: BucketServer) -> None:

@@ -40,6 +40,7 @@ class TestInADirectory(ScanSuite):
         return DirectoryBlobs(tmp_path)
 
 
+@pytest.mark.slow
 class TestInABucket(ScanSuite):
     @pytest.fixture
     def blobs(self) -> Blobs:
