@@ -43,8 +43,8 @@ from ray_agents.cluster.watchdog import EXIT_STATUS, Watchdog
 from ray_agents.definition import Dedicated, Packed
 from ray_agents.errors import RayAgentsError, RuntimeUnavailable
 from ray_agents.events import WakeRecorded, WakeStatus
+from ray_agents.log.owner import LogIO
 from ray_agents.log.store import open_blobs
-from ray_agents.log.threads import io_for
 from ray_agents.model import ModelSettings
 from ray_agents.models.choice import chooser
 from ray_agents.settings import Settings
@@ -86,8 +86,7 @@ class EntityHost:
         self._asking: asyncio.Task[Any] | None = None
         self._opening: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
-        blobs = open_blobs(settings.store)
-        self._io = io_for(blobs)
+        blobs, self._io = open_blobs(settings.store), LogIO()
         definitions = Definitions(blobs)
         self._definitions = definitions
         self._directory = Directory(settings, blobs=blobs, io=self._io, definitions=definitions)

@@ -25,8 +25,8 @@ from ray_agents.cluster.running import RunningRay, find_running
 from ray_agents.cluster.runtime import HostRuntime
 from ray_agents.cluster.untyped import import_ray, ray_errors
 from ray_agents.errors import RuntimeUnavailable
+from ray_agents.log.owner import LogIO
 from ray_agents.log.store import open_blobs, store_identity
-from ray_agents.log.threads import io_for
 from ray_agents.settings import Settings
 
 
@@ -145,7 +145,7 @@ class ClusterRuntime(HostRuntime):
         namespace = f"{settings.namespace}-{store_identity(blobs)}"
         self._settings = replace(settings, store=store, namespace=namespace)
         self._attachment = attachment or Attachment()
-        self._own_io = io_for(blobs)
+        self._own_io = LogIO()
         self.directory = Directory(
             self._settings, blobs=blobs, io=self._own_io, definitions=Definitions(blobs)
         )

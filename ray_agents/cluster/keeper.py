@@ -33,8 +33,8 @@ from ray_agents.cluster.recovery import Recovery
 from ray_agents.cluster.untyped import as_actor, import_ray
 from ray_agents.definition import Resources
 from ray_agents.errors import RayAgentsError
+from ray_agents.log.owner import LogIO
 from ray_agents.log.store import open_blobs
-from ray_agents.log.threads import io_for
 from ray_agents.settings import Settings
 
 LOOK_AGAIN = timedelta(seconds=5)
@@ -65,8 +65,8 @@ class Keeper:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._io = LogIO()
         blobs = open_blobs(settings.store)
-        self._io = io_for(blobs)
         self._directory = Directory(
             settings, blobs=blobs, io=self._io, definitions=Definitions(blobs)
         )

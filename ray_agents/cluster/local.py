@@ -24,7 +24,6 @@ from ray_agents.cluster.runtime import HostRuntime
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.log.owner import LogIO
 from ray_agents.log.store import open_blobs
-from ray_agents.log.threads import io_for
 from ray_agents.model import Model, ModelSettings
 from ray_agents.models.choice import chooser
 from ray_agents.ports import Blobs, Clock
@@ -184,7 +183,7 @@ class LocalRuntime(HostRuntime):
         io: LogIO | None = None,
     ) -> None:
         self.blobs = open_blobs(store) if isinstance(store, str) else store
-        self._own_io = io or io_for(self.blobs)
+        self._own_io = io or LogIO()
         self.hosts = LocalHosts(
             self.blobs,
             io=self._own_io,

@@ -6,23 +6,36 @@ after its range, and wakes run one after another; so before the cut nothing is o
 row of each key tells all there is to know. Those are found by column, without decoding the others;
 from the cut on, rows are folded one by one. Only messages behind the watermark are decoded, and of
 the schedules, which come and go beside the wakes, only those that are pending.
+
+``essential`` names the rows that all of this depends on: of each key before the cut the first and
+the last, everything that is open, and what stands behind the cut. A snapshot is just these rows.
+``load(those + what came later) == fold(every row)``, by test.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from ray_agents.definition import Definition
 from ray_agents.events import (
     DeliveryDeferred,
     EffectStaged,
     EntityCreated,
+    Event,
     MessageReceived,
     SendScheduled,
     WakeRecorded,
     WakeStatus,
 )
+from ray_agents.log.codec import to_batch
 from ray_agents.log.history import History
+from ray_agents.log.rows import Place, Rows
+from ray_agents.log.tidying import Essence, Upkeep
 from ray_agents.projection import CONTROL_TYPES, Outgoing, State, Timer, fold, is_row_type
+from ray_agents.runs import DELTA_TYPES
 
 FOLDED_ROWS_MAX = 64  # so few rows are folded sooner than any column of them is looked at
+DIGEST = "digest"
 ENDS = (WakeStatus.HANDLED.value, WakeStatus.SKIPPED.value)
 
 
@@ -49,10 +62,78 @@ def load(history: History, *, tip: int | None = None) -> State:
     if SendScheduled.TYPE in row_types:
         state.timers = _timers(history, life)
     fold(history.read(cut, types=CONTROL_TYPES | row_types), state)
-    state.wakes_ended = ended
+    state.woken = ended is not None
     if state.alive:
         state.pending = history.read(state.watermark, types={MessageReceived.TYPE})
     return state
+
+
+def essential(history: History) -> Essence | None:
+    """The rows from which, with all that come later, :func:`load` gives the same state.
+
+    None if nobody ever lived there.
+    """
+    created = history.find(EntityCreated.TYPE, "entity")
+    if created is None:
+        return None
+    life = created.offset
+    still_open, ended = history.unended(WakeRecorded.TYPE, header="status", ends=ENDS, start=life)
+    open_wakes = [WakeRecorded.of(event) for event in still_open]
+    cut = _cut(history, life, [wake.to_offset for wake in open_wakes])
+    row_types = frozenset(name for name in history.types() if is_row_type(name))
+    places = history.places(
+        row_types | {EffectStaged.TYPE, DeliveryDeferred.TYPE}, start=life, stop=cut
+    )
+    found = {life} if ended is None else {life, ended}
+    found.update(*(_ends_of(place) for pair, place in places.items() if _counts(pair, place)))
+    found.update(timer.offset for timer in _timers(history, life).values())
+    found.update(history.offsets(CONTROL_TYPES | row_types, start=cut))
+    messages = {MessageReceived.TYPE}
+    for wake in open_wakes:
+        found.update(history.offsets(messages, start=wake.from_offset, stop=wake.to_offset))
+    pending = [event.offset for event in load(history).pending]
+    found.update(pending)
+    last = history.last(WakeRecorded.TYPE)
+    if last is not None and last.offset >= life:
+        found.add(last.offset)
+    held_from = min([cut, *pending, *(wake.from_offset for wake in open_wakes)])
+    return Essence(offsets=found, held_from=held_from)
+
+
+def upkeep_of(definition: Definition) -> Upkeep:
+    """How the log of an entity of this type is kept."""
+    retention = definition.retention
+    return Upkeep(
+        essential=essential,
+        remember=remembered,
+        fleeting=frozenset() if definition.keep_deltas else DELTA_TYPES,
+        age=retention.age,
+        bytes_max=retention.bytes_max,
+    )
+
+
+def digest_of_message(event: Event) -> str:
+    """What makes two messages of one id the same, of one that was let go, too."""
+    return event.headers.get(DIGEST) or MessageReceived.of(event).digest
+
+
+def remembered(rows: Rows) -> Rows | None:
+    """What is kept of messages that are let go: id, offset, and the digest of what they said."""
+    messages = rows.between(0, rows.end, limit=None, types={MessageReceived.TYPE})
+    kept = [
+        replace(event, text="", headers={**event.headers, DIGEST: MessageReceived.of(event).digest})
+        for event in messages
+        if event.text
+    ]
+    return Rows([to_batch(kept)]) if kept else None
+
+
+def _counts(pair: tuple[str, str], place: Place) -> bool:
+    return not place.gone and not SendScheduled.is_row(*pair)
+
+
+def _ends_of(place: Place) -> set[int]:
+    return {place.first, place.last}
 
 
 def _timers(history: History, life: int) -> dict[str, Timer]:

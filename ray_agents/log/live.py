@@ -94,23 +94,43 @@ class LiveSegment:
             message = f"segment {self._name!r} has been taken over; look the owner up again"
             raise Fenced(message, segment=self._name)
 
-    async def finish(self, closing: Frame, *, sync: bool, dropped: Sequence[str]) -> None:
-        """Delete ``dropped``, write the ``closing`` frame (not synced), and close.
+    async def finish(
+        self,
+        closing: Frame,
+        *,
+        sync: bool,
+        dropped: Sequence[str],
+        replaced: Sequence[str] | None = None,
+    ) -> None:
+        """Delete ``dropped``, write the ``closing`` frame, and close.
 
-        A small segment is kept in memory, for the next wake in this process.
+        The frame is synced only if it says what is listed instead of the files ``replaced``; then
+        those are deleted, too. A small segment is kept in memory, for the next wake in this
+        process.
+
+        Raises:
+            Fenced: somebody else has the log by now; what was replaced still stands.
+            StoreUnavailable, StoreFull: the medium refused.
         """
-        if self._blobs.prompt and not sync and not dropped:
-            self._finish(closing, sync=sync, dropped=dropped)
+        if self._blobs.prompt and not sync and not dropped and replaced is None:
+            self._finish(closing, sync=sync, dropped=dropped, replaced=replaced)
         else:
-            await self._io.run(self._finish, closing, sync=sync, dropped=dropped)
+            await self._io.run(self._finish, closing, sync=sync, dropped=dropped, replaced=replaced)
 
-    def _finish(self, closing: Frame, *, sync: bool, dropped: Sequence[str]) -> None:
+    def _finish(
+        self, closing: Frame, *, sync: bool, dropped: Sequence[str], replaced: Sequence[str] | None
+    ) -> None:
         try:
             if sync:
                 self.sync()
             for name in dropped:
                 self._blobs.delete(name)
             self._write(closing)
+            if replaced is not None:
+                self.sync()
+                self._check_fence()
+                for name in replaced:
+                    self._blobs.delete(name)
         finally:
             self.close()
         if self._frames:

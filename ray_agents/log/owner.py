@@ -4,6 +4,13 @@
 gathers in a group; each group is one frame, one write, one sync, one fence check, in one visit to
 a thread. The first group carries the manifest in front. Any failure of a group ends the ownership:
 nothing is written or synced after it, and every waiting append gets the error.
+
+Grouping is bounded. In delay: nothing is ever held back in the hope of company; an append to an
+idle owner is written at once, and one that comes while a sync is under way waits for that one and
+its own. In bytes: :data:`GROUP_BYTES_MAX`, and what comes behind a full group goes into the next.
+With ``Durability.BATCH`` an acknowledgement waits for no sync, but one follows within
+:data:`BATCH_SYNC_WITHIN`. Logs of one host share threads, and nothing else: a sync is of one file,
+so a group across logs would cost as many, and make each log wait for the slowest.
 """
 
 from __future__ import annotations
@@ -13,21 +20,34 @@ from collections import deque
 from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
 
-from ray_agents.errors import Fenced, RayAgentsError
-from ray_agents.events import Draft, Event, Operation
-from ray_agents.log.adoption import Adopted, adopt
+from ray_agents.errors import CorruptLog, Fenced, RayAgentsError, StoreFull, StoreUnavailable
+from ray_agents.events import JSON, Draft, Event, Operation
+from ray_agents.log.adoption import PLAIN, Adopted, adopt
 from ray_agents.log.appending import SETTLED, Appending, Group, again, size_of
 from ray_agents.log.claiming import ClaimLost, take
 from ray_agents.log.codec import encode_frame
-from ray_agents.log.files import LogFiles
-from ray_agents.log.history import History
+from ray_agents.log.files import LOGGER, TIDIED, LogFiles
+from ray_agents.log.history import FOREVER, History
 from ray_agents.log.live import LiveSegment
+from ray_agents.log.manifest import Manifest
 from ray_agents.log.segment import SEALED_ROW, Claim, Head, segment_name
 from ray_agents.log.threads import LogIO
+from ray_agents.log.tidying import Upkeep, is_due, tidied
 from ray_agents.ports import Blobs, Clock
 from ray_agents.views import Durability
 
-__all__ = ["Appending", "Claim", "ClaimLost", "Head", "History", "LogIO", "LogOwner", "read_head"]
+__all__ = [
+    "PLAIN",
+    "Appending",
+    "Claim",
+    "ClaimLost",
+    "Head",
+    "History",
+    "LogIO",
+    "LogOwner",
+    "Upkeep",
+    "read_head",
+]
 
 GROUP_BYTES_MAX = 8 * 1024 * 1024
 BATCH_SYNC_WITHIN = 0.05  # seconds between an acknowledgement and its sync with Durability.BATCH
@@ -46,7 +66,9 @@ class LogOwner:
     """One ownership of one log; make one with :meth:`claim`.
 
     ``tip`` is the next offset to be given out; every offset below ``durable_tip`` is acknowledged
-    and in ``history``. ``lost`` is set, and ``cause`` says why, when the ownership ends by itself.
+    and in ``history``, where what was adopted is read when it is asked for; ``summary`` is as much
+    of it as tells the state at the claim, if that was asked for. ``lost`` is set, and ``cause``
+    says why, when the ownership ends by itself.
     """
 
     def __init__(
@@ -54,24 +76,32 @@ class LogOwner:
         live: LiveSegment,
         adopted: Adopted,
         *,
-        folder: str,
+        files: LogFiles,
+        upkeep: Upkeep,
         clock: Clock,
         io: LogIO,
         durability: Durability,
+        now: int,
     ) -> None:
         self.epoch = adopted.manifest.epoch
-        self.folder = folder
+        self.folder = files.folder
         self.tip = self.durable_tip = adopted.tip
-        self.history = History(adopted.parts)
+        self.history = History(adopted.parts, ids=adopted.ids)
+        self.summary = History(adopted.summary)
         self.lost = asyncio.Event()
         self.cause: Exception | None = None
         self._live = live
         self._linger_seconds = live.linger.total_seconds()
+        self._files = files
+        self._upkeep = upkeep
+        self._manifest = adopted.manifest
+        self._tidied: Manifest | None = None
+        self._tidy = not is_due(adopted.manifest, upkeep, now=now)
         self._clock = clock
         self._io = io
         self._durability = durability
         self._last_time = adopted.last_time
-        self._dropped = tuple(f"{folder}/{name}" for name in adopted.manifest.dropped)
+        self._dropped = tuple(f"{self.folder}/{name}" for name in adopted.manifest.dropped)
         self._opening = list(self._assign([adopted.manifest.draft()]))
         self._groups: deque[Group] = deque()
         self._writing: asyncio.Task[None] | None = None
@@ -95,20 +125,20 @@ class LogOwner:
         io: LogIO,
         durability: Durability = Durability.SYNC,
         beside: Sequence[Awaitable[object]] = (),
-        latest_only: bool = False,
+        upkeep: Upkeep = PLAIN,
+        summarise: bool = False,
     ) -> LogOwner:
         """Take the epoch after ``head`` (1 for a new log) and adopt the older ones.
 
         Whether the claim is allowed is the caller's to decide. ``beside`` is what has begun
-        meanwhile and is awaited with it. ``latest_only`` is for a log that is only ever asked for
-        the newest row of each key: older rows, and deleted keys, are dropped.
+        meanwhile and is awaited with it. ``summarise`` asks for the ``summary``.
 
         Raises:
             ClaimLost: somebody else took that epoch.
             CorruptLog: an older epoch is damaged.
             StoreUnavailable, StoreFull: the medium refused.
         """
-        files = LogFiles(blobs, folder, kept=io.kept)
+        files, now = LogFiles(blobs, folder, kept=io.kept), clock.now()
         try:
             live, adopted = await io.run(
                 _take_and_adopt,
@@ -117,19 +147,35 @@ class LogOwner:
                 claim=claim,
                 head=head,
                 durability=durability,
-                latest_only=latest_only,
+                upkeep=upkeep,
+                summarise=summarise,
+                now=now,
             )
         except BaseException:
             await asyncio.gather(*beside, return_exceptions=True)
             raise
         for each in beside:
             await each
-        return cls(live, adopted, folder=folder, clock=clock, io=io, durability=durability)
+        return cls(
+            live,
+            adopted,
+            files=files,
+            upkeep=upkeep,
+            clock=clock,
+            io=io,
+            durability=durability,
+            now=now,
+        )
 
     @property
     def durability(self) -> Durability:
         """What an acknowledgement of this owner means."""
         return self._durability
+
+    @property
+    def first(self) -> int:
+        """The offset from which on there are rows: those below have been let go."""
+        return self._manifest.first
 
     @property
     def last_time(self) -> int:
@@ -241,6 +287,44 @@ class LogOwner:
         finally:
             self._syncing = None
 
+    async def ready(self, start: int = 0, *, stop: int = FOREVER, limit: int | None = None) -> None:
+        """See to it that ``history`` can answer for these rows without waiting for the medium.
+
+        Raises:
+            CorruptLog, Fenced, StoreUnavailable: they cannot be had.
+        """
+        if not self.history.loaded(start, stop=stop, limit=limit):
+            await self._io.run(self.history.load, start, stop=stop, limit=limit)
+
+    async def ready_to_find(self, type_name: str, key: str) -> None:
+        """The same, for ``history.find``; raises as :meth:`ready`."""
+        if not self.history.knows(type_name, key):
+            await self._io.run(self.history.find, type_name, key)
+
+    @property
+    def tidy(self) -> bool:
+        """Whether nothing is left to do for :meth:`tidy_up`."""
+        return self._tidy
+
+    async def tidy_up(self) -> None:
+        """Merge small files, and renew the snapshot, for the next owner to list; once is enough.
+
+        A failure is told of in the process's log: the files stay as they are, and a later owner
+        tries again.
+        """
+        self._tidy = True
+        try:
+            self._tidied = await self._io.run(
+                tidied,
+                self._files,
+                self._manifest,
+                upkeep=self._upkeep,
+                epoch=self.epoch,
+                now=self._clock.now(),
+            )
+        except (CorruptLog, Fenced, StoreFull, StoreUnavailable) as error:
+            LOGGER.warning("%s cannot be tidied: %s", self.folder, error.message)
+
     async def wait_beyond(self, offset: int) -> None:
         """Return when ``durable_tip`` is greater than ``offset``, or the ownership has ended."""
         while self.durable_tip <= offset and not self._closing and self.cause is None:
@@ -264,11 +348,15 @@ class LogOwner:
 
     async def _close_cleanly(self) -> None:
         dropped = () if self._opening else self._dropped
-        value = {"epoch": self.epoch}
+        replaced = None
+        value: dict[str, JSON] = {"epoch": self.epoch}
+        if self._tidied is not None:
+            value[TIDIED] = self._tidied.value()
+            replaced = [f"{self.folder}/{name}" for name in self._tidied.dropped]
         closing = Draft.of(SEALED_ROW, "sealed", value=value, operation=Operation.UPSERT)
         frame = encode_frame([*self._opening, *self._assign([closing])])
         try:
-            await self._live.finish(frame, sync=self._unsynced, dropped=dropped)
+            await self._live.finish(frame, sync=self._unsynced, dropped=dropped, replaced=replaced)
         except RayAgentsError as error:
             self._lose(error)
             raise
@@ -317,7 +405,9 @@ def _take_and_adopt(
     claim: Claim,
     head: Head | None,
     durability: Durability,
-    latest_only: bool,
+    upkeep: Upkeep,
+    summarise: bool,
+    now: int,
 ) -> tuple[LiveSegment, Adopted]:
     preamble = take(files, head=head, claim=claim)
     named = None
@@ -325,4 +415,7 @@ def _take_and_adopt(
         name = segment_name(files.folder, preamble.epoch)
         named = io.start(files.blobs.sync_names, name)
     live = LiveSegment(files, preamble, durability=durability, named=named, io=io)
-    return live, adopt(files, epoch=preamble.epoch, head=head, latest_only=latest_only)
+    adopted = adopt(
+        files, epoch=preamble.epoch, head=head, upkeep=upkeep, summarise=summarise, now=now
+    )
+    return live, adopted

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ray_agents.errors import CorruptLog, Fenced
+from ray_agents.errors import CorruptLog, Fenced, StoreUnavailable
 from ray_agents.events import Event
 from ray_agents.log.adoption import adopt
 from ray_agents.log.claiming import take
 from ray_agents.log.codec import encode_frame
 from ray_agents.log.files import LogFiles, manifest_of
+from ray_agents.log.listed import rows_of
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
 from ray_agents.log.posix import DirectoryBlobs
@@ -69,7 +70,10 @@ async def test_a_row_written_between_claim_and_adoption_is_adopted_unacknowledge
     take(files(log), head=head, claim=Claim(host="h", token="new"))
     await zombie_writes(old, "between")
     adopted = adopt(files(log), epoch=2, head=head)
-    assert keys_of(adopted.parts[-1].between(0, 99, limit=None, types=None)) == ["a", "between"]
+    assert keys_of(rows_of(adopted.parts[-1]).between(0, 99, limit=None, types=None)) == [
+        "a",
+        "between",
+    ]
     await old.abandon()
 
 
@@ -146,12 +150,23 @@ async def test_a_reader_in_the_midst_of_merges_reads_on(log: Log) -> None:
     assert seen == [f"m{number}" for number in range(60)]
 
 
-async def test_deletions_that_a_death_prevented_are_done_by_the_next_owner(log: Log) -> None:
+async def dies_before_it_deletes(log: Log) -> None:
+    """An owner that has tidied, and named what it made, and dies."""
     for number in range(17):
         await log.wake(f"m{number}")
+    inner, log.blobs = log.blobs, FaultyBlobs(log.blobs)
+    log.blobs.refuse["delete"] = StoreUnavailable("the process dies here", path="")
+    with pytest.raises(StoreUnavailable):
+        await log.wake("m17")
+    log.blobs = inner
+    assert log.blobs.exists(segment_name(FOLDER, 1))
+
+
+async def test_deletions_that_a_death_prevented_are_done_by_the_next_owner(log: Log) -> None:
+    await dies_before_it_deletes(log)
     merging = await log.claim()
     await merging.append([message("last")])
-    segment = files(log).segment(18)
+    segment = files(log).segment(19)
     assert segment is not None
     assert manifest_of(segment).dropped
     await merging.abandon()
@@ -159,15 +174,38 @@ async def test_deletions_that_a_death_prevented_are_done_by_the_next_owner(log: 
     await log.wake("after")
     assert not log.blobs.exists(segment_name(FOLDER, 1))
     assert log.blobs.exists(segment_name(FOLDER, 18))
-    assert len(await read_afresh(log)) == 19
+    assert len(await read_afresh(log)) == 20
 
 
 async def test_nothing_is_deleted_by_an_owner_that_acknowledged_nothing(log: Log) -> None:
-    for number in range(17):
-        await log.wake(f"m{number}")
+    await dies_before_it_deletes(log)
     await log.wake()
     assert log.blobs.exists(segment_name(FOLDER, 1))
-    assert len(await read_afresh(log)) == 17
+    assert len(await read_afresh(log)) == 18
+
+
+async def test_what_was_replaced_is_gone_when_its_owner_has_left(log: Log, blobs: Blobs) -> None:
+    for number in range(18):
+        await log.wake(f"m{number}")
+    assert not blobs.exists(segment_name(FOLDER, 17))
+    listed = [name for name in blobs.names(f"{FOLDER}/sealed") if name.endswith(".arrow")]
+    assert len(listed) == 1
+    assert await read_afresh(log) == [f"m{number}" for number in range(18)]
+
+
+async def test_an_owner_that_was_replaced_while_it_tidied_deletes_nothing(log: Log) -> None:
+    for number in range(17):
+        await log.wake(f"m{number}")
+    stale = await log.claim()
+    await stale.append([message("m17")])
+    await stale.tidy_up()
+    new = await log.claim()
+    with pytest.raises(Fenced):
+        await stale.seal()
+    assert log.blobs.exists(segment_name(FOLDER, 1))
+    await new.append([message("m18")])
+    await new.seal()
+    assert await read_afresh(log) == [f"m{number}" for number in range(19)]
 
 
 async def test_a_damaged_listed_file_is_reported_and_never_served(log: Log, blobs: Blobs) -> None:
@@ -176,8 +214,20 @@ async def test_a_damaged_listed_file_is_reported_and_never_served(log: Log, blob
     rewrite(blobs, segment_name(FOLDER, 1), lambda data: data[:1000] + b"?" + data[1001:])
     with pytest.raises(CorruptLog, match="0000000001"):
         await read_afresh(log)
-    with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="0000000001"):
-        await afresh.claim()
+    await claimed_in_spite_of(blobs)
+
+
+async def claimed_in_spite_of(blobs: Blobs) -> None:
+    """Damage in what is past keeps nobody from going on; what is damaged is not served."""
+    with closing(Log(blobs)) as afresh:
+        owner = await afresh.claim()
+        await owner.append([message("c")])
+        with pytest.raises(CorruptLog, match="0000000001"):
+            await owner.ready()
+        with pytest.raises(CorruptLog, match="0000000001"):
+            owner.history.read(0)
+        assert keys_of(owner.history.read(2)) == ["b", "c"]
+        await owner.abandon()
 
 
 async def test_a_listed_file_that_is_gone_is_reported(log: Log, blobs: Blobs) -> None:
@@ -186,8 +236,7 @@ async def test_a_listed_file_that_is_gone_is_reported(log: Log, blobs: Blobs) ->
     blobs.delete(segment_name(FOLDER, 1))
     with pytest.raises(CorruptLog, match="0000000001"):
         await read_afresh(log)
-    with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="0000000001"):
-        await afresh.claim()
+    await claimed_in_spite_of(blobs)
 
 
 async def test_damage_in_the_newest_segment_prevents_the_next_claim(log: Log, blobs: Blobs) -> None:
@@ -223,6 +272,7 @@ async def test_segments_are_deleted_in_ascending_order_and_the_newest_stays(log:
     for number in range(60):
         await log.wake(f"m{number}")
     epochs = [epoch for name in blobs.deleted if (epoch := epoch_of(name.rpartition("/")[2]))]
+    epochs = list(dict.fromkeys(epochs))  # the next owner makes sure of it
     assert epochs == list(range(1, len(epochs) + 1))
     assert 40 < len(epochs) < 60
 
