@@ -36,7 +36,8 @@ from ray_agents.log.bucket import Bucket
 from ray_agents.log.threads import Kept
 
 PARTS = ".parts"
-WHOLE = (".arrow", ".json", "FORMAT", "IDENTITY")  # ends of names that are never appended to
+# How names end that are never appended to: nobody looks for their parts.
+WHOLE = (".arrow", ".keys", ".json", "FORMAT", "IDENTITY")
 FETCHES_MAX = 16
 LINGER = timedelta(milliseconds=250)  # a put costs money, and a reader one more request
 FRESH_NAMES_MAX = 10_000
