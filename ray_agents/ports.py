@@ -52,6 +52,14 @@ class Blobs(Protocol):
         """
         ...
 
+    @property
+    def linger(self) -> timedelta:
+        """How long an append that nobody waits for may wait for others, to be written with them.
+
+        Zero where a write costs little.
+        """
+        ...
+
     def create(self, name: str, data: bytes) -> bool:
         """Write ``data`` under a new name, whole and synced; False if the name exists already.
 

@@ -14,6 +14,18 @@ in a database, and no row is anywhere else.
         ids/<first>-<last>-<epoch>-<digest>.arrow  message ids whose rows were let go
     IDENTITY, hosts/, index/, types/               the runtime's own; not part of this page
 
+In a bucket (``s3://``, ``gs://``) the same names are objects below a prefix. Nothing there
+can be appended to, so a segment is a series of objects: the one of its name, with the schema
+message, and behind it one for each append::
+
+        0000000007.arrows                              the schema message: the claim itself
+        0000000007.arrows.parts/00000000000000000000   the first frame, with the manifest
+        0000000007.arrows.parts/00000000000000000001   the next one, and so on without a gap
+
+Joined in this order, up to the first number that is missing, they are the segment as a file has it.
+Each object was put on the condition that its key is free and is never written again; its metadata
+``ray-agents-put`` is whose put that was. Parts without the object of the name are garbage.
+
 In any folder, names that begin with ``.tmp`` are files on their way to their names: ignore them.
 
 ``shard`` is ``xxh3_64(id) mod 256`` in two hex digits: list all shards, or compute it. ``first``

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from threading import Lock
 
 from ray_agents.errors import StoreUnavailable
@@ -19,6 +20,11 @@ class MemoryBlobs:
     def prompt(self) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""
         return True
+
+    @property
+    def linger(self) -> timedelta:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return timedelta(0)
 
     def create(self, name: str, data: bytes) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""

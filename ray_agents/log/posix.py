@@ -15,6 +15,7 @@ import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from uuid import uuid4
@@ -50,6 +51,11 @@ class DirectoryBlobs:
     def prompt(self) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""
         return self._prompt
+
+    @property
+    def linger(self) -> timedelta:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return timedelta(0)
 
     def create(self, name: str, data: bytes) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""

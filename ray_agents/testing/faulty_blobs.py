@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 
 from ray_agents.ports import Appender, Blobs
 
@@ -29,6 +30,11 @@ class FaultyBlobs:
     def prompt(self) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""
         return self.inner.prompt
+
+    @property
+    def linger(self) -> timedelta:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return self.inner.linger
 
     def check(self, operation: str) -> None:
         """Count a call, and refuse it if so told."""

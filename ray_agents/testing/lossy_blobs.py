@@ -10,6 +10,7 @@ it as other processes go on to see it: nothing is lost yet, but what was not syn
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from random import Random
 from threading import Lock
 
@@ -42,6 +43,11 @@ class LossyBlobs:
     def prompt(self) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""
         return True
+
+    @property
+    def linger(self) -> timedelta:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return timedelta(0)
 
     def cut_power(self) -> None:
         """From now on every call raises."""

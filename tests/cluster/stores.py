@@ -28,6 +28,7 @@ class DyingBlobs:
     ) -> None:
         self.inner = inner
         self.prompt = inner.prompt and not far
+        self.linger = inner.linger
         self.writes = 0
         self.dead = False
         self.crash_at = crash_at
