@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from ray_agents.errors import Fenced
+from ray_agents.errors import Fenced, StoreUnavailable
 from ray_agents.log.codec import Frame
 from ray_agents.log.files import LogFiles
 from ray_agents.log.segment import Ending, Preamble, Segment, segment_name
@@ -48,7 +48,11 @@ class LiveSegment:
 
     def _opened(self) -> Appender:
         if self._file is None:
-            self._file = self._blobs.append(self._name)
+            try:
+                self._file = self._blobs.append(self._name)
+            except StoreUnavailable:
+                self._check_fence()  # who came after us may have deleted it by now
+                raise
         return self._file
 
     def _write(self, frame: Frame) -> None:
@@ -94,11 +98,13 @@ class LiveSegment:
             raise Fenced(message, segment=self._name)
 
     async def finish(self, closing: Frame, *, sync: bool, dropped: Sequence[str]) -> None:
-        """Delete ``dropped``, write the ``closing`` frame (not synced), and close.
+        """Delete ``dropped``, write the ``closing`` frame, and close.
 
-        A small segment is kept in memory, for the next wake in this process.
+        It is synced only if it is the first one: readers would believe its manifest, and of the
+        segment's name and the next owner's a power failure might keep the later. A small segment
+        is kept in memory, for the next wake in this process.
         """
-        if self._blobs.prompt and not sync and not dropped:
+        if self._blobs.prompt and not sync and not dropped and self._named is None:
             self._finish(closing, sync=sync, dropped=dropped)
         else:
             await self._io.run(self._finish, closing, sync=sync, dropped=dropped)
@@ -110,6 +116,8 @@ class LiveSegment:
             for name in dropped:
                 self._blobs.delete(name)
             self._write(closing)
+            if self._named is not None:
+                self.sync()
         finally:
             self.close()
         if self._frames:

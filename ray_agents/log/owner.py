@@ -12,11 +12,11 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Sequence
 
-from ray_agents.errors import Fenced, RayAgentsError
+from ray_agents.errors import CorruptLog, Fenced, RayAgentsError
 from ray_agents.events import Draft, Event, Operation
 from ray_agents.log.adoption import Adopted, adopt
 from ray_agents.log.appending import SETTLED, Appending, Group, again, size_of
-from ray_agents.log.claiming import ClaimLost, take
+from ray_agents.log.claiming import ClaimLost, superseded, take
 from ray_agents.log.codec import encode_frame
 from ray_agents.log.files import LogFiles
 from ray_agents.log.history import History
@@ -102,7 +102,7 @@ class LogOwner:
         the newest row of each key: older rows, and deleted keys, are dropped.
 
         Raises:
-            ClaimLost: somebody else took that epoch.
+            ClaimLost: somebody else took that epoch, or a newer one meanwhile.
             CorruptLog: an older epoch is damaged.
             StoreUnavailable, StoreFull: the medium refused.
         """
@@ -311,4 +311,8 @@ def _take_and_adopt(
         name = segment_name(files.folder, preamble.epoch)
         named = io.start(files.blobs.sync_names, name)
     live = LiveSegment(files, preamble, durability=durability, named=named, io=io)
-    return live, adopt(files, epoch=preamble.epoch, head=head, latest_only=latest_only)
+    try:
+        return live, adopt(files, epoch=preamble.epoch, head=head, latest_only=latest_only)
+    except CorruptLog as error:
+        lost = superseded(files, preamble.epoch)
+        raise lost or error from error

@@ -43,6 +43,18 @@ class LossyBlobs:
         """See :class:`ray_agents.ports.Blobs`."""
         return True
 
+    def copy(self) -> LossyBlobs:
+        """A tree of the same content, in which nobody has anything open."""
+        found, files = LossyBlobs(), dict[int, _File]()
+        for path, folder in self._folders.items():
+            for file in (*folder.current.values(), *folder.durable.values()):
+                files[id(file)] = _File(data=bytearray(file.data), synced=file.synced)
+            found._folders[path] = _Folder(
+                current={name: files[id(file)] for name, file in folder.current.items()},
+                durable={name: files[id(file)] for name, file in folder.durable.items()},
+            )
+        return found
+
     def cut_power(self) -> None:
         """From now on every call raises."""
         self.calls_left = 0

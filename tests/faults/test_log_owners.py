@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ from ray_agents.log.claiming import take
 from ray_agents.log.codec import encode_frame
 from ray_agents.log.files import LogFiles, manifest_of
 from ray_agents.log.memory import MemoryBlobs
-from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
+from ray_agents.log.owner import Claim, ClaimLost, LogIO, LogOwner, read_head
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.log.reader import LogReader
 from ray_agents.log.segment import epoch_of, new_preamble, segment_name
@@ -256,6 +257,48 @@ async def test_a_reader_whose_file_is_merged_away_under_it_reads_on(log: Log) ->
     with closing(LogIO(threads_max=1)) as io:
         assert (await LogReader(blobs, FOLDER, io).read(0)).events == []
     await owner.abandon()
+
+
+async def test_a_claim_that_was_followed_before_it_looked_harms_nobody(log: Log) -> None:
+    """The first epoch: that a newer one exists does not mean that it was deleted long ago."""
+    blobs = FaultyBlobs(log.blobs)
+
+    def follow() -> None:
+        take(files(log), head=files(log).head(), claim=Claim(host="h", token="second"))
+
+    blobs.meanwhile["names"] = follow
+    with closing(Log(blobs)) as slow, pytest.raises(ClaimLost) as lost:
+        await slow.claim_after(None)
+    assert lost.value.head.epoch == 2
+    assert keys_of((await log.wake("third")).history.read(0)) == ["third"]
+
+
+async def test_a_claim_that_is_overtaken_while_it_adopts_is_lost_and_not_corrupt(log: Log) -> None:
+    for number in range(16):
+        await log.wake(f"m{number}")
+    blobs = FaultyBlobs(log.blobs)
+    head = await read_head(log.blobs, FOLDER, io=log.io)
+
+    async def overtake() -> None:
+        with closing(Log(log.blobs)) as other:
+            for number in range(2):
+                await other.wake(f"n{number}")
+
+    blobs.meanwhile["read"] = lambda: asyncio.run(overtake())
+    with closing(Log(blobs)) as slow, pytest.raises(ClaimLost) as lost:
+        await slow.claim_after(head)
+    assert lost.value.head.epoch == 19
+    assert len(await read_afresh(log)) == 18
+
+
+async def test_an_owner_whose_segment_was_deleted_before_its_first_append_is_fenced(
+    log: Log,
+) -> None:
+    slow = await log.claim()
+    for number in range(18):
+        await log.wake(f"m{number}")
+    await zombie_writes(slow, "late")
+    await slow.abandon()
 
 
 async def test_each_row_is_rewritten_a_logarithm_of_times(log: Log) -> None:

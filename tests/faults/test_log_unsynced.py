@@ -14,6 +14,7 @@ from ray_agents.errors import StoreUnavailable
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import Log, keys_of, message
 from ray_agents.testing.lossy_blobs import LossyBlobs
+from tests.faults.stage import StageIO
 
 BROKEN = StoreUnavailable("the process dies here", path="")
 
@@ -108,3 +109,43 @@ async def test_a_closing_frame_that_is_lost_takes_nothing_with_it(disk: LossyBlo
         await log.wake("b")
         assert await read(disk) == ["a", "b"]
     assert await adopted(disk.after_power_loss(Worst()), "c") == ["a", "b", "c"]
+
+
+async def test_a_row_that_only_the_manifest_of_an_idle_wake_lists_is_durable_once_it_was_served(
+    disk: LossyBlobs,
+) -> None:
+    await wake_that_dies(disk, "a", "b", at="sync")
+    with closing(Log(disk)) as log:
+        await log.wake()
+    assert await read(disk) == ["a", "b"]
+    assert await adopted(disk.after_power_loss(Worst())) == ["a", "b"]
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_of_two_claims_that_were_not_synced_the_later_alone_survives_and_the_log_goes_on(
+    disk: LossyBlobs, sealed: bool
+) -> None:
+    with closing(Log(disk)) as log:
+        await log.wake("a")
+    await idle_claim(disk, sealed=sealed)
+    await idle_claim(disk, sealed=False)
+    assert await adopted(disk.after_power_loss(OnlyTheLast()), "b") == ["a", "b"]
+
+
+async def idle_claim(disk: LossyBlobs, *, sealed: bool) -> None:
+    """A claim whose name is not made durable beside it, and that appends nothing."""
+    with closing(Log(disk, io=StageIO(prompt=False))) as log:
+        owner = await log.claim()
+        await (owner.seal() if sealed else owner.abandon())
+
+
+class OnlyTheLast(Worst):
+    """Chance that keeps, of the names that were not synced, all but the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = False
+
+    def random(self) -> float:
+        asked, self._asked = self._asked, True
+        return 0.0 if asked else 1.0

@@ -1,0 +1,223 @@
+"""Owners that do not know of each other, and a reader, on one log: one play for each seed.
+
+Before every call to the medium, and in the middle of every write, somebody else may go on. Owners
+claim whenever they like, also while the newest one lives. Some stop for ever at some step, some
+meet a call that fails, some are left standing while the others do a lot. What comes of it is one
+history: every acknowledged event is in it once, and nothing that a reader was given leaves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from ray_agents.errors import Fenced, StoreUnavailable
+from ray_agents.log.owner import LogOwner
+from ray_agents.log.reader import LogReader
+from ray_agents.ports import Appender, Blobs
+from ray_agents.testing.faulty_blobs import FaultyBlobs
+from ray_agents.testing.log_suite import FOLDER, Log, Ticks, message
+from ray_agents.testing.lossy_blobs import LossyBlobs
+from tests.faults.promises import Promises
+from tests.faults.stage import Act, Stage, StageIO
+
+ACTORS_MAX = 4
+FAILING = ("sync", "sync", "sync_names", "write", "create", "read", "exists", "append", "delete")
+SWITCHES = (0.02, 0.1, 0.3, 1.0)  # how often somebody else goes on
+STEPS_TO_DIE_MAX, STEPS_STANDING_MAX, LIVING_MAX = 60, 150, 17
+
+
+class SteppedBlobs(FaultyBlobs):
+    """The medium as one actor sees it: each call is a step, at which the actor may die."""
+
+    def __init__(self, inner: Blobs, step: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self._step = step
+        self.steps_left: int | None = None
+        self.fails: str | None = None
+        self.blameless = True
+
+    def check(self, operation: str) -> None:
+        """Make a step, unless it is a close, for which nobody has to live."""
+        if operation == "close":
+            return
+        self._step()
+        super().check(operation)
+        if self.steps_left is not None:
+            self.steps_left -= 1
+        if self.steps_left == 0 or operation == self.fails:
+            self.fails, self.blameless = None, False
+            if self.steps_left == 0:
+                self.steps_left = 1  # dead, and so is every further call
+            raise StoreUnavailable("this call fails", path=operation)
+
+    def append(self, name: str) -> Appender:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return HalvingAppender(super().append(name))
+
+
+class HalvingAppender:
+    """Every write is seen by halves."""
+
+    def __init__(self, file: Appender) -> None:
+        self._file = file
+        self.sync, self.close = file.sync, file.close
+
+    def write(self, data: bytes) -> None:
+        """See :class:`ray_agents.ports.Appender`."""
+        half = len(data) // 2
+        self._file.write(data[:half])
+        self._file.write(data[half:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """A log before the play, to be copied for each."""
+
+    disk: LossyBlobs
+    promises: Promises
+
+
+async def beginning(clean: Sequence[bool], *, claimed: bool = False) -> Beginning:
+    """A log of so many wakes, each with a clean end or not; ``claimed``: and one more epoch."""
+    disk, promises = LossyBlobs(), Promises()
+    log = Log(disk, io=StageIO(prompt=True))
+    for number, sealed in enumerate(clean):
+        owner = await log.claim(token=f"before-{number}")
+        promises.acknowledge(await owner.append([message(f"before-{number}")]))
+        if not sealed:
+            tail = FaultyBlobs(disk)
+            del tail
+        await (owner.seal() if sealed else owner.abandon())
+    if claimed:
+        await (await log.claim(token="never begun")).abandon()
+    return Beginning(disk=disk, promises=promises)
+
+
+@dataclass(slots=True)
+class Play:
+    """One play; ``disguise`` is what stands between every actor and the medium."""
+
+    seed: int
+    stage: Stage
+    begin: Beginning
+    disguise: Callable[[Blobs], Blobs] = lambda blobs: blobs
+    promises: Promises = field(default_factory=Promises)
+    disk: LossyBlobs = field(default_factory=LossyBlobs)
+    clock: Ticks = field(default_factory=Ticks)
+    chance: Random = field(default_factory=Random)
+    lost: int = 0
+
+    def run(self) -> None:
+        """Play, then look."""
+        self.chance = Random(self.seed)
+        self.disk = self.begin.disk.copy()
+        before = self.begin.promises
+        self.promises.acknowledged = dict(before.acknowledged)
+        owners = self.chance.choice([2, 2, 3])
+        acts: list[Act] = [self._owner(number) for number in range(owners)]
+        acts.append(self._reader())
+        self.stage.play(acts, self._choices(len(acts)))
+        dice = self.chance.random()
+        if dice < 0.6:
+            self._end(self.disk, "after")
+        if dice > 0.5:
+            self._end(self.disk.after_power_loss(self.chance), "after power loss")
+
+    def _end(self, disk: LossyBlobs, name: str) -> None:
+        self.stage.play([self._epilogue(disk, name)], lambda _, left: left[0])
+
+    def _choices(self, actors: int) -> Callable[[int, Sequence[int]], int]:
+        chance, stage = self.chance, self.stage
+        switch = chance.choice(SWITCHES)
+        standing = chance.randrange(2 * actors)  # half of the time, nobody
+        first = chance.randrange(STEPS_TO_DIE_MAX)
+        last = first + chance.randrange(STEPS_STANDING_MAX)
+
+        def choose(on: int, left: Sequence[int]) -> int:
+            stands = first <= stage.steps < last
+            if on in left and chance.random() >= switch and not (stands and on == standing):
+                return on
+            others = [actor for actor in left if actor != standing] if stands else left
+            return chance.choice(others or left)
+
+        return choose
+
+    def _blobs(self) -> SteppedBlobs:
+        blobs = SteppedBlobs(self.disguise(self.disk), self.stage.step)
+        dice = self.chance.random()
+        if dice < 0.2:
+            blobs.steps_left = self.chance.randint(1, STEPS_TO_DIE_MAX)
+        elif dice < 0.35:
+            blobs.fails = self.chance.choice(FAILING)
+        return blobs
+
+    def _log(self, blobs: Blobs) -> Log:
+        kept = self.chance.choice([0, 1 << 20])
+        io = StageIO(prompt=self.chance.random() < 0.5, kept_bytes_max=kept)
+        log = Log(blobs, io=io)
+        log.clock = self.clock
+        return log
+
+    def _owner(self, number: int) -> Act:
+        blobs, wakes = self._blobs(), self.chance.randint(1, 2)
+        log = self._log(blobs)
+
+        async def act() -> None:
+            for wake in range(wakes):
+                try:
+                    await self._wake(log, f"{number}-{wake}")
+                except Fenced:
+                    self.lost += 1
+                except StoreUnavailable:
+                    assert not blobs.blameless, "no call has failed, and yet it was not fenced"
+
+        return act
+
+    async def _wake(self, log: Log, name: str) -> None:
+        owner = await log.claim(token=name)
+        try:
+            for number in range(self.chance.randint(0, 2)):
+                await self._append(owner, f"{name}-{number}")
+            if self.chance.random() < 0.6:
+                await owner.seal()
+        finally:
+            await owner.abandon()
+
+    async def _append(self, owner: LogOwner, key: str) -> None:
+        keys = [f"{key}-{n}" for n in range(self.chance.randint(1, 2))]
+        self.promises.acknowledge(await owner.append([message(each) for each in keys]))
+
+    def _reader(self) -> Act:
+        blobs, looks = self._blobs(), self.chance.randint(1, 4)
+        log = self._log(blobs)
+        reader = LogReader(blobs, FOLDER, log.io)
+
+        async def act() -> None:
+            for _ in range(looks):
+                await self._look(reader)
+
+        return act
+
+    async def _look(self, reader: LogReader) -> None:
+        try:
+            self.promises.serve(await reader.read(self.promises.served_tip, limit=10**6))
+        except StoreUnavailable:
+            return  # a call failed, or the log changes hands too fast
+
+    def _epilogue(self, disk: LossyBlobs, name: str) -> Act:
+        """One more owner and a fresh reader find the one history, and go on."""
+
+        async def act() -> None:
+            log = Log(disk, io=StageIO(prompt=True))
+            log.clock = self.clock
+            owner = await log.claim(token=name)
+            self.promises.check(owner.history.read(0))
+            self.promises.acknowledge(await owner.append([message(name)]))
+            history = owner.history.read(0)
+            self.promises.check(history)
+            await owner.seal()
+            assert (await log.reader().read(0, limit=10**6)).events == history
+
+        return act
