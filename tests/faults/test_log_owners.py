@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from ray_agents.log.adoption import adopt
 from ray_agents.log.claiming import take
 from ray_agents.log.codec import encode_frame
 from ray_agents.log.files import LogFiles, manifest_of
+from ray_agents.log.manifest import Manifest
 from ray_agents.log.memory import MemoryBlobs
-from ray_agents.log.owner import Claim, ClaimLost, LogIO, LogOwner, read_head
+from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.log.reader import LogReader
 from ray_agents.log.segment import epoch_of, new_preamble, segment_name
@@ -299,6 +301,33 @@ async def test_an_owner_whose_segment_was_deleted_before_its_first_append_is_fen
         await log.wake(f"m{number}")
     await zombie_writes(slow, "late")
     await slow.abandon()
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_a_reader_believes_no_manifest_that_the_newest_owner_may_have_missed(
+    log: Log, sealed: bool
+) -> None:
+    """Three owners: the first writes when the third has looked, and the second looks after that."""
+    blobs = FaultyBlobs(log.blobs)
+    first = take(files(log), head=None, claim=Claim(host="h", token="first"))
+    head = Head(epoch=1, host="h", token="first", sealed=False)
+    rows = [Manifest(epoch=1, files=(), dropped=()).draft(), message("zombie")]
+
+    def overtake() -> None:
+        take(files(log), head=replace(head, epoch=2), claim=Claim(host="h", token="third"))
+        adopt(files(log), epoch=3, head=replace(head, epoch=2))
+        file = log.blobs.append(segment_name(FOLDER, first.epoch))
+        file.write(encode_frame([Event.at(n, 1, row) for n, row in enumerate(rows)]).data)
+        file.close()
+
+    blobs.meanwhile["read"] = overtake
+    with closing(Log(blobs)) as late:
+        second = await late.claim_after(head)
+        assert keys_of(second.history.read(0)) == ["zombie"]
+        if not sealed:
+            await zombie_writes(second, "late")
+        await second.seal()
+    assert await read_afresh(log) == []
 
 
 async def test_each_row_is_rewritten_a_logarithm_of_times(log: Log) -> None:

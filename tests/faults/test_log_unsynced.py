@@ -91,9 +91,18 @@ async def test_a_row_that_only_an_unsynced_manifest_lists_is_durable_once_it_was
 ) -> None:
     await wake_that_dies(disk, "a", "b", at="sync")
     await wake_that_dies(disk, "c", at="sync")
-    await adopted(disk)
-    assert await read(disk) == ["a", "b"]
-    assert (await adopted(disk.after_power_loss(Worst())))[:2] == ["a", "b"]
+    assert await read(disk) == ["a", "b", "c"]
+    assert await adopted(disk.after_power_loss(Worst())) == ["a", "b", "c"]
+
+
+async def test_while_an_owner_has_not_begun_a_fresh_reader_gets_what_was_acknowledged_at_least(
+    disk: LossyBlobs,
+) -> None:
+    await wake_that_dies(disk, "a", "b", at="sync")
+    await wake_that_dies(disk, "c", at="sync")
+    assert await adopted(disk) == ["a", "b", "c"]
+    assert await read(disk) == ["a"]
+    assert (await adopted(disk.after_power_loss(Worst())))[:1] == ["a"]
 
 
 async def test_a_row_that_was_not_acknowledged_may_be_lost_and_its_offset_given_out_again(
