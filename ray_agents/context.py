@@ -104,7 +104,7 @@ class Context:
     @property
     def first_wake(self) -> bool:
         """Whether no wake of this entity has ended yet."""
-        return self._session.state.wakes_ended == 0
+        return not self._session.state.woken
 
     @property
     def args(self) -> Any:

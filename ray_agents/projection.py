@@ -101,7 +101,7 @@ class State:
     watermark: int = 0
     pending: list[Event] = field(default_factory=list[Event])
     wakes: dict[str, WakeRecorded] = field(default_factory=dict[str, WakeRecorded])
-    wakes_ended: int = 0
+    woken: bool = False
     timers: dict[str, Timer] = field(default_factory=dict[str, Timer])
     outbox: dict[str, Outgoing] = field(default_factory=dict[str, Outgoing])
     deferred: dict[str, DeliveryDeferred] = field(default_factory=dict[str, DeliveryDeferred])
@@ -178,7 +178,7 @@ class State:
     def _apply_created(self, event: Event) -> None:
         self.created, self.stopped = EntityCreated.of(event), None
         self.life_offset = self.watermark = event.offset
-        self.wakes_ended = 0
+        self.woken = False
         self.rows.clear()
         self._abandon()
 
@@ -193,7 +193,7 @@ class State:
             self.watermark = wake.to_offset
             self.pending = [e for e in self.pending if e.offset >= wake.to_offset]
         if wake.closed:
-            self.wakes_ended += 1
+            self.woken = True
             self.wakes.pop(wake.key, None)
         else:
             self.wakes[wake.key] = wake

@@ -35,7 +35,7 @@ from ray_agents.cluster.catalog import all_addresses
 from ray_agents.cluster.folders import INDEX, entity_folder, index_folder
 from ray_agents.errors import CorruptLog, EntityGone, RuntimeUnavailable, UnknownEntity
 from ray_agents.events import Draft, Event, Operation
-from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
+from ray_agents.log.owner import Claim, LogIO, LogOwner, Upkeep, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs, Clock
 from ray_agents.projection import State, fold
@@ -171,7 +171,7 @@ class DueIndex:
             claim=Claim(host=self._name, token=self._clock.fresh_id()),
             clock=self._clock,
             io=self._io,
-            latest_only=True,
+            upkeep=Upkeep(latest_only=True),
         )
 
     def _load(self, owner: LogOwner) -> None:

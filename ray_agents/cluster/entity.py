@@ -237,6 +237,8 @@ class Entity:
         """
         self._check_alive()
         message_id = request.id or self.services.clock.fresh_id()
+        await self.owner.ready_to_find(MessageReceived.TYPE, message_id)
+        self._check_alive()  # what went on meanwhile
         message = self._message(request, message_id)
         earlier = self._find(message_id)
         if earlier is not None:

@@ -18,6 +18,7 @@ async def followed(owner: LogOwner, call: Follow) -> Followed:
                 await owner.wait_beyond(call.offset)
         except TimeoutError:
             pass  # nothing new within that bound: an empty answer says so
+    await owner.ready(call.offset, limit=call.limit)
     events = owner.history.read(call.offset, stop=owner.durable_tip, limit=call.limit)
     return Followed(events=tuple(events), tip=owner.durable_tip)
 
@@ -37,6 +38,7 @@ async def settled(owner: LogOwner, offset: int, *, wait_seconds: float) -> Event
 async def _settled(owner: LogOwner, offset: int) -> Event | None:
     seen = offset
     while True:
+        await owner.ready(seen)
         tip = owner.durable_tip
         for event in owner.history.read(seen, stop=tip, types=SETTLING_TYPES):
             if settles(event, offset):

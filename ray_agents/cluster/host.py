@@ -298,6 +298,8 @@ class Host:
                 idle = self._idle_seconds(entity)
                 quiet = self._equipment.clock.monotonic() - entity.last_active
                 if quiet >= idle and self._is_idle(entity) and await entity.timers.agree():
+                    if not entity.owner.tidy:
+                        await entity.owner.tidy_up()
                     if self._is_idle(entity):
                         break
                     continue

@@ -20,11 +20,12 @@ from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.session import check_args
 from ray_agents.cluster.sleepers import Sleepers
-from ray_agents.cluster.waking import load
+from ray_agents.cluster.waking import essential, load
 from ray_agents.errors import RuntimeUnavailable, UnknownEntity
-from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, read_head
+from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, Upkeep, read_head
 from ray_agents.projection import State
 
+UPKEEP = Upkeep(essential=essential)
 Begin = Callable[[Address, LogOwner, State], Entity]
 
 
@@ -165,10 +166,12 @@ class Openings:
                 io=e.io,
                 durability=definition.durability,
                 beside=[log.awake(address, epoch=epoch)],
+                upkeep=UPKEEP,
+                summarise=state is None,
             )
         except ClaimLost as lost:
             log.asleep(address)
             return Moved(host=lost.head.host)
         if head is not None and not head.sealed:
             e.peers.challenge(head.host, address)
-        return self._begin(address, owner, state or load(owner.history, tip=owner.tip))
+        return self._begin(address, owner, state or load(owner.summary, tip=owner.tip))

@@ -303,7 +303,7 @@ class HostRuntime:
         raise RuntimeUnavailable(message, address=str(address))
 
     async def _describe_asleep(self, address: Address) -> EntityView:
-        past = await LogReader(self._blobs, entity_folder(address), self._io).past()
+        past = await LogReader(self._blobs, entity_folder(address), self._io).summary()
         ownership = Ownership(
             epoch=past.head.epoch if past.head else 0, events=past.tip, last_event=past.last_time
         )

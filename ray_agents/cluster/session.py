@@ -118,6 +118,7 @@ class EntitySession:
         from ray_agents.loop import run_agent
 
         self._runs += 1
+        await self._entity.owner.ready(self.state.life_offset)
         journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
         model = self._entity.services.model_for(config)
         result = await run_agent(journal, config, model=model, input=input_text)

@@ -6,6 +6,10 @@ after its range, and wakes run one after another; so before the cut nothing is o
 row of each key tells all there is to know. Those are found by column, without decoding the others;
 from the cut on, rows are folded one by one. Only messages behind the watermark are decoded, and of
 the schedules, which come and go beside the wakes, only those that are pending.
+
+``essential`` names the rows that all of this depends on: of each key before the cut the first and
+the last, everything that is open, and what stands behind the cut. A snapshot is just these rows.
+``load(those + what came later) == fold(every row)``, by test.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from ray_agents.events import (
     WakeStatus,
 )
 from ray_agents.log.history import History
+from ray_agents.log.rows import Place
 from ray_agents.projection import CONTROL_TYPES, Outgoing, State, Timer, fold, is_row_type
 
 FOLDED_ROWS_MAX = 64  # so few rows are folded sooner than any column of them is looked at
@@ -49,10 +54,43 @@ def load(history: History, *, tip: int | None = None) -> State:
     if SendScheduled.TYPE in row_types:
         state.timers = _timers(history, life)
     fold(history.read(cut, types=CONTROL_TYPES | row_types), state)
-    state.wakes_ended = ended
+    state.woken = ended is not None
     if state.alive:
         state.pending = history.read(state.watermark, types={MessageReceived.TYPE})
     return state
+
+
+def essential(history: History) -> set[int]:
+    """The offsets of the rows from which, with all that come later, :func:`load` gives the same."""
+    created = history.find(EntityCreated.TYPE, "entity")
+    if created is None:
+        return set()
+    life = created.offset
+    still_open, ended = history.unended(WakeRecorded.TYPE, header="status", ends=ENDS, start=life)
+    open_wakes = [WakeRecorded.of(event) for event in still_open]
+    cut = _cut(history, life, [wake.to_offset for wake in open_wakes])
+    row_types = frozenset(name for name in history.types() if is_row_type(name))
+    places = history.places(
+        row_types | {EffectStaged.TYPE, DeliveryDeferred.TYPE}, start=life, stop=cut
+    )
+    found = {life} if ended is None else {life, ended}
+    found.update(*(_ends_of(place) for pair, place in places.items() if _counts(pair, place)))
+    found.update(timer.offset for timer in _timers(history, life).values())
+    found.update(history.offsets(CONTROL_TYPES | row_types, start=cut))
+    messages = {MessageReceived.TYPE}
+    for wake in open_wakes:
+        found.update(history.offsets(messages, start=wake.from_offset, stop=wake.to_offset))
+    found.update(event.offset for event in load(history).pending)
+    last = history.last(WakeRecorded.TYPE)
+    return found if last is None or last.offset < life else found | {last.offset}
+
+
+def _counts(pair: tuple[str, str], place: Place) -> bool:
+    return not place.gone and not SendScheduled.is_row(*pair)
+
+
+def _ends_of(place: Place) -> set[int]:
+    return {place.first, place.last}
 
 
 def _timers(history: History, life: int) -> dict[str, Timer]:

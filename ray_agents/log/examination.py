@@ -2,8 +2,9 @@
 
 Theory of operation. A reader looks at the newest segment and at what its manifest lists, and
 survives a damaged marker. An examination reads every file in the folder, whole: each segment's
-schema message, every frame's digest and both of its markers, and each sealed file against the
-digest in its name, whether a manifest lists it or not; so no flipped bit is missed. Then it holds
+schema message, every frame's digest and both of its markers, and each sealed file, index and
+snapshot against the digest in its name, whether a manifest lists it or not; so no flipped bit is
+missed. Then it holds
 what the newest manifest says (epochs, row counts, digests, ranges of offsets) against the files.
 
 Nothing is written, claimed or synced. The log may be in use meanwhile: files come and go, and the
@@ -26,8 +27,9 @@ from ray_agents.findings import Fault, Finding, Verification
 from ray_agents.log.arrow import Batch, pa
 from ray_agents.log.codec import chain_digest
 from ray_agents.log.files import manifest_of
+from ray_agents.log.keyindex import SUFFIX, digest_of, index_of
 from ray_agents.log.manifest import FileEntry
-from ray_agents.log.sealed import FOLDER, decode_sealed
+from ray_agents.log.sealed import FOLDER, SNAPSHOTS, decode_sealed
 from ray_agents.log.segment import (
     MANIFEST_ROW,
     SEALED_ROW,
@@ -41,12 +43,18 @@ from ray_agents.log.segment import (
 from ray_agents.ports import Blobs
 
 LOOKS_MAX = 5
-RESTORE = "restore the file from a backup; until then the log is neither woken nor read beyond it"
+RESTORE = (
+    "restore the file from a backup; until then nothing in it is served, and the log is not woken "
+    "if it is the newest segment"
+)
 HARMLESS = "no row of the log is damaged; the file goes with the next merge, or restore it"
 STALE = "no manifest lists it, so no row of the log is damaged; it may be deleted"
 SCARRED = "no row is damaged, for the frame's other marker stands; restore the file from a backup"
 CUT = "it was never acknowledged; the next wake cuts it, or ray-agents log verify --repair does"
 UPGRADE = "see to it that the file can be read by this version of ray-agents"
+DERIVED = "no row is damaged; the log is read without it until the next merge makes it anew"
+_INDEX_NAME = re.compile(r"(.*\.arrow)\.([0-9a-f]{16})\.keys", re.ASCII)
+_SNAPSHOT_NAME = re.compile(r"(\d{16})-(\d{10})-([0-9a-f]{16})\.arrow", re.ASCII)
 _SEALED_NAME = re.compile(r"(\d{16})-(\d{16})-(\d{10})-([0-9a-f]{16})\.arrow", re.ASCII)
 InUse = Callable[[str], bool]
 
@@ -84,6 +92,8 @@ class _Look:
     segments: dict[int, Segment | None] = field(default_factory=dict[int, Segment | None])
     damaged: dict[int, CorruptLog] = field(default_factory=dict[int, CorruptLog])
     sealed: dict[str, FileEntry | None] = field(default_factory=dict[str, FileEntry | None])
+    derived: set[str] = field(default_factory=set[str])
+    snapshot: FileEntry | None = None
     base: Segment | None = None
     listed: dict[str, FileEntry] = field(default_factory=dict[str, FileEntry])
     moved: bool = False
@@ -99,7 +109,7 @@ class _Look:
         self.notes += [
             f"{self.folder}/{name} is no file of a log"
             for name in names
-            if epoch_of(name) is None and name != FOLDER
+            if epoch_of(name) is None and name not in (FOLDER, SNAPSHOTS)
         ]
         for epoch in sorted(epoch for epoch in map(epoch_of, names) if epoch is not None):
             self.segments[epoch] = self._segment(epoch)
@@ -107,9 +117,15 @@ class _Look:
         if self.base is not None:
             self._take_manifest(self.base)
         for name in self.blobs.names(f"{self.folder}/{FOLDER}"):
-            self.sealed[name] = self._sealed(name)
+            if name.endswith(SUFFIX):
+                self._check_index(name)
+            else:
+                self.sealed[name] = self._sealed(name)
+        for name in self.blobs.names(f"{self.folder}/{SNAPSHOTS}"):
+            self._check_snapshot(name)
         for entry in self.listed.values():
             self._check_entry(entry)
+        self._check_derived()
         for epoch, segment in self.segments.items():
             self._check_end(epoch, segment)
         return Verification(
@@ -195,13 +211,53 @@ class _Look:
         rows = decode_sealed(path, data, digest=digest)
         if (rows.first, rows.end - 1) != (first, last) or not _rising([rows.batch]):
             self._find(Fault.DISORDERED, path, "its offsets are not those that its name says")
+        listed = self.listed.get(f"{FOLDER}/{name}")
+        indexed = listed is not None and listed.keys
         return FileEntry(
             name=f"{FOLDER}/{name}",
             first=rows.first,
             end=rows.end,
             rows=rows.count,
             digest=digest,
+            keys=digest_of(index_of(rows.batch).encode()) if indexed else "",
         )
+
+    def _check_index(self, name: str) -> None:
+        """An index of message ids: its bytes are those that its name was made of."""
+        path, match = f"{self.folder}/{FOLDER}/{name}", _INDEX_NAME.fullmatch(name)
+        if match is None:
+            self.notes.append(f"{path} is no index of a sealed file")
+            return
+        data = self._read(path)
+        if data is not None:
+            self.derived.add(f"{FOLDER}/{name}")
+            if digest_of(data) != match[2]:
+                what = "its bytes are not those of its digest"
+                self._find(Fault.CORRUPT, path, what, remedy=DERIVED)
+
+    def _check_snapshot(self, name: str) -> None:
+        """A snapshot: its bytes are those that its name was made of, and as they are listed."""
+        path, match = f"{self.folder}/{SNAPSHOTS}/{name}", _SNAPSHOT_NAME.fullmatch(name)
+        if match is None:
+            self.notes.append(f"{path} is no snapshot")
+            return
+        data = self._read(path)
+        if data is None:
+            return
+        self.derived.add(f"{SNAPSHOTS}/{name}")
+        end, digest = int(match[1]), match[3]
+        if xxh3_64_hexdigest(data) != digest:
+            what = f"its bytes, of the state at {end}, are not those of its digest"
+            self._find(Fault.CORRUPT, path, what, remedy=DERIVED)
+            return
+        rows, listed = decode_sealed(path, data, digest=digest), self.snapshot
+        there = FileEntry(
+            name=f"{SNAPSHOTS}/{name}", first=rows.first, end=end, rows=rows.count, digest=digest
+        )
+        wrong = listed is not None and listed.name == there.name and listed != there
+        if wrong or rows.end > end or not _rising([rows.batch]):
+            what = "its rows are not those that its name and the manifest say"
+            self._find(Fault.DISORDERED, path, what, remedy=DERIVED)
 
     # -- the files together -------------------------------------------------------------------
 
@@ -232,6 +288,7 @@ class _Look:
             what = f"its manifest is one of epoch {manifest.epoch} and lists the epochs {epochs}"
             self._find(Fault.DISORDERED, base.name, what)
         self.listed = {entry.name: entry for entry in manifest.files}
+        self.snapshot = manifest.snapshot
         served = base.batches[:-1] if base.sealed else base.batches
         self.rows = sum(batch.num_rows for batch in served)
         end = 0
@@ -258,6 +315,15 @@ class _Look:
             what = f"it does not hold the {entry.rows} rows from offset {entry.first} on "
             name = f"{self.folder}/{entry.name}"
             self._find(Fault.DISORDERED, name, what + "that the manifest lists")
+
+    def _check_derived(self) -> None:
+        """The snapshot and the indexes that the manifest lists are there."""
+        listed = [entry.keys_name for entry in self.listed.values() if entry.keys]
+        listed += [self.snapshot.name] if self.snapshot else []
+        for name in listed:
+            if name not in self.derived:
+                what = "the manifest lists it, and it is gone"
+                self._find(Fault.MISSING, f"{self.folder}/{name}", what, remedy=DERIVED)
 
     def _prefix(self, epoch: int, entry: FileEntry) -> FileEntry | None:
         """As many first frames of a segment as have the rows of ``entry``."""

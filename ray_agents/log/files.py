@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from ray_agents.errors import CorruptLog
+import logging
+from functools import partial
+
+from ray_agents.errors import CorruptLog, Fenced
 from ray_agents.log.codec import chain_digest, to_events
+from ray_agents.log.keyindex import KeyIndex, decode_index
+from ray_agents.log.listed import Listed
 from ray_agents.log.manifest import FileEntry, Manifest
 from ray_agents.log.rows import Rows, check_order
 from ray_agents.log.sealed import decode_sealed
 from ray_agents.log.segment import Ending, Head, Segment, epoch_of, parse_segment, segment_name
 from ray_agents.log.threads import Kept
 from ray_agents.ports import Blobs
+
+TIDIED = "tidied"
+LOGGER = logging.getLogger("ray_agents.log")
 
 
 class LogFiles:
@@ -80,9 +88,80 @@ class LogFiles:
             self._kept.put(key, check_order(name, rows, start=entry.first), size=rows.size)
         return rows
 
-    def _listed_sealed(self, name: str, entry: FileEntry) -> Rows | None:
+    def read_listed(self, entry: FileEntry, *, epoch: int) -> Rows:
+        """The rows a manifest lists, for the owner of ``epoch``, who deletes none of them.
+
+        Raises:
+            Fenced: the file is gone, for a newer owner has replaced it.
+            CorruptLog: it is gone, or does not hold what the manifest says.
+        """
+        rows = self.listed(entry)
+        if rows is None:
+            name = f"{self.folder}/{entry.name}"
+            if self.newest_epoch() > epoch:
+                message = f"log {self.folder!r} has been taken over; look the owner up again"
+                raise Fenced(message, segment=name)
+            message = f"file {name!r} is listed by the manifest but gone; restore it from a backup"
+            raise CorruptLog(message, segment=name, after_offset=entry.first - 1)
+        return rows
+
+    def part(self, entry: FileEntry, *, epoch: int) -> Listed:
+        """The rows a manifest lists, to be read when they are asked for, by ``epoch``'s owner.
+
+        The index of its message ids is read at once, if there is one.
+        """
+        return Listed(entry, read=partial(self.read_listed, epoch=epoch), keys=self.keys(entry))
+
+    def keys(self, entry: FileEntry) -> KeyIndex | None:
+        """The index beside a sealed file; None if there is none, or none that can be used.
+
+        Then the file itself is read for what the index would have told.
+        """
+        if not entry.keys:
+            return None
+        name = f"{self.folder}/{entry.keys_name}"
+        known: KeyIndex | None = self._kept.get((self.blobs, name, entry.keys))
+        if known is not None:
+            return known
         data = self.blobs.read(name)
-        return None if data is None else decode_sealed(name, data, digest=entry.digest)
+        if data is None:
+            LOGGER.error("%r is listed but gone; run `ray-agents log verify`", name)
+            return None
+        try:
+            index = decode_index(name, data, digest=entry.keys)
+        except CorruptLog as error:
+            LOGGER.error("%s; its sealed file is read instead", error.message)  # noqa: TRY400
+            return None
+        self._kept.put((self.blobs, name, entry.keys), index, size=len(data))
+        return index
+
+    def snapshot(self, entry: FileEntry) -> Rows | None:
+        """The rows of a snapshot; None if the file is gone.
+
+        Raises:
+            CorruptLog: the file does not hold what the manifest says.
+        """
+        name = f"{self.folder}/{entry.name}"
+        key = (self.blobs, name, entry.digest)
+        known: Rows | None = self._kept.get(key)
+        if known is not None:
+            return known
+        data = self.blobs.read(name)
+        if data is None:
+            return None
+        rows = decode_sealed(name, data, digest=entry.digest)
+        if rows.count != entry.rows or rows.first != entry.first or rows.end > entry.end:
+            raise _not_as_listed(name, entry)
+        self._kept.put(key, check_order(name, rows, start=entry.first), size=rows.size)
+        return rows
+
+    def _listed_sealed(self, name: str, entry: FileEntry) -> Rows | None:
+        """The first rows of a sealed file, as many as are listed: a fork may use a part of it."""
+        data = self.blobs.read(name)
+        if data is None:
+            return None
+        rows = decode_sealed(name, data, digest=entry.digest)
+        return rows if rows.count <= entry.rows else Rows([rows.batch.slice(0, entry.rows)])
 
     def _listed_segment(self, entry: FileEntry) -> Rows | None:
         segment = self.segment(entry.epoch or 0)
@@ -110,6 +189,13 @@ def _not_as_listed(name: str, entry: FileEntry) -> CorruptLog:
 def manifest_of(segment: Segment) -> Manifest:
     """The manifest in a begun segment's first row."""
     return Manifest.of(to_events(segment.batches[0].slice(0, 1))[0])
+
+
+def tidied_of(segment: Segment) -> Manifest | None:
+    """What the owner of a sealed segment has made of its manifest meanwhile, if anything."""
+    closing = to_events(segment.batches[-1].slice(segment.batches[-1].num_rows - 1, 1))[0]
+    tidied = closing.value.get(TIDIED)
+    return Manifest.of_value(tidied) if tidied else None
 
 
 def acknowledged(segment: Segment) -> FileEntry:

@@ -12,21 +12,34 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Sequence
 
-from ray_agents.errors import CorruptLog, Fenced, RayAgentsError
-from ray_agents.events import Draft, Event, Operation
-from ray_agents.log.adoption import Adopted, adopt
+from ray_agents.errors import CorruptLog, Fenced, RayAgentsError, StoreFull, StoreUnavailable
+from ray_agents.events import JSON, Draft, Event, Operation
+from ray_agents.log.adoption import PLAIN, Adopted, adopt
 from ray_agents.log.appending import SETTLED, Appending, Group, again, size_of
 from ray_agents.log.claiming import ClaimLost, superseded, take
 from ray_agents.log.codec import encode_frame
-from ray_agents.log.files import LogFiles
-from ray_agents.log.history import History
+from ray_agents.log.files import LOGGER, TIDIED, LogFiles
+from ray_agents.log.history import FOREVER, History
 from ray_agents.log.live import LiveSegment
+from ray_agents.log.manifest import Manifest
 from ray_agents.log.segment import SEALED_ROW, Claim, Head, segment_name
 from ray_agents.log.threads import LogIO
+from ray_agents.log.tidying import Upkeep, is_due, tidied
 from ray_agents.ports import Blobs, Clock
 from ray_agents.views import Durability
 
-__all__ = ["Appending", "Claim", "ClaimLost", "Head", "History", "LogIO", "LogOwner", "read_head"]
+__all__ = [
+    "PLAIN",
+    "Appending",
+    "Claim",
+    "ClaimLost",
+    "Head",
+    "History",
+    "LogIO",
+    "LogOwner",
+    "Upkeep",
+    "read_head",
+]
 
 GROUP_BYTES_MAX = 8 * 1024 * 1024
 BATCH_SYNC_WITHIN = 0.05  # seconds between an acknowledgement and its sync with Durability.BATCH
@@ -45,7 +58,9 @@ class LogOwner:
     """One ownership of one log; make one with :meth:`claim`.
 
     ``tip`` is the next offset to be given out; every offset below ``durable_tip`` is acknowledged
-    and in ``history``. ``lost`` is set, and ``cause`` says why, when the ownership ends by itself.
+    and in ``history``, where what was adopted is read when it is asked for; ``summary`` is as much
+    of it as tells the state at the claim, if that was asked for. ``lost`` is set, and ``cause``
+    says why, when the ownership ends by itself.
     """
 
     def __init__(
@@ -53,23 +68,30 @@ class LogOwner:
         live: LiveSegment,
         adopted: Adopted,
         *,
-        folder: str,
+        files: LogFiles,
+        upkeep: Upkeep,
         clock: Clock,
         io: LogIO,
         durability: Durability,
     ) -> None:
         self.epoch = adopted.manifest.epoch
-        self.folder = folder
+        self.folder = files.folder
         self.tip = self.durable_tip = adopted.tip
         self.history = History(adopted.parts)
+        self.summary = History(adopted.summary)
         self.lost = asyncio.Event()
         self.cause: Exception | None = None
         self._live = live
+        self._files = files
+        self._upkeep = upkeep
+        self._manifest = adopted.manifest
+        self._tidied: Manifest | None = None
+        self._tidy = not is_due(adopted.manifest)
         self._clock = clock
         self._io = io
         self._durability = durability
         self._last_time = adopted.last_time
-        self._dropped = tuple(f"{folder}/{name}" for name in adopted.manifest.dropped)
+        self._dropped = tuple(f"{self.folder}/{name}" for name in adopted.manifest.dropped)
         self._opening = list(self._assign([adopted.manifest.draft()]))
         self._groups: deque[Group] = deque()
         self._writing: asyncio.Task[None] | None = None
@@ -93,13 +115,13 @@ class LogOwner:
         io: LogIO,
         durability: Durability = Durability.SYNC,
         beside: Sequence[Awaitable[object]] = (),
-        latest_only: bool = False,
+        upkeep: Upkeep = PLAIN,
+        summarise: bool = False,
     ) -> LogOwner:
         """Take the epoch after ``head`` (1 for a new log) and adopt the older ones.
 
         Whether the claim is allowed is the caller's to decide. ``beside`` is what has begun
-        meanwhile and is awaited with it. ``latest_only`` is for a log that is only ever asked for
-        the newest row of each key: older rows, and deleted keys, are dropped.
+        meanwhile and is awaited with it. ``summarise`` asks for the ``summary``.
 
         Raises:
             ClaimLost: somebody else took that epoch, or a newer one meanwhile.
@@ -115,14 +137,23 @@ class LogOwner:
                 claim=claim,
                 head=head,
                 durability=durability,
-                latest_only=latest_only,
+                upkeep=upkeep,
+                summarise=summarise,
             )
         except BaseException:
             await asyncio.gather(*beside, return_exceptions=True)
             raise
         for each in beside:
             await each
-        return cls(live, adopted, folder=folder, clock=clock, io=io, durability=durability)
+        return cls(
+            live,
+            adopted,
+            files=files,
+            upkeep=upkeep,
+            clock=clock,
+            io=io,
+            durability=durability,
+        )
 
     @property
     def durability(self) -> Durability:
@@ -229,6 +260,39 @@ class LogOwner:
         finally:
             self._syncing = None
 
+    async def ready(self, start: int = 0, *, stop: int = FOREVER, limit: int | None = None) -> None:
+        """See to it that ``history`` can answer for these rows without waiting for the medium.
+
+        Raises:
+            CorruptLog, Fenced, StoreUnavailable: they cannot be had.
+        """
+        if not self.history.loaded(start, stop=stop, limit=limit):
+            await self._io.run(self.history.load, start, stop=stop, limit=limit)
+
+    async def ready_to_find(self, type_name: str, key: str) -> None:
+        """The same, for ``history.find``; raises as :meth:`ready`."""
+        if not self.history.knows(type_name, key):
+            await self._io.run(self.history.find, type_name, key)
+
+    @property
+    def tidy(self) -> bool:
+        """Whether nothing is left to do for :meth:`tidy_up`."""
+        return self._tidy
+
+    async def tidy_up(self) -> None:
+        """Merge small files, and renew the snapshot, for the next owner to list; once is enough.
+
+        A failure is told of in the process's log: the files stay as they are, and a later owner
+        tries again.
+        """
+        self._tidy = True
+        try:
+            self._tidied = await self._io.run(
+                tidied, self._files, self._manifest, upkeep=self._upkeep, epoch=self.epoch
+            )
+        except (CorruptLog, Fenced, StoreFull, StoreUnavailable) as error:
+            LOGGER.warning("%s cannot be tidied: %s", self.folder, error.message)
+
     async def wait_beyond(self, offset: int) -> None:
         """Return when ``durable_tip`` is greater than ``offset``, or the ownership has ended."""
         while self.durable_tip <= offset and not self._closing and self.cause is None:
@@ -252,7 +316,9 @@ class LogOwner:
 
     async def _close_cleanly(self) -> None:
         dropped = () if self._opening else self._dropped
-        value = {"epoch": self.epoch}
+        value: dict[str, JSON] = {"epoch": self.epoch}
+        if self._tidied is not None:
+            value[TIDIED] = self._tidied.value()
         closing = Draft.of(SEALED_ROW, "sealed", value=value, operation=Operation.UPSERT)
         frame = encode_frame([*self._opening, *self._assign([closing])])
         try:
@@ -303,7 +369,8 @@ def _take_and_adopt(
     claim: Claim,
     head: Head | None,
     durability: Durability,
-    latest_only: bool,
+    upkeep: Upkeep,
+    summarise: bool,
 ) -> tuple[LiveSegment, Adopted]:
     preamble = take(files, head=head, claim=claim)
     named = None
@@ -312,7 +379,10 @@ def _take_and_adopt(
         named = io.start(files.blobs.sync_names, name)
     live = LiveSegment(files, preamble, durability=durability, named=named, io=io)
     try:
-        return live, adopt(files, epoch=preamble.epoch, head=head, latest_only=latest_only)
+        adopted = adopt(
+            files, epoch=preamble.epoch, head=head, upkeep=upkeep, summarise=summarise
+        )
     except CorruptLog as error:
         lost = superseded(files, preamble.epoch)
         raise lost or error from error
+    return live, adopted

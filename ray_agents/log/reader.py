@@ -21,10 +21,11 @@ from ray_agents.events import Event
 from ray_agents.log.arrow import Batch
 from ray_agents.log.files import LogFiles, manifest_of
 from ray_agents.log.history import History
-from ray_agents.log.manifest import FileEntry
+from ray_agents.log.manifest import FileEntry, Manifest
 from ray_agents.log.rows import Rows, check_order
 from ray_agents.log.segment import Ending, Head, Segment, parse_frames, segment_name
 from ray_agents.log.threads import LogIO
+from ray_agents.log.tidying import files_behind, usable_snapshot
 from ray_agents.ports import Blobs
 
 LOOKS_MAX = 16
@@ -57,7 +58,7 @@ class Past:
 class _View:
     """What may be served: files that a manifest lists, then rows of one segment."""
 
-    files: tuple[FileEntry, ...] = ()
+    manifest: Manifest = Manifest(epoch=0)  # noqa: RUF009 - it is frozen
     rows: Rows | None = None
     head: Head | None = None
 
@@ -65,7 +66,7 @@ class _View:
     def tip(self) -> int:
         if self.rows is not None:
             return self.rows.end
-        return max((entry.end for entry in self.files), default=0)
+        return max((entry.end for entry in self.manifest.files), default=0)
 
 
 class LogReader:
@@ -88,14 +89,18 @@ class LogReader:
 
     async def past(self) -> Past:
         """Everything up to the end; raises as :meth:`read`. No row is decoded for it."""
-        return await self._io.run(self._past)
+        return await self._io.run(self._past, self._parts)
+
+    async def summary(self) -> Past:
+        """As much of it as tells the state at the end; raises as :meth:`read`."""
+        return await self._io.run(self._past, self._summary)
 
     def _read(self, offset: int, limit: int) -> Reading:
         view, events = self._taken(lambda view: self._collect(view, offset, limit))
         return Reading(events=events, tip=view.tip, head=view.head)
 
-    def _past(self) -> Past:
-        view, parts = self._taken(self._parts)
+    def _past(self, take: Callable[[_View], list[Rows] | FileEntry]) -> Past:
+        view, parts = self._taken(take)
         last_time = parts[-1].batch.column(1)[-1].value if parts else 0
         return Past(history=History(parts), tip=view.tip, last_time=last_time, head=view.head)
 
@@ -220,7 +225,7 @@ class LogReader:
     def _serve(self, segment: Segment, batches: tuple[Batch, ...], *, head: Head) -> _View:
         batches = batches[:-1] if segment.sealed and batches is segment.batches else batches
         rows = check_order(segment.name, Rows(batches), start=0) if batches else None
-        return _View(files=manifest_of(segment).files, rows=rows, head=head)
+        return _View(manifest=manifest_of(segment), rows=rows, head=head)
 
     def _hold(self, head: Head) -> _View | None:
         """The view while the newest owner has not begun: what it is certain to have adopted."""
@@ -258,6 +263,20 @@ class LogReader:
             found.append(part)
         return found
 
+    def _summary(self, view: _View) -> list[Rows] | FileEntry:
+        """The rows that tell the state; or a listed file that is gone."""
+        listed = view.manifest.snapshot
+        if listed and self._files.newest_epoch() != (view.head or _NONE).epoch:
+            return listed  # it may be gone for a good reason: look again
+        snapshot = usable_snapshot(self._files, view.manifest)
+        found = [] if snapshot is None else [snapshot]
+        for entry in files_behind(view.manifest, snapshot):
+            rows = self._files.listed(entry)
+            if rows is None:
+                return entry
+            found.append(rows)
+        return found if view.rows is None else [*found, view.rows]
+
     def _collect(self, view: _View, offset: int, limit: int) -> list[Event] | FileEntry:
         """The events; or a listed file that is gone."""
         found: list[Event] = []
@@ -271,7 +290,7 @@ class LogReader:
 
     def _parts_from(self, view: _View, offset: int) -> Iterator[Rows | FileEntry]:
         """The rows of each file that has some from ``offset`` on; or the first that is gone."""
-        for entry in view.files:
+        for entry in view.manifest.files:
             if entry.rows and entry.end > offset:
                 rows = self._files.listed(entry)
                 yield entry if rows is None else rows

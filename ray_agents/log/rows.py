@@ -34,10 +34,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """The keys of a type that have ended, how many rows say so, and the rows of all others."""
+    """The keys of a type that have ended, the newest row that says so, and the rows of others."""
 
     keys: Any
-    count: int
+    newest: int | None
     others: Sequence[Event]
 
     def has_ended(self, key: str) -> bool:
@@ -75,6 +75,17 @@ class Rows:
             return []
         return self.pick(self.batch.column(0).to_numpy().searchsorted(offsets).tolist())
 
+    def offsets(self, types: Collection[str], start: int, stop: int) -> list[int]:
+        """The offsets of the rows of these types with ``start <= offset < stop``."""
+        batch = self._slice(start, stop)
+        mask = pc.is_in(batch.column(2), pa.array(list(types), pa.string()))
+        return batch.column(0).filter(mask).to_pylist()
+
+    def taken(self, offsets: Sequence[int]) -> Batch:
+        """The rows at these offsets, which must be here, as columns."""
+        rows: Any = self.batch.column(0).to_numpy().searchsorted(offsets)
+        return self.batch.take(pa.array(rows, pa.int64()))
+
     def places(
         self, types: Collection[str], start: int, stop: int
     ) -> Iterable[tuple[tuple[str, str], Place]]:
@@ -91,8 +102,7 @@ class Rows:
         offsets = sorted(place.last for place in places.values() if not place.gone)
         if not offsets:
             return None
-        rows: Any = self.batch.column(0).to_numpy().searchsorted(offsets)
-        return Rows([self.batch.take(pa.array(rows, pa.int64()))])
+        return Rows([self.taken(offsets)])
 
     def last(self, type_name: str) -> Event | None:
         """The newest row of a type; None if there is none."""
@@ -107,7 +117,9 @@ class Rows:
         mask = pc.match_substring_regex(batch.column(6), pattern)
         ended = batch.column(3).filter(mask)
         others = batch.filter(pc.invert(pc.is_in(batch.column(3), ended)))
-        return Ended(keys=ended, count=len(ended), others=to_events(others))
+        over: Any = batch.column(0).filter(mask)
+        newest = over[-1].as_py() if len(over) else None
+        return Ended(keys=ended, newest=newest, others=to_events(others))
 
     def find(self, type_name: str, key: str) -> Event | None:
         """The last row of (type, key).

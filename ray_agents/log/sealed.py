@@ -2,7 +2,8 @@
 
 ``sealed/<first offset>-<last offset>-<epoch>-<digest>.arrow``: the name carries the digest of the
 whole file, so a name never means two contents; a file exists for readers only when a manifest
-lists it.
+lists it. A snapshot is such a file under ``snapshots/<end>-<epoch>-<digest>.arrow``: those rows
+below the offset ``end`` that tell the wake state there.
 """
 
 from __future__ import annotations
@@ -14,21 +15,49 @@ from xxhash import xxh3_64_hexdigest
 from ray_agents.errors import CorruptLog
 from ray_agents.log.arrow import ipc, pa
 from ray_agents.log.codec import SCHEMA
+from ray_agents.log.keyindex import digest_of, index_of
 from ray_agents.log.manifest import FileEntry
 from ray_agents.log.rows import Rows
 from ray_agents.ports import Blobs
 
 FOLDER = "sealed"
+SNAPSHOTS = "snapshots"
 
 
-def write_sealed(blobs: Blobs, folder: str, *, rows: Rows, epoch: int) -> FileEntry:
-    """Write ``rows`` as a sealed file of the log in ``folder``; durable when this returns."""
+def write_sealed(
+    blobs: Blobs, folder: str, *, rows: Rows, epoch: int, indexed: bool = False
+) -> FileEntry:
+    """Write ``rows`` as a sealed file of the log in ``folder``; durable when this returns.
+
+    ``indexed`` puts an index of the message ids beside it.
+    """
     data = _encode(rows)
     digest = xxh3_64_hexdigest(data)
     name = f"{FOLDER}/{rows.first:016d}-{rows.end - 1:016d}-{epoch:010d}-{digest}.arrow"
+    keys = index_of(rows.batch).encode() if indexed else b""
+    entry = FileEntry(
+        name=name,
+        first=rows.first,
+        end=rows.end,
+        rows=rows.count,
+        digest=digest,
+        keys=digest_of(keys),
+    )
+    if keys:
+        blobs.create(f"{folder}/{entry.keys_name}", keys)
     blobs.create(f"{folder}/{name}", data)
     blobs.sync_names(f"{folder}/{name}")
-    return FileEntry(name=name, first=rows.first, end=rows.end, rows=rows.count, digest=digest)
+    return entry
+
+
+def write_snapshot(blobs: Blobs, folder: str, *, rows: Rows, end: int, epoch: int) -> FileEntry:
+    """Write the ``rows`` that tell the state as of ``end``; durable when this returns."""
+    data = _encode(rows)
+    digest = xxh3_64_hexdigest(data)
+    name = f"{SNAPSHOTS}/{end:016d}-{epoch:010d}-{digest}.arrow"
+    blobs.create(f"{folder}/{name}", data)
+    blobs.sync_names(f"{folder}/{name}")
+    return FileEntry(name=name, first=rows.first, end=end, rows=rows.count, digest=digest)
 
 
 def _encode(rows: Rows) -> bytes:

@@ -20,7 +20,7 @@ import pytest
 
 from ray_agents.errors import Fenced, InvalidPayload, StoreUnavailable
 from ray_agents.events import Draft, Event, Operation
-from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, read_head
+from ray_agents.log.owner import PLAIN, Claim, ClaimLost, Head, LogIO, LogOwner, Upkeep, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs
 from ray_agents.views import Durability
@@ -57,7 +57,15 @@ class Ticks:
 class Log:
     """One log under test: claims it, reads it; without ``io`` nothing is kept in memory."""
 
-    def __init__(self, blobs: Blobs, *, folder: str = FOLDER, io: LogIO | None = None) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        *,
+        folder: str = FOLDER,
+        io: LogIO | None = None,
+        upkeep: Upkeep = PLAIN,
+    ) -> None:
+        self.upkeep = upkeep
         self.blobs = blobs
         self.folder = folder
         self.io = io or LogIO(threads_max=2, kept_bytes_max=0)
@@ -79,7 +87,7 @@ class Log:
             claim=Claim(host="host-1", token=token),
             clock=self.clock,
             io=self.io,
-            **options,
+            **({"upkeep": self.upkeep} | options),
         )
 
     def reader(self) -> LogReader:
@@ -87,10 +95,12 @@ class Log:
         return LogReader(self.blobs, self.folder, self.io)
 
     async def wake(self, *keys: str) -> LogOwner:
-        """A whole wake: claim, one append for each key, seal."""
+        """A whole wake: claim, one append for each key, tidy up if that is due, seal."""
         owner = await self.claim()
         for key in keys:
             await owner.append([message(key)])
+        if not owner.tidy:
+            await owner.tidy_up()
         await owner.seal()
         return owner
 

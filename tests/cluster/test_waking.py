@@ -10,13 +10,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ray_agents import wakes
 from ray_agents.cluster import waking
-from ray_agents.events import Event
+from ray_agents.events import Draft, Event
 from ray_agents.log.codec import to_batch
 from ray_agents.log.history import History
 from ray_agents.log.rows import Rows
 from ray_agents.projection import State, fold
-from tests.cluster.logs import random_log
+from tests.cluster.logs import LogMaker, random_log
 
 seeds = st.integers(0, 10_000)
 
@@ -58,6 +59,54 @@ def test_it_is_so_for_long_logs_which_are_read_by_column(seed: int) -> None:
     events = random_log(seed, steps=5000, kill_chance=0.0003)
     assert len(events) > 1500
     assert_same(waking.load(history_of(events, seed=seed)), fold(events))
+
+
+def snapshot_of(events: list[Event], *, before: Rows | None = None) -> Rows | None:
+    """The rows that tell the state after ``before`` and ``events``."""
+    history = History([] if before is None else [before])
+    history.extend(events)
+    return history.taken(waking.essential(history))
+
+
+@given(seed=seeds, steps=st.integers(0, 150), data=st.data())
+@example(seed=1, steps=150, data=None)
+def test_a_snapshot_and_what_comes_later_tell_the_same_state(
+    seed: int, steps: int, data: st.DataObject | None
+) -> None:
+    events = random_log(seed, steps=steps)
+    count = len(events)
+    cuts = st.lists(st.integers(0, count), max_size=3).map(sorted)
+    snapshot, done = None, 0
+    for cut in data.draw(cuts) if data else [count // 3, count // 2]:
+        snapshot = snapshot_of(events[done:cut], before=snapshot) or snapshot
+        done = cut if snapshot is not None else done
+    history = History([] if snapshot is None else [snapshot])
+    history.extend(events[done:])
+    assert_same(waking.load(history), fold(events))
+
+
+def test_a_snapshot_keeps_the_order_in_which_keys_were_first_written() -> None:
+    maker = LogMaker(Random(1))
+    maker.spawn()
+    maker.write(*(Draft.of("state:rows", key, value=0) for key in "abcab"))
+    maker.message()
+    maker.wake()
+    wake = maker.state.current
+    assert wake is not None
+    maker.write(wakes.handled(wake, now=0, reply=None, text=None).draft())
+    snapshot = snapshot_of(maker.events)
+    assert snapshot is not None
+    assert snapshot.count < len(maker.events)
+    assert list(waking.load(History([snapshot])).rows["state:rows"]) == list("abc")
+
+
+def test_a_snapshot_is_as_long_as_the_state_and_not_as_the_log() -> None:
+    short, long = random_log(5, steps=1000), random_log(5, steps=8000)
+    few, many = snapshot_of(short), snapshot_of(long)
+    assert few is not None
+    assert many is not None
+    assert len(long) > 7 * len(short)
+    assert many.count < 2 * few.count
 
 
 @given(seed=seeds, steps=st.integers(0, 100), start=st.integers(0, 100), stop=st.integers(0, 100))

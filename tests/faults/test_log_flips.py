@@ -51,7 +51,7 @@ def kinds_of(names: list[str]) -> dict[str, list[str]]:
     def of(folder: str, *epochs: int) -> list[str]:
         return [f"{folder}/{epoch:010d}.arrows" for epoch in epochs]
 
-    sealed_files = [name for name in names if name.endswith(".arrow")]
+    sealed_files = [n for n in names if n.endswith(".arrow") and "/sealed/" in n]
     return {
         "format": [FORMAT_FILE],
         "identity": [IDENTITY_FILE],
@@ -59,18 +59,21 @@ def kinds_of(names: list[str]) -> dict[str, list[str]]:
         "live segment": of(LIVE, 3)
         + of(CLAIMED, 3)
         + of(MERGED, 21)
-        + of(MERGING, 18)
+        + of(MERGING, 19)
         + of(INDEX, 3),
         "segment sealed last": of(SEALED, 2) + of(REWRITTEN, 4) + of(FENCED, 4),
         "segment listed": [
             *of(SEALED, 1),
             *of(MERGED, 18, 19, 20),
+            *of(MERGING, 18),
             *(name for folder in (LIVE, REWRITTEN, CLAIMED, FENCED) for name in of(folder, 1, 2)),
         ],
         "segment taken over": of(REWRITTEN, 3) + of(FENCED, 3),
         "segment dropped": of(MERGING, *range(1, 18)) + of(INDEX, 1, 2),
         "segment never begun": of(CLAIMED, 4),
         "sealed file": [name for name in sealed_files if CLAIMED not in name and HOST not in name],
+        "index of a sealed file": [name for name in names if name.endswith(".keys")],
+        "snapshot": [name for name in names if "/snapshots/" in name],
         "sealed file not listed": [name for name in sealed_files if CLAIMED in name],
         "host's segment": of(HOST, 18, 19, 20, 21),
         "host's sealed file": [name for name in sealed_files if HOST in name],

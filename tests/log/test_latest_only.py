@@ -9,7 +9,7 @@ import pytest
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.events import Draft, Operation
 from ray_agents.log.memory import MemoryBlobs
-from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
+from ray_agents.log.owner import Claim, LogIO, LogOwner, Upkeep, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs
 
@@ -24,7 +24,7 @@ async def claim(blobs: Blobs, io: LogIO, number: int) -> LogOwner:
         claim=Claim(host="h", token=f"token {number}"),
         clock=SystemClock(),
         io=io,
-        latest_only=True,
+        upkeep=Upkeep(latest_only=True),
     )
 
 

@@ -12,7 +12,7 @@ from ray_agents.errors import Fenced
 from ray_agents.log.adoption import adopt
 from ray_agents.log.claiming import take
 from ray_agents.log.files import LogFiles
-from ray_agents.log.owner import Claim, LogIO, read_head
+from ray_agents.log.owner import PLAIN, Claim, History, LogIO, Upkeep, read_head
 from ray_agents.log.store import FORMAT_FILE, IDENTITY_FILE, format_line, store_identity
 from ray_agents.log.threads import Kept
 from ray_agents.ports import Blobs
@@ -43,12 +43,17 @@ async def make_store(blobs: Blobs) -> None:
         Definitions(blobs).register(Definition(type="note", handler=handler, description=words))
     with closing(LogIO(threads_max=2)) as io:
         for folder in LOGS:
-            await _make(Log(blobs, folder=folder, io=io), folder)
+            upkeep = Upkeep(essential=_messages) if folder == MERGING else PLAIN
+            await _make(Log(blobs, folder=folder, io=io, upkeep=upkeep), folder)
+
+
+def _messages(history: History) -> list[int]:
+    return history.offsets({"inbox"})
 
 
 async def _make(log: Log, folder: str) -> None:
     """A log in the state that its folder is named for."""
-    await _work(log, wakes=20 if folder in (MERGED, HOST) else 17 if folder == MERGING else 2)
+    await _work(log, wakes=20 if folder in (MERGED, HOST) else 18 if folder == MERGING else 2)
     if folder == INDEX:
         await _keep_latest(log)
     elif folder in (LIVE, MERGED, HOST):
@@ -67,7 +72,8 @@ async def _make(log: Log, folder: str) -> None:
 
 async def _work(log: Log, *, wakes: int) -> None:
     for number in range(wakes):
-        await log.wake(f"{number}-a", f"{number}-b")
+        keys = "abcdefghijklmnop" if log.upkeep is not PLAIN else "ab"
+        await log.wake(*(f"{number}-{key}" for key in keys))
 
 
 async def _die(log: Log) -> None:
@@ -80,7 +86,7 @@ async def _die(log: Log) -> None:
 
 async def _keep_latest(log: Log) -> None:
     """An owner that drops every row but the newest of each key."""
-    owner = await log.claim(latest_only=True)
+    owner = await log.claim(upkeep=Upkeep(latest_only=True))
     await owner.append([message("0-a"), message("last")])
     await owner.abandon()
 
@@ -130,6 +136,8 @@ def all_files(blobs: Blobs, folders: tuple[str, ...] = LOGS) -> list[str]:
         *(f"types/note/{name}" for name in blobs.names("types/note")),
     ]
     for folder in folders:
-        found += [f"{folder}/{name}" for name in blobs.names(folder) if name != "sealed"]
-        found += [f"{folder}/sealed/{name}" for name in blobs.names(f"{folder}/sealed")]
+        within = ("sealed", "snapshots")
+        found += [f"{folder}/{name}" for name in blobs.names(folder) if name not in within]
+        for inner in within:
+            found += [f"{folder}/{inner}/{name}" for name in blobs.names(f"{folder}/{inner}")]
     return found
