@@ -153,9 +153,11 @@ class LogReader:
         """``entry``, which is listed but gone; to be looked for once more if it is not ``before``.
 
         Raises:
-            CorruptLog: it was missed before, and no newer owner has replaced it.
+            CorruptLog: it was missed before, and no newer owner has replaced it. While the newest
+                one has not begun, an older one may have, which cannot be seen here.
         """
-        if before == entry and self._files.newest_epoch() == (view.head or _NONE).epoch:
+        epoch = view.manifest.epoch
+        if before == entry and self._files.newest_epoch() == epoch == (view.head or _NONE).epoch:
             name = f"{self._files.folder}/{entry.name}"
             message = f"file {name!r} is listed but gone; restore it from a backup"
             raise CorruptLog(message, segment=name, after_offset=entry.first - 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_agents.errors import CorruptLog, Fenced
+from ray_agents.errors import CorruptLog, Fenced, StoreUnavailable
 from ray_agents.events import Event
 from ray_agents.log.adoption import adopt
 from ray_agents.log.claiming import take
@@ -340,6 +340,29 @@ async def test_a_reader_believes_no_manifest_that_the_newest_owner_may_have_miss
             await zombie_writes(second, "late")
         await second.seal()
     assert await read_afresh(log) == []
+
+
+async def test_what_an_owner_deleted_before_it_died_is_not_missed_while_the_next_has_not_begun(
+    log: Log,
+) -> None:
+    log.blobs = blobs = FaultyBlobs(log.blobs)
+    for number in range(18):
+        await log.wake(f"m{number}")
+    owner = await log.claim()
+    await owner.append([message("last")])
+    blobs.meanwhile["delete"] = lambda: blobs.meanwhile.update(delete=die)
+    with pytest.raises(StoreUnavailable, match="dies"):
+        await owner.seal()
+    assert blobs.deleted == [segment_name(FOLDER, 1)]
+    await (await log.claim()).abandon()
+    with pytest.raises(StoreUnavailable, match="try again"):
+        await read_afresh(log)
+    assert len((await log.wake("after")).history.read(0, types={"inbox"})) == 20
+    assert len(await read_afresh(log)) == 20
+
+
+def die() -> None:
+    raise StoreUnavailable("the process dies here", path="")
 
 
 async def test_each_row_is_rewritten_a_logarithm_of_times(log: Log) -> None:

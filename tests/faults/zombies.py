@@ -9,6 +9,7 @@ history: every acknowledged event is in it once, and nothing that a reader was g
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 
@@ -23,9 +24,10 @@ from tests.faults.promises import Promises
 from tests.faults.stage import Act, Stage, StageIO
 
 ACTORS_MAX = 4
+Disguise = Callable[[str, Blobs], Blobs]
 FAILING = ("sync", "sync", "sync_names", "write", "create", "read", "exists", "append", "delete")
 SWITCHES = (0.02, 0.1, 0.3, 1.0)  # how often somebody else goes on
-STEPS_TO_DIE_MAX, STEPS_STANDING_MAX, LIVING_MAX = 60, 150, 17
+STEPS_TO_DIE_MAX, STEPS_STANDING_MAX = 60, 150
 
 
 class SteppedBlobs(FaultyBlobs):
@@ -79,35 +81,49 @@ class Beginning:
     promises: Promises
 
 
-async def beginning(clean: Sequence[bool], *, claimed: bool = False) -> Beginning:
-    """A log of so many wakes, each with a clean end or not; ``claimed``: and one more epoch."""
+async def beginning(ends: str) -> Beginning:
+    """A log of some wakes, by how each ended.
+
+    ``s``ealed, ``t``idied and sealed, ``a``bandoned, ``f``ailed at a sync, ``n``ever begun.
+    """
     disk, promises = LossyBlobs(), Promises()
-    log = Log(disk, io=StageIO(prompt=True))
-    for number, sealed in enumerate(clean):
+    blobs = FaultyBlobs(disk)
+    log = Log(blobs, io=StageIO(prompt=True))
+    for number, end in enumerate(ends):
         owner = await log.claim(token=f"before-{number}")
-        promises.acknowledge(await owner.append([message(f"before-{number}")]))
-        if not sealed:
-            tail = FaultyBlobs(disk)
-            del tail
-        await (owner.seal() if sealed else owner.abandon())
-    if claimed:
-        await (await log.claim(token="never begun")).abandon()
+        if end != "n":
+            promises.acknowledge(await owner.append([message(f"before-{number}")]))
+        if end == "f":
+            blobs.refuse["sync"] = StoreUnavailable("the process dies here", path="")
+            with suppress(StoreUnavailable):
+                await owner.append([message("tail")])
+            del blobs.refuse["sync"]
+        if end == "t":
+            await owner.tidy_up()
+        await (owner.seal() if end in "st" else owner.abandon())
     return Beginning(disk=disk, promises=promises)
+
+
+BEGINNINGS = ("", "s", "a", "f", "sn", "sf", "fs", "fn", "s" * 17, "s" * 17 + "t")
+
+
+async def beginnings() -> list[Beginning]:
+    """No log; clean ends, crashes, claims that came to nothing; a merge that is due, or made."""
+    return [await beginning(ends) for ends in BEGINNINGS]
 
 
 @dataclass(slots=True)
 class Play:
-    """One play; ``disguise`` is what stands between every actor and the medium."""
+    """One play; ``disguise`` is what an actor, ``owner`` or ``reader``, takes for the medium."""
 
     seed: int
     stage: Stage
     begin: Beginning
-    disguise: Callable[[Blobs], Blobs] = lambda blobs: blobs
+    disguise: Disguise = lambda _, blobs: blobs
     promises: Promises = field(default_factory=Promises)
     disk: LossyBlobs = field(default_factory=LossyBlobs)
     clock: Ticks = field(default_factory=Ticks)
     chance: Random = field(default_factory=Random)
-    lost: int = 0
 
     def run(self) -> None:
         """Play, then look."""
@@ -144,8 +160,8 @@ class Play:
 
         return choose
 
-    def _blobs(self) -> SteppedBlobs:
-        blobs = SteppedBlobs(self.disguise(self.disk), self.stage.step)
+    def _blobs(self, role: str) -> SteppedBlobs:
+        blobs = SteppedBlobs(self.disguise(role, self.disk), self.stage.step)
         dice = self.chance.random()
         if dice < 0.2:
             blobs.steps_left = self.chance.randint(1, STEPS_TO_DIE_MAX)
@@ -161,7 +177,7 @@ class Play:
         return log
 
     def _owner(self, number: int) -> Act:
-        blobs, wakes = self._blobs(), self.chance.randint(1, 2)
+        blobs, wakes = self._blobs("owner"), self.chance.randint(1, 2)
         log = self._log(blobs)
 
         async def act() -> None:
@@ -169,7 +185,7 @@ class Play:
                 try:
                     await self._wake(log, f"{number}-{wake}")
                 except Fenced:
-                    self.lost += 1
+                    continue
                 except StoreUnavailable:
                     assert not blobs.blameless, "no call has failed, and yet it was not fenced"
 
@@ -180,6 +196,8 @@ class Play:
         try:
             for number in range(self.chance.randint(0, 2)):
                 await self._append(owner, f"{name}-{number}")
+            if not owner.tidy or self.chance.random() < 0.1:
+                await owner.tidy_up()
             if self.chance.random() < 0.6:
                 await owner.seal()
         finally:
@@ -190,7 +208,7 @@ class Play:
         self.promises.acknowledge(await owner.append([message(each) for each in keys]))
 
     def _reader(self) -> Act:
-        blobs, looks = self._blobs(), self.chance.randint(1, 4)
+        blobs, looks = self._blobs("reader"), self.chance.randint(1, 4)
         log = self._log(blobs)
         reader = LogReader(blobs, FOLDER, log.io)
 
