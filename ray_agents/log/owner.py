@@ -379,9 +379,7 @@ def _take_and_adopt(
         named = io.start(files.blobs.sync_names, name)
     live = LiveSegment(files, preamble, durability=durability, named=named, io=io)
     try:
-        adopted = adopt(
-            files, epoch=preamble.epoch, head=head, upkeep=upkeep, summarise=summarise
-        )
+        adopted = adopt(files, epoch=preamble.epoch, head=head, upkeep=upkeep, summarise=summarise)
     except CorruptLog as error:
         lost = superseded(files, preamble.epoch)
         raise lost or error from error

@@ -73,7 +73,10 @@ async def test_a_row_written_between_claim_and_adoption_is_adopted_unacknowledge
     take(files(log), head=head, claim=Claim(host="h", token="new"))
     await zombie_writes(old, "between")
     adopted = adopt(files(log), epoch=2, head=head)
-    assert keys_of(rows_of(adopted.parts[-1]).between(0, 99, limit=None, types=None)) == ["a", "between"]
+    assert keys_of(rows_of(adopted.parts[-1]).between(0, 99, limit=None, types=None)) == [
+        "a",
+        "between",
+    ]
     await old.abandon()
 
 

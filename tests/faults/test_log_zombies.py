@@ -35,7 +35,9 @@ def begins() -> list[Beginning]:
     return asyncio.run(beginnings())
 
 
-def play(stage: Stage, begins: list[Beginning], seed: int, disguise: Disguise | None = None) -> None:
+def play(
+    stage: Stage, begins: list[Beginning], seed: int, disguise: Disguise | None = None
+) -> None:
     begin = begins[seed % len(begins)]
     one = Play(seed, stage, begin, disguise) if disguise else Play(seed, stage, begin)
     try:

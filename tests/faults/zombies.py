@@ -119,7 +119,7 @@ class Play:
     seed: int
     stage: Stage
     begin: Beginning
-    disguise: Disguise = lambda _, blobs: blobs
+    disguise: Disguise
     promises: Promises = field(default_factory=Promises)
     disk: LossyBlobs = field(default_factory=LossyBlobs)
     clock: Ticks = field(default_factory=Ticks)
