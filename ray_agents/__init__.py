@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Packed,
         Registry,
         Resources,
+        Retention,
     )
     from ray_agents.errors import RayAgentsError
     from ray_agents.events import Event
@@ -52,6 +53,7 @@ __all__ = [
     "Registry",
     "Reply",
     "Resources",
+    "Retention",
     "Settings",
     "Status",
     "Tool",
@@ -83,6 +85,7 @@ _HOMES = {
     "Registry": "definition",
     "Reply": "views",
     "Resources": "definition",
+    "Retention": "definition",
     "Settings": "settings",
     "Status": "views",
     "Tool": "tools",

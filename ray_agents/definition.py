@@ -87,13 +87,35 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """What is kept of a log: rows not older than ``age``, and at most ``bytes_max`` of files.
+
+    It is applied when an entity has worked and falls asleep, to whole files, so about an eighth
+    more is kept. State, tags, what is unfinished, and the ids of messages stay in any case; whoever
+    reads below the first offset that is kept is told so (:class:`ray_agents.errors.OffsetGone`).
+    Without either everything is kept.
+    """
+
+    age: timedelta | None = None
+    bytes_max: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.age is not None and self.age <= timedelta(0):
+            raise InvalidDefinition(f"Retention(age={self.age!r}): more than nothing")
+        if self.bytes_max is not None and self.bytes_max < 1:
+            raise InvalidDefinition(f"Retention(bytes_max={self.bytes_max!r}): at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
     """One entity type. ``state`` maps a collection's name to the pydantic model of its rows.
 
     A row's primary key is its field ``key``. ``creation_schema`` types the spawn arguments,
     ``inbox_schemas`` the payloads by message type (``"*"`` for all others). ``actions`` maps a name
     to a function of the state, ``def add(state, text)``, which handlers call as
-    ``ctx.actions.add(text)``: what it writes is staged like any write of the handler.
+    ``ctx.actions.add(text)``: what it writes is staged like any write of the handler. Without
+    ``keep_deltas`` the pieces in which texts and reasoning came are left out once the log's files
+    are merged; the texts themselves stay, with their steps and runs.
     """
 
     type: str
@@ -107,6 +129,8 @@ class Definition:
     idle_timeout: timedelta = timedelta(seconds=5)
     durability: Durability = Durability.SYNC
     limits: Limits = field(default_factory=Limits)
+    keep_deltas: bool = True
+    retention: Retention = field(default_factory=Retention)
 
     def __post_init__(self) -> None:
         try:

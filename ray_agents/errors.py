@@ -12,6 +12,7 @@
     │   ├── MessageConflict        409
     │   ├── NothingParked          409
     │   ├── EntityGone             410
+    │   ├── OffsetGone             410
     │   ├── PayloadTooLarge        413
     │   ├── BacklogFull            429
     │   └── AskTimedOut            504
@@ -123,6 +124,22 @@ class EntityGone(CallerError):
     """The entity was killed; its log remains readable."""
 
     status = 410
+
+
+class OffsetGone(CallerError):
+    """The rows from that offset on were let go; ``first`` is the first offset that exists."""
+
+    status = 410
+
+    @classmethod
+    def check(cls, offset: int, *, first: int, log: str) -> None:
+        """Raise it if ``offset`` lies below ``first``; 0 is the beginning, wherever that is now."""
+        if 0 < offset < first:
+            message = (
+                f"offset {offset} of {log!r} was let go by its type's retention; the first that "
+                f"exists is {first}: read from there, or from 0"
+            )
+            raise cls(message, offset=offset, first=first)
 
 
 class PayloadTooLarge(CallerError):

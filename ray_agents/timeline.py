@@ -4,6 +4,9 @@ Whatever prefix of a log it is built from, the transcript obeys the Messages API
 assistant alternate, every tool call is answered in the very next message, nothing is empty, and
 thinking blocks stand as they came, with their signatures.
 
+A log whose oldest rows were let go may begin in the middle of a run: the transcript begins with the
+first run that is told of from its start.
+
 Messages enter in the order in which runs saw them. One that arrives while a run is going on
 belongs to a later wake, so it is held back until that wake's range of offsets covers it: no run's
 transcript changes because of what came after it.
@@ -62,7 +65,7 @@ class Timeline:
         if type_name == "run" and key not in self._runs:
             self._runs.add(key)
             self._begin(row.get("input"))
-        elif type_name == "step" and row["status"] == "completed":
+        elif type_name == "step" and row["status"] == "completed" and self._runs:
             self._answer(row)
         elif type_name == "tool_call" and row["status"] in ENDED:
             self._results[row["tool_call_id"]] = result_block(row)

@@ -74,7 +74,9 @@ class ParkedWake(View):
 class EntityView(View):
     """One entity as ``inspect`` and ``list`` show it; times are microseconds since the epoch.
 
-    ``schedules`` counts its pending delayed sends; ``next_due`` is when it next wakes by the clock.
+    ``events`` is the offset that comes next and ``first`` the first one that was not let go by the
+    type's retention. ``schedules`` counts its pending delayed sends; ``next_due`` is when it next
+    wakes by the clock.
     """
 
     address: str
@@ -88,6 +90,7 @@ class EntityView(View):
     parent: str | None = None
     epoch: int = 0
     events: int = 0
+    first: int = 0
     last_event: int = 0
     backlog: int = 0
     parked: tuple[ParkedWake, ...] = ()
@@ -107,6 +110,7 @@ class TypeView(View):
     version: int
     description: str = ""
     placement: str = "dedicated"
+    durability: Durability = Durability.SYNC
     source: str = ""
     creation_schema: dict[str, Any] | None = None
     inbox_schemas: dict[str, dict[str, Any]] = {}

@@ -18,7 +18,7 @@ from starlette.status import HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CO
 from ray_agents.address import Address
 from ray_agents.client import registry_at
 from ray_agents.definition import Registry
-from ray_agents.errors import InvalidDefinition, RuntimeUnavailable
+from ray_agents.errors import InvalidDefinition, OffsetGone, RuntimeUnavailable
 from ray_agents.events import JSON, wire_offset
 from ray_agents.ports import Runtime
 from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
@@ -213,6 +213,7 @@ async def events(
     if last_event_id:
         offset = parse_offset(last_event_id) + 1
     start = view.events if offset == NOW else offset
+    OffsetGone.check(start, first=view.first, log=view.address)
     return EventStream(runtime, at, offset=start, heartbeat=settings.heartbeat)
 
 

@@ -31,7 +31,7 @@ from ray_agents.definition import (
 from ray_agents.errors import CorruptLog, InvalidDefinition, UnknownType
 from ray_agents.log.documents import decode_document, encode_document
 from ray_agents.ports import Blobs
-from ray_agents.views import TypeView
+from ray_agents.views import Durability, TypeView
 
 VERSION_TRIES_MAX = 20
 _HERE: dict[str, Definition] = {}  # by digest: in the process that registered it, it is itself
@@ -53,6 +53,7 @@ class Definitions:
         self._blobs = blobs
         self._loaded: dict[tuple[str, int], Versioned] = {}
         self._placements: dict[tuple[str, int], Placement] = {}
+        self._durabilities: dict[tuple[str, int], Durability] = {}
         self._seen: dict[str, tuple[int, float]] = {}
 
     def register(self, definition: Definition, *, source: str | None = None) -> TypeView:
@@ -143,6 +144,22 @@ class Definitions:
             self._placements[type_name, version] = placement
         return placement
 
+    def durability(self, type_name: str) -> Durability:
+        """What an acknowledgement of the type's newest version means, without loading its code.
+
+        If there is no such definition, or it is damaged, it is what a definition says that says
+        nothing: who lists sleepers need not be told of it, and who wakes one is.
+        """
+        version = self._newest(type_name)
+        durability = self._durabilities.get((type_name, version))
+        if durability is None:
+            try:
+                durability = self._view(type_name, version).durability
+            except (UnknownType, CorruptLog):
+                return Durability.SYNC
+            self._durabilities[type_name, version] = durability
+        return durability
+
     def view(self, type_name: str) -> TypeView:
         """The newest version of a type as doors show it.
 
@@ -201,6 +218,7 @@ def view_of(definition: Definition, version: int, source: str) -> TypeView:
         version=version,
         description=definition.description,
         placement=_placement_words(definition),
+        durability=definition.durability,
         source=source,
         creation_schema=creation.model_json_schema() if creation else None,
         inbox_schemas={k: m.model_json_schema() for k, m in definition.inbox_schemas.items()},

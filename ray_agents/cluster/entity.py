@@ -27,6 +27,7 @@ from ray_agents.cluster.portrait import portrait
 from ray_agents.cluster.session import check_args, check_message
 from ray_agents.cluster.timers import Timers
 from ray_agents.cluster.wakeloop import WakeLoop
+from ray_agents.cluster.waking import digest_of_message
 from ray_agents.definition import Definition, Limits
 from ray_agents.errors import (
     BacklogFull,
@@ -311,24 +312,22 @@ class Entity:
         first = offset if accepted is None else accepted
         self._arriving[message.key] = Arriving(message, offset, first)
 
-    def _find(self, message_id: str) -> tuple[MessageReceived, int] | None:
-        """The message of that id in this life, durable or on its way, and its first offset."""
+    def _find(self, message_id: str) -> tuple[str, int] | None:
+        """The digest of that id's message in this life, durable or on its way, and its offset."""
         arriving = self._arriving.get(message_id)
         if arriving is not None and arriving.row >= self.state.life_offset:
-            return arriving.message, arriving.accepted
+            return arriving.message.digest, arriving.accepted
         timer = self.state.timers.get(message_id)
         if timer is not None:
-            return timer.send.message(now=timer.send.timestamp), timer.offset
+            return timer.send.message(now=timer.send.timestamp).digest, timer.offset
         event = self.owner.history.find(MessageReceived.TYPE, message_id)
         if event is None or event.offset < self.state.life_offset:
             return None
         scheduled = event.headers.get(SendScheduled.OFFSET_HEADER)
-        return MessageReceived.of(event), int(scheduled) if scheduled else event.offset
+        return digest_of_message(event), int(scheduled) if scheduled else event.offset
 
-    async def _duplicate(
-        self, message: MessageReceived, earlier: MessageReceived, offset: int
-    ) -> Receipt:
-        if earlier.digest != message.digest:
+    async def _duplicate(self, message: MessageReceived, digest: str, offset: int) -> Receipt:
+        if digest != message.digest:
             text = (
                 f"message id {message.key!r} was used before, at offset {offset} of {self.name}, "
                 "with another payload; use a fresh id for a new message"

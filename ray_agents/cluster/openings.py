@@ -20,12 +20,11 @@ from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.session import check_args
 from ray_agents.cluster.sleepers import Sleepers
-from ray_agents.cluster.waking import essential, load
+from ray_agents.cluster.waking import load, upkeep_of
 from ray_agents.errors import RuntimeUnavailable, UnknownEntity
-from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, Upkeep, read_head
+from ray_agents.log.owner import Claim, ClaimLost, Head, LogOwner, read_head
 from ray_agents.projection import State
 
-UPKEEP = Upkeep(essential=essential)
 Begin = Callable[[Address, LogOwner, State], Entity]
 
 
@@ -166,7 +165,7 @@ class Openings:
                 io=e.io,
                 durability=definition.durability,
                 beside=[log.awake(address, epoch=epoch)],
-                upkeep=UPKEEP,
+                upkeep=upkeep_of(definition),
                 summarise=state is None,
             )
         except ClaimLost as lost:

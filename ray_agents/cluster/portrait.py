@@ -16,17 +16,21 @@ from ray_agents.views import Durability, EntityView, ParkedWake
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ownership:
-    """Who holds the log and how far it reaches; ``host`` is None when nobody does."""
+    """Who holds the log and how far it reaches; ``host`` is None when nobody does.
+
+    ``durability`` is that of the owner, or of the one there would be.
+    """
 
     epoch: int
     events: int
     last_event: int
+    first: int = 0
     host: str | None = None
     pid: int | None = None
     running: bool = False
     waiting_for: str | None = None
     definition_version: int | None = None
-    durability: Durability = Durability.SYNC
+    durability: Durability
 
 
 def portrait(entity: Awake) -> EntityView:
@@ -39,6 +43,7 @@ def portrait(entity: Awake) -> EntityView:
     ownership = Ownership(
         epoch=owner.epoch,
         events=owner.durable_tip,
+        first=owner.first,
         last_event=owner.last_time,
         host=services.host,
         pid=services.pid,
@@ -80,6 +85,7 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
         parent=created.parent,
         epoch=ownership.epoch,
         events=ownership.events,
+        first=ownership.first,
         last_event=ownership.last_event,
         backlog=_backlog(state),
         parked=tuple(

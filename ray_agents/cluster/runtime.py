@@ -305,7 +305,11 @@ class HostRuntime:
     async def _describe_asleep(self, address: Address) -> EntityView:
         past = await LogReader(self._blobs, entity_folder(address), self._io).summary()
         ownership = Ownership(
-            epoch=past.head.epoch if past.head else 0, events=past.tip, last_event=past.last_time
+            epoch=past.head.epoch if past.head else 0,
+            events=past.tip,
+            first=past.first,
+            last_event=past.last_time,
+            durability=await self._io.run(self._definitions.durability, address.type),
         )
         state = await self._io.run(load, past.history, tip=past.tip)
         return describe(address, state, ownership)

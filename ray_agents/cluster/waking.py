@@ -14,20 +14,28 @@ the last, everything that is open, and what stands behind the cut. A snapshot is
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from ray_agents.definition import Definition
 from ray_agents.events import (
     DeliveryDeferred,
     EffectStaged,
     EntityCreated,
+    Event,
     MessageReceived,
     SendScheduled,
     WakeRecorded,
     WakeStatus,
 )
+from ray_agents.log.codec import to_batch
 from ray_agents.log.history import History
-from ray_agents.log.rows import Place
+from ray_agents.log.rows import Place, Rows
+from ray_agents.log.tidying import Essence, Upkeep
 from ray_agents.projection import CONTROL_TYPES, Outgoing, State, Timer, fold, is_row_type
+from ray_agents.runs import DELTA_TYPES
 
 FOLDED_ROWS_MAX = 64  # so few rows are folded sooner than any column of them is looked at
+DIGEST = "digest"
 ENDS = (WakeStatus.HANDLED.value, WakeStatus.SKIPPED.value)
 
 
@@ -60,11 +68,14 @@ def load(history: History, *, tip: int | None = None) -> State:
     return state
 
 
-def essential(history: History) -> set[int]:
-    """The offsets of the rows from which, with all that come later, :func:`load` gives the same."""
+def essential(history: History) -> Essence | None:
+    """The rows from which, with all that come later, :func:`load` gives the same state.
+
+    None if nobody ever lived there.
+    """
     created = history.find(EntityCreated.TYPE, "entity")
     if created is None:
-        return set()
+        return None
     life = created.offset
     still_open, ended = history.unended(WakeRecorded.TYPE, header="status", ends=ENDS, start=life)
     open_wakes = [WakeRecorded.of(event) for event in still_open]
@@ -80,9 +91,41 @@ def essential(history: History) -> set[int]:
     messages = {MessageReceived.TYPE}
     for wake in open_wakes:
         found.update(history.offsets(messages, start=wake.from_offset, stop=wake.to_offset))
-    found.update(event.offset for event in load(history).pending)
+    pending = [event.offset for event in load(history).pending]
+    found.update(pending)
     last = history.last(WakeRecorded.TYPE)
-    return found if last is None or last.offset < life else found | {last.offset}
+    if last is not None and last.offset >= life:
+        found.add(last.offset)
+    held_from = min([cut, *pending, *(wake.from_offset for wake in open_wakes)])
+    return Essence(offsets=found, held_from=held_from)
+
+
+def upkeep_of(definition: Definition) -> Upkeep:
+    """How the log of an entity of this type is kept."""
+    retention = definition.retention
+    return Upkeep(
+        essential=essential,
+        remember=remembered,
+        fleeting=frozenset() if definition.keep_deltas else DELTA_TYPES,
+        age=retention.age,
+        bytes_max=retention.bytes_max,
+    )
+
+
+def digest_of_message(event: Event) -> str:
+    """What makes two messages of one id the same, of one that was let go, too."""
+    return event.headers.get(DIGEST) or MessageReceived.of(event).digest
+
+
+def remembered(rows: Rows) -> Rows | None:
+    """What is kept of messages that are let go: id, offset, and the digest of what they said."""
+    messages = rows.between(0, rows.end, limit=None, types={MessageReceived.TYPE})
+    kept = [
+        replace(event, text="", headers={**event.headers, DIGEST: MessageReceived.of(event).digest})
+        for event in messages
+        if event.text
+    ]
+    return Rows([to_batch(kept)]) if kept else None
 
 
 def _counts(pair: tuple[str, str], place: Place) -> bool:

@@ -9,6 +9,9 @@ in a database, and no row is anywhere else.
     entities/<type>/<shard>/<id>/                  the log of the entity /<type>/<id>
         0000000007.arrows                          a segment: what the owner of epoch 7 wrote
         sealed/<first>-<last>-<epoch>-<digest>.arrow   rows of older segments, merged or rescued
+        sealed/<that name>.<digest>.keys           which message ids are in it
+        snapshots/<end>-<epoch>-<digest>.arrow     the rows that tell the state at offset <end>
+        ids/<first>-<last>-<epoch>-<digest>.arrow  message ids whose rows were let go
     IDENTITY, hosts/, index/, types/               the runtime's own; not part of this page
 
 In any folder, names that begin with ``.tmp`` are files on their way to their names: ignore them.
@@ -17,7 +20,7 @@ In any folder, names that begin with ``.tmp`` are files on their way to their na
 and ``last`` are offsets in 16 digits, an epoch has 10, ``digest`` is the xxh3_64 of the whole
 file in 16 hex digits.
 
-**Schema**, the same in both kinds of file, no column dictionary-encoded or compressed::
+**Schema**, the same in both kinds of file, no column dictionary-encoded::
 
     offset     int64                  place in the log: strictly rising, never reused, with gaps
     time       timestamp[us, UTC]     when it was appended; never goes back
@@ -40,22 +43,29 @@ those whose last row is a deletion. Types and their fields: :mod:`ray_agents.rec
   markers set to ``RAm1`` and 32 zeros, in 16; the xxh32 of the marker so far, in 8.
   ``frame_layout`` says how every frame begins (hex) and at which bytes of it the markers stand.
 - The first row has type ``log_manifest``. The last one of a segment that was closed has type
-  ``log_sealed``; it was never acknowledged and belongs to no log.
+  ``log_sealed``; it was never acknowledged and belongs to no log. Its value may hold ``tidied``:
+  a manifest that counts instead of the one in the first row.
 - A segment without a batch was claimed and never used. A tail that is the beginning of a frame,
   or zeros, was never acknowledged; Arrow reads every whole batch before it complains.
 
-**Sealed files** are Arrow IPC *files* (footer, memory-mapped, zero copy) without metadata. Every
-sixteenth wake or so merges the segments into one, and small sealed files into larger ones; the
-new owner after a crash rewrites what the old one left.
+**Sealed files** are Arrow IPC *files* (with a footer) without metadata, their buffers compressed by
+LZ4 (as the IPC format defines it, so readers see nothing of it; files of earlier versions are not
+compressed). Every sixteenth wake or so merges the segments into one, and small sealed files into
+larger ones; the new owner after a crash rewrites what the old one left.
 
 **What makes up the log** is said by the newest manifest alone: the ``log_manifest`` row of the
-highest epoch that has a row. Its value holds ``files``, oldest first, each as
-``[name, first, end, rows, digest]``: the first ``rows`` rows of that file, with offsets from
-``first`` up to but not including ``end``. Behind them come the rows of the segment with the
+highest epoch that has a row, or what its owner has made of it by the end (``tidied``). Its value
+holds ``files``, oldest first, each as ``[name, first, end, rows, digest]``: the first ``rows`` rows
+of that file, with offsets from ``first`` up to but not including ``end``. Sealed files have three
+more: the digest of the index of their message ids (the sorted xxh32 of each, little-endian), their
+size in bytes, and the time of their newest row. Behind them come the rows of the segment with the
 manifest itself. A file that no manifest names is on its way in or out and counts for nothing; so
 ``sealed/`` by itself is disjoint only while no owner merges, and lacks what is not merged yet.
 ``digest`` is the one in a sealed file's name; for a segment it is the xxh3_64 of the digests of
-its frames, each 8 bytes big-endian.
+its frames, each 8 bytes big-endian. ``snapshot`` is a file in the same form, which holds of the
+rows below its ``end`` those that the state depends on, as they stand in the log. ``first`` is the
+offset below which rows were let go by the type's retention, and ``ids`` the files that hold what
+is left of their messages: id, offset, and in the headers the digest of what they said.
 
 **While an owner lives**, rows of the newest segment are safe to believe only by the readers' rule
 (:mod:`ray_agents.log.reader`): read, sync the file, and see that there is still no newer epoch.

@@ -15,12 +15,19 @@ from dataclasses import dataclass, replace
 
 from ray_agents.errors import CorruptLog
 from ray_agents.log.files import LogFiles, acknowledged, manifest_of, tidied_of
-from ray_agents.log.listed import Part
+from ray_agents.log.listed import Listed, Part
 from ray_agents.log.manifest import FileEntry, Manifest, deletion_order
 from ray_agents.log.rows import Rows, check_order
 from ray_agents.log.sealed import write_sealed
 from ray_agents.log.segment import Ending, Head, Segment, segment_name
-from ray_agents.log.tidying import Upkeep, files_behind, is_overdue, tidied, usable_snapshot
+from ray_agents.log.tidying import (
+    Upkeep,
+    files_behind,
+    is_overdue,
+    tidied,
+    told_until,
+    usable_snapshot,
+)
 
 PLAIN = Upkeep()
 
@@ -34,6 +41,7 @@ class Adopted:
 
     manifest: Manifest
     parts: tuple[Part, ...] = ()
+    ids: tuple[Listed, ...] = ()
     summary: tuple[Part, ...] = ()
     tip: int = 0
     last_time: int = 0
@@ -46,6 +54,7 @@ def adopt(
     head: Head | None,
     upkeep: Upkeep = PLAIN,
     summarise: bool = False,
+    now: int = 0,
 ) -> Adopted:
     """Take over the epochs below ``epoch``, which is ours; ``head`` is the newest of them.
 
@@ -65,7 +74,7 @@ def adopt(
     if upkeep.latest_only:
         manifest, own = _keep_latest(files, manifest)
     elif is_overdue(manifest):
-        after = tidied(files, manifest, upkeep=upkeep, epoch=epoch)
+        after = tidied(files, manifest, upkeep=upkeep, epoch=epoch, now=now)
         manifest = replace(after, dropped=(*manifest.dropped, *after.dropped))
     return _adopted(files, manifest, own, base=base, summarise=summarise)
 
@@ -87,13 +96,15 @@ def _adopted(
     if summarise:
         snapshot = usable_snapshot(files, manifest)
         summary += [] if snapshot is None else [snapshot]
+        told = told_until(manifest, snapshot)
         summary += [
-            own.get(entry.name) or files.read_listed(entry, epoch=manifest.epoch)
+            (own.get(entry.name) or files.read_listed(entry, epoch=manifest.epoch)).behind(told)
             for entry in files_behind(manifest, snapshot)
         ]
     return Adopted(
         manifest=manifest,
         parts=tuple(part(entry) for entry in manifest.files if entry.rows),
+        ids=tuple(files.part(entry, epoch=manifest.epoch) for entry in manifest.ids),
         summary=tuple(summary),
         tip=base.batches[-1].column(0)[-1].as_py() + 1,
         last_time=base.batches[-1].column(1)[-1].value,
@@ -123,7 +134,7 @@ def _as_left(base: Segment) -> Manifest:
     """What the owner of ``base`` listed, or has made of that; ``dropped`` is what it left to do."""
     listed = manifest_of(base)
     undone = () if _has_deleted(base) else listed.dropped
-    made = tidied_of(base) if base.sealed else None
+    made = tidied_of(base)
     if made is None:
         return replace(listed, dropped=undone)
     return replace(made, dropped=(*undone, *made.dropped))

@@ -8,9 +8,12 @@ Arrow looks at a single byte. The places of the markers are the same in every fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import ctypes
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import repeat
+from typing import Any, cast
 
 from pydantic_core import from_json, to_json
 from xxhash import xxh3_64_hexdigest
@@ -26,11 +29,29 @@ SCHEMA: Any = pa.schema(
 )
 _ROW: Any = pa.struct(list(SCHEMA))
 _INT64: Any = pa.int64()
+_STRING: Any = pa.string()
 _OPTIONS: Any = ipc.IpcWriteOptions()
 _MARKERS: Any = pa.KeyValueMetadata({"frame_marker": BLANK, "frame_marker_again": BLANK})
 _SCHEMA_BYTES: int = SCHEMA.serialize().size
 _OPERATIONS = {operation.value: operation for operation in Operation}
 _EMPTY = "{}"
+MANY_ROWS_MIN = 512  # so many rows share what they say of types, operations and headers
+UNTRACKED_AT_ONCE = 256  # fewer than are allocated between two collections of the youngest
+
+
+def _headers(text: str) -> Mapping[str, str]:
+    return NO_HEADERS if text == _EMPTY else from_json(text)
+
+
+_bare = cast("Callable[[type[Event]], Event]", object.__new__)
+_untrack: Any = ctypes.pythonapi["PyObject_GC_UnTrack"]
+_untrack.argtypes, _untrack.restype = [ctypes.py_object], None
+_PUTS: list[Any] = [Event.__dict__[each.name].__set__ for each in fields(Event)]
+_MEANINGS: dict[str, Callable[[str], Any]] = {  # of columns that say the same in many rows
+    "type": str,
+    "operation": _OPERATIONS.__getitem__,
+    "headers": _headers,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,25 +89,45 @@ def to_batch(events: Sequence[Event]) -> Batch:
 
 
 def to_events(batch: Batch) -> list[Event]:
-    """The rows of a record batch."""
-    offsets, times, types, keys, operations, values, headers = _lists(batch)
-    return [
-        Event(
-            offset=offsets[row],
-            time=times[row],
-            type=types[row],
-            key=keys[row],
-            operation=_OPERATIONS[operations[row]],
-            text=values[row] or "",
-            headers=NO_HEADERS if headers[row] == _EMPTY else from_json(headers[row]),
-        )
-        for row in range(len(offsets))
+    """The rows of a record batch.
+
+    Column by column into the slots of bare events, nothing of it in a loop of Python's own: the
+    constructor of a frozen dataclass takes longer than all of this. Many events are taken from the
+    garbage collector, too, which would look for cycles among them again and again and take as long
+    as everything else; there are none, as an event holds texts and numbers.
+    """
+    rows = batch.num_rows
+    columns = [
+        iter(_values(column, _MEANINGS.get(name)))
+        for column, name in zip(batch.columns, COLUMNS, strict=True)
     ]
+    if rows < MANY_ROWS_MIN:
+        return _filled(columns, rows)
+    events: list[Event] = []
+    for begin in range(0, rows, UNTRACKED_AT_ONCE):
+        some = _filled(columns, min(UNTRACKED_AT_ONCE, rows - begin))
+        deque[None](map(_untrack, some), maxlen=0)
+        events += some
+    return events
 
 
-def _lists(batch: Batch) -> list[list[Any]]:
-    times = batch.column(1).view(_INT64)
-    return [(times if index == 1 else batch.column(index)).to_pylist() for index in range(7)]
+def _filled(columns: Sequence[Iterator[Any]], count: int) -> list[Event]:
+    events = list(map(_bare, repeat(Event, count)))
+    for put, column in zip(_PUTS, columns, strict=True):
+        deque[None](map(put, events, column), maxlen=0)
+    return events
+
+
+def _values(column: Any, meaning: Callable[[str], Any] | None) -> Iterable[Any]:
+    if column.type != _STRING:
+        return column.view(_INT64).to_numpy().tolist()
+    if meaning is None:
+        return (column.fill_null("") if column.null_count else column).to_pylist()
+    if len(column) < MANY_ROWS_MIN:
+        return map(meaning, column.to_pylist())
+    coded = column.dictionary_encode()
+    meanings: list[Any] = [meaning(text) for text in coded.dictionary.to_pylist()]
+    return map(meanings.__getitem__, coded.indices.to_numpy().tolist())
 
 
 def encode_frame(events: Sequence[Event]) -> Frame:

@@ -26,10 +26,10 @@ from ray_agents.errors import CorruptLog, StoreUnavailable
 from ray_agents.findings import Fault, Finding, Verification
 from ray_agents.log.arrow import Batch, pa
 from ray_agents.log.codec import chain_digest
-from ray_agents.log.files import manifest_of
+from ray_agents.log.files import listing_of
 from ray_agents.log.keyindex import SUFFIX, digest_of, index_of
 from ray_agents.log.manifest import FileEntry
-from ray_agents.log.sealed import FOLDER, SNAPSHOTS, decode_sealed
+from ray_agents.log.sealed import FOLDER, IDS, SNAPSHOTS, decode_sealed
 from ray_agents.log.segment import (
     MANIFEST_ROW,
     SEALED_ROW,
@@ -109,18 +109,20 @@ class _Look:
         self.notes += [
             f"{self.folder}/{name} is no file of a log"
             for name in names
-            if epoch_of(name) is None and name not in (FOLDER, SNAPSHOTS)
+            if epoch_of(name) is None and name not in (FOLDER, IDS, SNAPSHOTS)
         ]
         for epoch in sorted(epoch for epoch in map(epoch_of, names) if epoch is not None):
             self.segments[epoch] = self._segment(epoch)
         self.base = self._base()
         if self.base is not None:
             self._take_manifest(self.base)
-        for name in self.blobs.names(f"{self.folder}/{FOLDER}"):
-            if name.endswith(SUFFIX):
-                self._check_index(name)
-            else:
-                self.sealed[name] = self._sealed(name)
+        for place in (FOLDER, IDS):
+            for last in self.blobs.names(f"{self.folder}/{place}"):
+                name = f"{place}/{last}"
+                if name.endswith(SUFFIX):
+                    self._check_index(name)
+                else:
+                    self.sealed[name] = self._sealed(name)
         for name in self.blobs.names(f"{self.folder}/{SNAPSHOTS}"):
             self._check_snapshot(name)
         for entry in self.listed.values():
@@ -189,7 +191,8 @@ class _Look:
 
     def _sealed(self, name: str) -> FileEntry | None:
         """What a sealed file holds, if its bytes are those that its name was made of."""
-        path, match = f"{self.folder}/{FOLDER}/{name}", _SEALED_NAME.fullmatch(name)
+        path = f"{self.folder}/{name}"
+        match = _SEALED_NAME.fullmatch(name.rpartition("/")[2])
         if match is None:
             self.notes.append(f"{path} is no sealed file")
             return None
@@ -199,7 +202,7 @@ class _Look:
         first, last, digest = int(match[1]), int(match[2]), match[4]
         if xxh3_64_hexdigest(data) != digest:
             known = self.base is not None and int(match[3]) <= self.base.preamble.epoch
-            stale = known and f"{FOLDER}/{name}" not in self.listed
+            stale = known and name not in self.listed
             self._find(
                 Fault.CORRUPT,
                 path,
@@ -211,26 +214,29 @@ class _Look:
         rows = decode_sealed(path, data, digest=digest)
         if (rows.first, rows.end - 1) != (first, last) or not _rising([rows.batch]):
             self._find(Fault.DISORDERED, path, "its offsets are not those that its name says")
-        listed = self.listed.get(f"{FOLDER}/{name}")
+        listed = self.listed.get(name)
         indexed = listed is not None and listed.keys
         return FileEntry(
-            name=f"{FOLDER}/{name}",
+            name=name,
             first=rows.first,
             end=rows.end,
             rows=rows.count,
             digest=digest,
             keys=digest_of(index_of(rows.batch).encode()) if indexed else "",
+            bytes=len(data),
+            time=rows.last_time,
         )
 
     def _check_index(self, name: str) -> None:
         """An index of message ids: its bytes are those that its name was made of."""
-        path, match = f"{self.folder}/{FOLDER}/{name}", _INDEX_NAME.fullmatch(name)
+        path = f"{self.folder}/{name}"
+        match = _INDEX_NAME.fullmatch(name.rpartition("/")[2])
         if match is None:
             self.notes.append(f"{path} is no index of a sealed file")
             return
         data = self._read(path)
         if data is not None:
-            self.derived.add(f"{FOLDER}/{name}")
+            self.derived.add(name)
             if digest_of(data) != match[2]:
                 what = "its bytes are not those of its digest"
                 self._find(Fault.CORRUPT, path, what, remedy=DERIVED)
@@ -252,7 +258,13 @@ class _Look:
             return
         rows, listed = decode_sealed(path, data, digest=digest), self.snapshot
         there = FileEntry(
-            name=f"{SNAPSHOTS}/{name}", first=rows.first, end=end, rows=rows.count, digest=digest
+            name=f"{SNAPSHOTS}/{name}",
+            first=rows.first,
+            end=end,
+            rows=rows.count,
+            digest=digest,
+            bytes=len(data),
+            time=rows.last_time,
         )
         wrong = listed is not None and listed.name == there.name and listed != there
         if wrong or rows.end > end or not _rising([rows.batch]):
@@ -278,7 +290,7 @@ class _Look:
     def _take_manifest(self, base: Segment) -> None:
         """Read what the newest manifest lists; it is in order, and the segment goes on behind."""
         try:
-            manifest = manifest_of(base)
+            manifest = listing_of(base)
         except (ValueError, TypeError, KeyError) as error:
             self._find(Fault.DISORDERED, base.name, f"its manifest is none ({error!r})")
             return
@@ -287,7 +299,7 @@ class _Look:
         if manifest.epoch != newest or epochs != list(range(newest - len(epochs), newest)):
             what = f"its manifest is one of epoch {manifest.epoch} and lists the epochs {epochs}"
             self._find(Fault.DISORDERED, base.name, what)
-        self.listed = {entry.name: entry for entry in manifest.files}
+        self.listed = {entry.name: entry for entry in (*manifest.ids, *manifest.files)}
         self.snapshot = manifest.snapshot
         served = base.batches[:-1] if base.sealed else base.batches
         self.rows = sum(batch.num_rows for batch in served)
@@ -303,14 +315,14 @@ class _Look:
 
     def _check_entry(self, entry: FileEntry) -> None:
         """A file as the manifest lists it; what is damaged in itself is told of elsewhere."""
-        epoch, place = entry.epoch, entry.name.rpartition("/")[2]
-        if (epoch not in self.segments) if epoch else (place not in self.sealed):
+        epoch = entry.epoch
+        if (epoch not in self.segments) if epoch else (entry.name not in self.sealed):
             what = f"the manifest lists it, with {entry.rows} rows, and it is gone"
             remedy = RESTORE if entry.rows else HARMLESS
             name = f"{self.folder}/{entry.name}"
             self._find(Fault.MISSING, name, what, remedy=remedy, after_offset=entry.first - 1)
             return
-        there = self._prefix(epoch, entry) if epoch else self.sealed[place]
+        there = self._prefix(epoch, entry) if epoch else self.sealed[entry.name]
         if there is not None and there != entry:
             what = f"it does not hold the {entry.rows} rows from offset {entry.first} on "
             name = f"{self.folder}/{entry.name}"

@@ -192,10 +192,17 @@ def manifest_of(segment: Segment) -> Manifest:
 
 
 def tidied_of(segment: Segment) -> Manifest | None:
-    """What the owner of a sealed segment has made of its manifest meanwhile, if anything."""
+    """What the owner of a segment has made of its manifest by its end, if anything."""
+    if not segment.sealed:
+        return None
     closing = to_events(segment.batches[-1].slice(segment.batches[-1].num_rows - 1, 1))[0]
     tidied = closing.value.get(TIDIED)
     return Manifest.of_value(tidied) if tidied else None
+
+
+def listing_of(segment: Segment) -> Manifest:
+    """The newest manifest in a begun segment."""
+    return tidied_of(segment) or manifest_of(segment)
 
 
 def acknowledged(segment: Segment) -> FileEntry:

@@ -26,8 +26,9 @@ _OFFSET = attrgetter("offset")
 class History:
     """The rows of a log up to its durable tip; what is not asked for is not decoded."""
 
-    def __init__(self, parts: Sequence[Part] = ()) -> None:
+    def __init__(self, parts: Sequence[Part] = (), *, ids: Sequence[Listed] = ()) -> None:
         self._parts: list[Part] = list(parts)
+        self._ids = tuple(ids)
         self._adopted = len(self._parts)
         self._own_keys = KeyIndex()
         self._recent: list[Event] = []
@@ -72,7 +73,7 @@ class History:
         """Whether :meth:`find` can answer from memory."""
         return (type_name, key) in self._last or all(
             part.loaded or not part.may_hold(type_name, key)
-            for part in self._parts
+            for part in (*self._ids, *self._parts)
             if isinstance(part, Listed)
         )
 
@@ -184,12 +185,15 @@ class History:
         return next(filter(None, found), None)
 
     def find(self, type_name: str, key: str) -> Event | None:
-        """The newest row of (type, key), such as the message of an id; None if there is none."""
+        """The newest row of (type, key), such as the message of an id; None if there is none.
+
+        Of a message that was let go it is what is remembered of it.
+        """
         event = self._last.get((type_name, key))
         if event is not None:
             return event
         own = type_name != INDEXED_TYPE or self._own_keys.may_hold(key)
-        parts = self._parts if own else self._parts[: self._adopted]
+        parts = [*self._ids, *(self._parts if own else self._parts[: self._adopted])]
         for part in reversed(parts):
             if isinstance(part, Listed) and not part.may_hold(type_name, key):
                 continue

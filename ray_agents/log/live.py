@@ -97,27 +97,46 @@ class LiveSegment:
             message = f"segment {self._name!r} has been taken over; look the owner up again"
             raise Fenced(message, segment=self._name)
 
-    async def finish(self, closing: Frame, *, sync: bool, dropped: Sequence[str]) -> None:
+    async def finish(
+        self,
+        closing: Frame,
+        *,
+        sync: bool,
+        dropped: Sequence[str],
+        replaced: Sequence[str] | None = None,
+    ) -> None:
         """Delete ``dropped``, write the ``closing`` frame, and close.
 
-        It is synced only if it is the first one: readers would believe its manifest, and of the
-        segment's name and the next owner's a power failure might keep the later. A small segment
-        is kept in memory, for the next wake in this process.
-        """
-        if self._blobs.prompt and not sync and not dropped and self._named is None:
-            self._finish(closing, sync=sync, dropped=dropped)
-        else:
-            await self._io.run(self._finish, closing, sync=sync, dropped=dropped)
+        The frame is synced only if it says what is listed instead of the files ``replaced``; then
+        those are deleted, too. Or if it is the first one: readers would believe its manifest, and
+        of the segment's name and the next owner's a power failure might keep the later. A small
+        segment is kept in memory, for the next wake in this process.
 
-    def _finish(self, closing: Frame, *, sync: bool, dropped: Sequence[str]) -> None:
+        Raises:
+            Fenced: somebody else has the log by now; what was replaced still stands.
+            StoreUnavailable, StoreFull: the medium refused.
+        """
+        visit = sync or dropped or replaced is not None or self._named is not None
+        if self._blobs.prompt and not visit:
+            self._finish(closing, sync=sync, dropped=dropped, replaced=replaced)
+        else:
+            await self._io.run(self._finish, closing, sync=sync, dropped=dropped, replaced=replaced)
+
+    def _finish(
+        self, closing: Frame, *, sync: bool, dropped: Sequence[str], replaced: Sequence[str] | None
+    ) -> None:
         try:
             if sync:
                 self.sync()
             for name in dropped:
                 self._blobs.delete(name)
             self._write(closing)
-            if self._named is not None:
+            if replaced is not None or self._named is not None:
                 self.sync()
+            if replaced is not None:
+                self._check_fence()
+                for name in replaced:
+                    self._blobs.delete(name)
         finally:
             self.close()
         if self._frames:

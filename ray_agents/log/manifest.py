@@ -16,6 +16,8 @@ from ray_agents.events import JSON, Draft, Event, Operation
 from ray_agents.log.keyindex import SUFFIX
 from ray_agents.log.segment import MANIFEST_ROW, epoch_of
 
+_FIELDS = ("name", "first", "end", "rows", "digest", "keys", "bytes", "time")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
@@ -24,7 +26,8 @@ class FileEntry:
     ``first`` is the offset of its first row, ``end`` the one after its last; offsets in between
     may be missing, so ``rows`` counts. ``digest`` is the chain of frame digests of a segment, or
     the digest of a sealed file's bytes; empty with 0 rows. ``keys`` is the digest of the index
-    beside a sealed file, empty if there is none (:mod:`ray_agents.log.keyindex`).
+    beside a sealed file, empty if there is none (:mod:`ray_agents.log.keyindex`). Of a sealed file
+    ``bytes`` is the size and ``time`` that of its newest row, in microseconds since the epoch.
     """
 
     name: str
@@ -33,6 +36,8 @@ class FileEntry:
     rows: int = 0
     digest: str = ""
     keys: str = ""
+    bytes: int = 0
+    time: int = 0
 
     @property
     def epoch(self) -> int | None:
@@ -47,13 +52,17 @@ class FileEntry:
     def row(self) -> list[JSON]:
         """As it stands in a manifest."""
         row: list[JSON] = [self.name, self.first, self.end, self.rows, self.digest]
-        return [*row, self.keys] if self.keys else row
+        return row if self.epoch else [*row, self.keys, self.bytes, self.time]
+
+    @property
+    def names(self) -> list[str]:
+        """Its own name, and that of its index."""
+        return [self.name, self.keys_name] if self.keys else [self.name]
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
         """Read it back."""
-        name, first, end, rows, digest, *keys = row
-        return cls(name=name, first=first, end=end, rows=rows, digest=digest, keys="".join(keys))
+        return cls(**dict(zip(_FIELDS, row, strict=False)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +70,25 @@ class Manifest:
     """The files of a log, oldest first; ``dropped`` are to be deleted, in this order.
 
     ``snapshot`` holds the rows that tell the wake state as of its ``end``
-    (:mod:`ray_agents.log.tidying`); None if there is none.
+    (:mod:`ray_agents.log.tidying`); None if there is none. Rows below the offset ``first`` have
+    been let go; ``ids`` are files that hold what is left of their messages.
     """
 
     epoch: int
     files: tuple[FileEntry, ...] = ()
     dropped: tuple[str, ...] = ()
     snapshot: FileEntry | None = None
+    first: int = 0
+    ids: tuple[FileEntry, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all files it lists, below the log's folder."""
+        listed = [*self.files, *self.ids, *([self.snapshot] if self.snapshot else [])]
+        return [name for entry in listed for name in entry.names]
 
     def value(self) -> dict[str, JSON]:
-        """As JSON; each file is a list of name, first, end, rows, digest and maybe keys."""
+        """As JSON; each file is a list of its fields, in their order."""
         value: dict[str, JSON] = {
             "epoch": self.epoch,
             "files": [file.row() for file in self.files],
@@ -78,6 +96,9 @@ class Manifest:
         }
         if self.snapshot is not None:
             value["snapshot"] = self.snapshot.row()
+        if self.first:
+            value["first"] = self.first
+            value["ids"] = [file.row() for file in self.ids]
         return value
 
     def draft(self) -> Draft:
@@ -98,6 +119,8 @@ class Manifest:
             files=tuple(FileEntry.of(file) for file in row["files"]),
             dropped=tuple(row["dropped"]),
             snapshot=FileEntry.of(snapshot) if snapshot else None,
+            first=row.get("first", 0),
+            ids=tuple(FileEntry.of(file) for file in row.get("ids", ())),
         )
 
 

@@ -4,6 +4,13 @@
 gathers in a group; each group is one frame, one write, one sync, one fence check, in one visit to
 a thread. The first group carries the manifest in front. Any failure of a group ends the ownership:
 nothing is written or synced after it, and every waiting append gets the error.
+
+Grouping is bounded. In delay: nothing is ever held back in the hope of company; an append to an
+idle owner is written at once, and one that comes while a sync is under way waits for that one and
+its own. In bytes: :data:`GROUP_BYTES_MAX`, and what comes behind a full group goes into the next.
+With ``Durability.BATCH`` an acknowledgement waits for no sync, but one follows within
+:data:`BATCH_SYNC_WITHIN`. Logs of one host share threads, and nothing else: a sync is of one file,
+so a group across logs would cost as many, and make each log wait for the slowest.
 """
 
 from __future__ import annotations
@@ -73,11 +80,12 @@ class LogOwner:
         clock: Clock,
         io: LogIO,
         durability: Durability,
+        now: int,
     ) -> None:
         self.epoch = adopted.manifest.epoch
         self.folder = files.folder
         self.tip = self.durable_tip = adopted.tip
-        self.history = History(adopted.parts)
+        self.history = History(adopted.parts, ids=adopted.ids)
         self.summary = History(adopted.summary)
         self.lost = asyncio.Event()
         self.cause: Exception | None = None
@@ -86,7 +94,7 @@ class LogOwner:
         self._upkeep = upkeep
         self._manifest = adopted.manifest
         self._tidied: Manifest | None = None
-        self._tidy = not is_due(adopted.manifest)
+        self._tidy = not is_due(adopted.manifest, upkeep, now=now)
         self._clock = clock
         self._io = io
         self._durability = durability
@@ -128,7 +136,7 @@ class LogOwner:
             CorruptLog: an older epoch is damaged.
             StoreUnavailable, StoreFull: the medium refused.
         """
-        files = LogFiles(blobs, folder, kept=io.kept)
+        files, now = LogFiles(blobs, folder, kept=io.kept), clock.now()
         try:
             live, adopted = await io.run(
                 _take_and_adopt,
@@ -139,6 +147,7 @@ class LogOwner:
                 durability=durability,
                 upkeep=upkeep,
                 summarise=summarise,
+                now=now,
             )
         except BaseException:
             await asyncio.gather(*beside, return_exceptions=True)
@@ -153,12 +162,18 @@ class LogOwner:
             clock=clock,
             io=io,
             durability=durability,
+            now=now,
         )
 
     @property
     def durability(self) -> Durability:
         """What an acknowledgement of this owner means."""
         return self._durability
+
+    @property
+    def first(self) -> int:
+        """The offset from which on there are rows: those below have been let go."""
+        return self._manifest.first
 
     @property
     def last_time(self) -> int:
@@ -288,7 +303,12 @@ class LogOwner:
         self._tidy = True
         try:
             self._tidied = await self._io.run(
-                tidied, self._files, self._manifest, upkeep=self._upkeep, epoch=self.epoch
+                tidied,
+                self._files,
+                self._manifest,
+                upkeep=self._upkeep,
+                epoch=self.epoch,
+                now=self._clock.now(),
             )
         except (CorruptLog, Fenced, StoreFull, StoreUnavailable) as error:
             LOGGER.warning("%s cannot be tidied: %s", self.folder, error.message)
@@ -316,13 +336,15 @@ class LogOwner:
 
     async def _close_cleanly(self) -> None:
         dropped = () if self._opening else self._dropped
+        replaced = None
         value: dict[str, JSON] = {"epoch": self.epoch}
         if self._tidied is not None:
             value[TIDIED] = self._tidied.value()
+            replaced = [f"{self.folder}/{name}" for name in self._tidied.dropped]
         closing = Draft.of(SEALED_ROW, "sealed", value=value, operation=Operation.UPSERT)
         frame = encode_frame([*self._opening, *self._assign([closing])])
         try:
-            await self._live.finish(frame, sync=self._unsynced, dropped=dropped)
+            await self._live.finish(frame, sync=self._unsynced, dropped=dropped, replaced=replaced)
         except RayAgentsError as error:
             self._lose(error)
             raise
@@ -371,6 +393,7 @@ def _take_and_adopt(
     durability: Durability,
     upkeep: Upkeep,
     summarise: bool,
+    now: int,
 ) -> tuple[LiveSegment, Adopted]:
     preamble = take(files, head=head, claim=claim)
     named = None
@@ -379,7 +402,9 @@ def _take_and_adopt(
         named = io.start(files.blobs.sync_names, name)
     live = LiveSegment(files, preamble, durability=durability, named=named, io=io)
     try:
-        adopted = adopt(files, epoch=preamble.epoch, head=head, upkeep=upkeep, summarise=summarise)
+        adopted = adopt(
+            files, epoch=preamble.epoch, head=head, upkeep=upkeep, summarise=summarise, now=now
+        )
     except CorruptLog as error:
         lost = superseded(files, preamble.epoch)
         raise lost or error from error

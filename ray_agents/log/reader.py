@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ray_agents.errors import CorruptLog, StoreUnavailable
+from ray_agents.errors import CorruptLog, OffsetGone, StoreUnavailable
 from ray_agents.events import Event
 from ray_agents.log.arrow import Batch
-from ray_agents.log.files import LogFiles, manifest_of
+from ray_agents.log.files import LogFiles, listing_of
 from ray_agents.log.history import History
 from ray_agents.log.manifest import FileEntry, Manifest
 from ray_agents.log.rows import Rows, check_order
 from ray_agents.log.segment import Ending, Head, Segment, parse_frames, segment_name
 from ray_agents.log.threads import LogIO
-from ray_agents.log.tidying import files_behind, usable_snapshot
+from ray_agents.log.tidying import files_behind, told_until, usable_snapshot
 from ray_agents.ports import Blobs
 
 LOOKS_MAX = 16
@@ -46,10 +46,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """All that may be read now, as columns; ``last_time`` is that of the newest row."""
+    """All that may be read now, as columns; ``last_time`` is that of the newest row.
+
+    Rows below the offset ``first`` have been let go.
+    """
 
     history: History
     tip: int
+    first: int
     last_time: int
     head: Head | None
 
@@ -76,12 +80,14 @@ class LogReader:
         self._files = LogFiles(blobs, folder, kept=io.kept)
         self._io = io
         self._newest: Segment | None = None
+        self._page: tuple[FileEntry, Rows] | None = None  # the file that is being read
         self._view = _View()
 
     async def read(self, offset: int, *, limit: int = 1000) -> Reading:
-        """At most ``limit`` events from ``offset`` on.
+        """At most ``limit`` events from ``offset`` on; 0 is the beginning, wherever that is now.
 
         Raises:
+            OffsetGone: that part of the log was let go; it names the first offset that exists.
             CorruptLog: a row that should be served is damaged.
             StoreUnavailable: the store cannot be read, or the log changes hands too fast.
         """
@@ -97,12 +103,19 @@ class LogReader:
 
     def _read(self, offset: int, limit: int) -> Reading:
         view, events = self._taken(lambda view: self._collect(view, offset, limit))
+        OffsetGone.check(offset, first=view.manifest.first, log=self._files.folder)
         return Reading(events=events, tip=view.tip, head=view.head)
 
     def _past(self, take: Callable[[_View], list[Rows] | FileEntry]) -> Past:
         view, parts = self._taken(take)
         last_time = parts[-1].batch.column(1)[-1].value if parts else 0
-        return Past(history=History(parts), tip=view.tip, last_time=last_time, head=view.head)
+        return Past(
+            history=History(parts),
+            tip=view.tip,
+            first=view.manifest.first,
+            last_time=last_time,
+            head=view.head,
+        )
 
     def _taken(self, take: Callable[[_View], list[T] | FileEntry]) -> tuple[_View, list[T]]:
         """What may be served now, and what ``take`` finds in it, unless a listed file is gone."""
@@ -227,7 +240,7 @@ class LogReader:
     def _serve(self, segment: Segment, batches: tuple[Batch, ...], *, head: Head) -> _View:
         batches = batches[:-1] if segment.sealed and batches is segment.batches else batches
         rows = check_order(segment.name, Rows(batches), start=0) if batches else None
-        return _View(manifest=manifest_of(segment), rows=rows, head=head)
+        return _View(manifest=listing_of(segment), rows=rows, head=head)
 
     def _hold(self, head: Head) -> _View | None:
         """The view while the newest owner has not begun: what it is certain to have adopted."""
@@ -276,7 +289,7 @@ class LogReader:
             rows = self._files.listed(entry)
             if rows is None:
                 return entry
-            found.append(rows)
+            found.append(rows.behind(told_until(view.manifest, snapshot)))
         return found if view.rows is None else [*found, view.rows]
 
     def _collect(self, view: _View, offset: int, limit: int) -> list[Event] | FileEntry:
@@ -294,10 +307,24 @@ class LogReader:
         """The rows of each file that has some from ``offset`` on; or the first that is gone."""
         for entry in view.manifest.files:
             if entry.rows and entry.end > offset:
-                rows = self._files.listed(entry)
-                yield entry if rows is None else rows
+                yield self._listed(entry)
+        self._page = None
         if view.rows is not None and view.rows.end > offset:
             yield view.rows
+
+    def _listed(self, entry: FileEntry) -> Rows | FileEntry:
+        """The rows of a file; or the file, which is gone.
+
+        Whoever reads page by page asks for the same file again and again, and it may be too large
+        to be kept for all.
+        """
+        if self._page is None or self._page[0] != entry:
+            self._page = None
+            rows = self._files.listed(entry)
+            if rows is None:
+                return entry
+            self._page = (entry, rows)
+        return self._page[1]
 
 
 _NONE = Head(epoch=0, host="", token="", sealed=False)

@@ -58,6 +58,21 @@ class Rows:
         self._scans = 0
         self._index: dict[tuple[str, str], int] | None = None
 
+    @property
+    def last_time(self) -> int:
+        """The time of the last row, in microseconds since the epoch."""
+        return self.batch.column(1)[-1].value
+
+    def behind(self, offset: int) -> Rows:
+        """The rows from ``offset`` on, of which there must be some."""
+        return self if offset <= self.first else Rows([self._slice(offset, self.end)])
+
+    def without(self, types: Collection[str]) -> Rows | None:
+        """The rows of other types; None if there are none."""
+        mask = pc.invert(pc.is_in(self.batch.column(2), pa.array(list(types), pa.string())))
+        batch = self.batch.filter(mask)
+        return Rows([batch]) if batch.num_rows else None
+
     def pick(self, rows: Sequence[int]) -> list[Event]:
         """The rows at these positions."""
         if len(rows) == 1:

@@ -4,6 +4,13 @@ A visit to a thread and back costs more than most file operations, nearly all of
 somebody up. So results travel in bulk: a thread that finishes while the event loop has not yet
 fetched the last results only adds to them. In a burst, with 16 logs at a time, that brings a visit
 from 40 µs down to 15 (measured).
+
+Syncs are per file, and one that waits for the disk keeps its thread: so the number of threads is
+that of the files a host syncs at once. There are more of them than processors need, for disks that
+take long and many at a time, as volumes in a cloud do: where a sync takes 4 ms, 64 appenders on 64
+logs came to 200 appends a second with one thread, 800 with 4, 3,200 with 16 and no more with 64;
+on a disk that takes 0.2 ms the processors are the limit, with 4 threads as with 16 (measured). They
+are started one by one, when all others are busy.
 """
 
 from __future__ import annotations
@@ -20,7 +27,7 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
-THREADS_MAX = 4
+THREADS_MAX = 16
 KEPT_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -106,7 +113,9 @@ class LogIO:
         self._threads_max = threads_max
         self._threads: list[Thread] = []
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._unfinished = 0
         self._closed = False
+        self._lock = Lock()
         self._returns: _Returns | None = None
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -126,31 +135,35 @@ class LogIO:
         return future
 
     def _put(self, job: Callable[[], None]) -> None:
-        if self._closed:
-            raise RuntimeError("file work after its threads have ended")
-        if not self._threads:
-            self._threads = [
-                Thread(target=_work, args=(self._jobs,), name=f"log-io_{n}", daemon=True)
-                for n in range(self._threads_max)
-            ]
-            for thread in self._threads:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("file work after its threads have ended")
+            self._unfinished += 1
+            self._jobs.put(job)
+            if len(self._threads) < min(self._unfinished, self._threads_max):
+                name = f"log-io_{len(self._threads)}"
+                thread = Thread(target=self._work, name=name, daemon=True)
+                self._threads.append(thread)
                 thread.start()
-        self._jobs.put(job)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            finally:
+                with self._lock:
+                    self._unfinished -= 1
 
     def close(self) -> None:
         """Wait for running work and end the threads; twice is harmless."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
-
-
-def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
-    while (job := jobs.get()) is not None:
-        job()
 
 
 def _fulfil(future: Future[T], fn: Callable[[], T]) -> None:

@@ -80,6 +80,7 @@ class Log:
     async def claim_after(self, head: Head | None, **options: Any) -> LogOwner:
         """A new owner of the epoch after ``head``."""
         token = options.pop("token", f"token-{next(self._tokens)}")
+        options.setdefault("upkeep", self.upkeep)
         return await LogOwner.claim(
             self.blobs,
             self.folder,
@@ -87,7 +88,7 @@ class Log:
             claim=Claim(host="host-1", token=token),
             clock=self.clock,
             io=self.io,
-            **({"upkeep": self.upkeep} | options),
+            **options,
         )
 
     def reader(self) -> LogReader:

@@ -1,10 +1,11 @@
 """All figures of the issue's acceptance in one run: ``python -m tests.benchmarks``.
 
-It starts a private Ray on a fresh store under the temporary directory, or under the folder given
-as argument (the disk to be measured), and prints each figure with its bar and whether it is met.
-The full sizes take some minutes; ``--slice`` takes those of continuous integration, which
-``pytest -m benchmark -s`` runs too. Durability is ``sync`` throughout: every acknowledgement has
-waited for ``fdatasync``. The load at each section tells what else the machine had to do.
+It works on a fresh store under the temporary directory, or under the folder given as argument (the
+disk to be measured), starts a private Ray unless all parts asked for do without, and prints each
+figure with its bar and whether it is met. The full sizes take some minutes; ``--slice`` takes those
+of continuous integration, which ``pytest -m benchmark -s`` runs too. Durability is ``sync``
+throughout: every acknowledgement has waited for ``fdatasync``. The load at each section tells what
+else the machine had to do.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("folder", nargs="?", help="where the store is made")
     parser.add_argument("--slice", action="store_true", help="the sizes of the CI")
-    parser.add_argument("--only", nargs="*", default=[], help="parts: scan warm cold swarm …")
+    parser.add_argument("--only", nargs="*", default=[], help="parts: log scan warm cold swarm …")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=chosen.folder, prefix="ray-agents-bench-") as folder:
         store = str(Path(folder) / "store")

@@ -9,9 +9,11 @@ import ray
 
 from tests.benchmarks import footprint, speed, storekeeping, tables
 from tests.benchmarks.figures import Printout
+from tests.benchmarks.log import FULL_LOG, SLICE_LOG, LogSizes, print_log
 from tests.benchmarks.stage import processors, staged
 
-PARTS = frozenset("scan warm cold swarm memory sleepers verify".split())
+PARTS = frozenset("log scan warm cold swarm memory sleepers verify".split())
+WITHOUT_RAY = frozenset({"log", "scan"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,7 @@ class Sizes:
     packed_awake: int
     dedicated_awake: int
     sleepers: int
+    log: LogSizes
 
 
 FULL = Sizes(
@@ -39,6 +42,7 @@ FULL = Sizes(
     packed_awake=1_000,
     dedicated_awake=4,
     sleepers=10_000,
+    log=FULL_LOG,
 )
 SLICE = Sizes(
     fresh_actors=5,
@@ -50,6 +54,7 @@ SLICE = Sizes(
     packed_awake=300,
     dedicated_awake=2,
     sleepers=2_000,
+    log=SLICE_LOG,
 )
 
 
@@ -60,8 +65,18 @@ async def run(store: str, sizes: Sizes, *, only: frozenset[str] = frozenset()) -
         f"ray-agents benchmarks: durability sync, {processors()} processors, "
         f"Python {platform.python_version()}, Ray {ray.__version__}, store {store}"
     )
+    if "log" in parts:
+        await print_log(out, f"{store}-logs", sizes.log)
     if "scan" in parts:
         await tables.print_scan(out, f"{store}-fleet")
+    if parts - WITHOUT_RAY:
+        await _run_on_ray(out, store, sizes, parts)
+    out.head("end")
+    out.end()
+    return out
+
+
+async def _run_on_ray(out: Printout, store: str, sizes: Sizes, parts: frozenset[str]) -> None:
     async with staged(store) as stage:
         fresh_actor = await speed.print_floor(out, fresh=sizes.fresh_actors)
         if "warm" in parts:
@@ -85,6 +100,3 @@ async def run(store: str, sizes: Sizes, *, only: frozenset[str] = frozenset()) -
             await footprint.print_sleepers(out, stage, sleepers=sizes.sleepers)
         if "verify" in parts:
             await storekeeping.print_verification(out, stage)
-    out.head("end")
-    out.end()
-    return out

@@ -65,7 +65,8 @@ def snapshot_of(events: list[Event], *, before: Rows | None = None) -> Rows | No
     """The rows that tell the state after ``before`` and ``events``."""
     history = History([] if before is None else [before])
     history.extend(events)
-    return history.taken(waking.essential(history))
+    essence = waking.essential(history)
+    return history.taken(essence.offsets) if essence else None
 
 
 @given(seed=seeds, steps=st.integers(0, 150), data=st.data())

@@ -69,7 +69,7 @@ def kinds_of(names: list[str]) -> dict[str, list[str]]:
             *(name for folder in (LIVE, REWRITTEN, CLAIMED, FENCED) for name in of(folder, 1, 2)),
         ],
         "segment taken over": of(REWRITTEN, 3) + of(FENCED, 3),
-        "segment dropped": of(MERGING, *range(1, 18)) + of(INDEX, 1, 2),
+        "segment dropped": of(INDEX, 1, 2),
         "segment never begun": of(CLAIMED, 4),
         "sealed file": [name for name in sealed_files if CLAIMED not in name and HOST not in name],
         "index of a sealed file": [name for name in names if name.endswith(".keys")],

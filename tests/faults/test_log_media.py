@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
 from ray_agents.errors import StoreFull, StoreUnavailable
+from ray_agents.events import Event
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import LogIO
 from ray_agents.testing.faulty_blobs import FaultyBlobs
@@ -92,6 +94,49 @@ async def test_appends_that_come_while_a_sync_is_under_way_share_the_next(
     await owner.seal()
 
 
+async def test_an_append_to_an_idle_owner_is_not_held_back(log: Log, blobs: FaultyBlobs) -> None:
+    owner = await log.claim()
+    await owner.append([message("first")])
+    before = blobs.calls["write"]
+    appending = owner.enqueue([message("a")])
+    await asyncio.sleep(0)
+    assert blobs.calls["write"] == before + 1
+    await appending.durable()
+    await owner.seal()
+
+
+async def test_an_append_waits_for_no_more_than_the_sync_under_way_and_its_own(
+    log: Log, blobs: FaultyBlobs
+) -> None:
+    owner = await log.claim()
+    await owner.append([message("first")])
+    under_way, go_on = threading.Event(), threading.Event()
+    blobs.meanwhile["sync"] = lambda: (under_way.set(), go_on.wait(10))
+    early = owner.enqueue([message("early")])
+    assert await asyncio.to_thread(under_way.wait, 10)
+    before = blobs.calls.copy()
+    late = [owner.enqueue([message(f"late{n}")]) for n in range(3)]
+    go_on.set()
+    await asyncio.gather(early.durable(), *(appending.durable() for appending in late))
+    calls = blobs.calls - before
+    assert (calls["write"], calls["sync"]) == (1, 1)
+    await owner.seal()
+
+
+async def test_a_group_is_bounded_in_bytes(
+    log: Log, blobs: FaultyBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_agents.log.owner.GROUP_BYTES_MAX", 2500)
+    owner = await log.claim()
+    await owner.append([message("first")])
+    before = blobs.calls.copy()
+    appends = [owner.enqueue([message(f"m{n}", 1000 * "x")]) for n in range(5)]
+    await asyncio.gather(*(appending.durable() for appending in appends))
+    calls = blobs.calls - before
+    assert (calls["write"], calls["sync"]) == (3, 3)
+    await owner.seal()
+
+
 async def test_a_wake_makes_three_syncs_and_reads_one_file(log: Log, blobs: FaultyBlobs) -> None:
     await log.wake("a")
     fresh = Log(blobs, io=LogIO())
@@ -112,6 +157,17 @@ async def test_a_log_that_was_sealed_in_this_process_is_not_read_again(blobs: Fa
     assert blobs.calls["read"] == 0
     with closing(Log(blobs)) as afresh:
         assert keys_of((await afresh.claim()).history.read(0)) == [f"m{n}" for n in range(5)]
+
+
+async def test_a_file_that_is_read_page_by_page_is_read_once(log: Log, blobs: FaultyBlobs) -> None:
+    await log.wake(*(f"m{n}" for n in range(20)))
+    await log.wake("last")
+    reader, found = log.reader(), list[Event]()
+    before = blobs.calls["read"]
+    while page := (await reader.read(found[-1].offset + 1 if found else 0, limit=3)).events:
+        found += page
+    assert keys_of(found) == [*(f"m{n}" for n in range(20)), "last"]
+    assert blobs.calls["read"] - before == 2
 
 
 async def test_a_cancelled_append_is_written_all_the_same_and_cancels_nobody_else(

@@ -153,9 +153,20 @@ async def test_a_reader_in_the_midst_of_merges_reads_on(log: Log) -> None:
     assert seen == [f"m{number}" for number in range(60)]
 
 
-async def test_deletions_that_a_death_prevented_are_done_by_the_next_owner(log: Log) -> None:
-    for number in range(18):
+async def dies_before_it_deletes(log: Log) -> None:
+    """An owner that has tidied, and named what it made, and dies."""
+    for number in range(17):
         await log.wake(f"m{number}")
+    inner, log.blobs = log.blobs, FaultyBlobs(log.blobs)
+    log.blobs.refuse["delete"] = StoreUnavailable("the process dies here", path="")
+    with pytest.raises(StoreUnavailable):
+        await log.wake("m17")
+    log.blobs = inner
+    assert log.blobs.exists(segment_name(FOLDER, 1))
+
+
+async def test_deletions_that_a_death_prevented_are_done_by_the_next_owner(log: Log) -> None:
+    await dies_before_it_deletes(log)
     merging = await log.claim()
     await merging.append([message("last")])
     segment = files(log).segment(19)
@@ -170,11 +181,34 @@ async def test_deletions_that_a_death_prevented_are_done_by_the_next_owner(log: 
 
 
 async def test_nothing_is_deleted_by_an_owner_that_acknowledged_nothing(log: Log) -> None:
-    for number in range(18):
-        await log.wake(f"m{number}")
+    await dies_before_it_deletes(log)
     await log.wake()
     assert log.blobs.exists(segment_name(FOLDER, 1))
     assert len(await read_afresh(log)) == 18
+
+
+async def test_what_was_replaced_is_gone_when_its_owner_has_left(log: Log, blobs: Blobs) -> None:
+    for number in range(18):
+        await log.wake(f"m{number}")
+    assert not blobs.exists(segment_name(FOLDER, 17))
+    listed = [name for name in blobs.names(f"{FOLDER}/sealed") if name.endswith(".arrow")]
+    assert len(listed) == 1
+    assert await read_afresh(log) == [f"m{number}" for number in range(18)]
+
+
+async def test_an_owner_that_was_replaced_while_it_tidied_deletes_nothing(log: Log) -> None:
+    for number in range(17):
+        await log.wake(f"m{number}")
+    stale = await log.claim()
+    await stale.append([message("m17")])
+    await stale.tidy_up()
+    new = await log.claim()
+    with pytest.raises(Fenced):
+        await stale.seal()
+    assert log.blobs.exists(segment_name(FOLDER, 1))
+    await new.append([message("m18")])
+    await new.seal()
+    assert await read_afresh(log) == [f"m{number}" for number in range(19)]
 
 
 async def test_a_damaged_listed_file_is_reported_and_never_served(log: Log, blobs: Blobs) -> None:
@@ -241,6 +275,7 @@ async def test_segments_are_deleted_in_ascending_order_and_the_newest_stays(log:
     for number in range(60):
         await log.wake(f"m{number}")
     epochs = [epoch for name in blobs.deleted if (epoch := epoch_of(name.rpartition("/")[2]))]
+    epochs = list(dict.fromkeys(epochs))  # the next owner makes sure of it
     assert epochs == list(range(1, len(epochs) + 1))
     assert 40 < len(epochs) < 60
 

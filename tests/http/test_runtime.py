@@ -7,11 +7,13 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import uvicorn
 
 from ray_agents.address import Address
+from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Registry
 from ray_agents.errors import (
     AskTimedOut,
@@ -25,9 +27,10 @@ from ray_agents.errors import (
 from ray_agents.events import Event
 from ray_agents.http.following import Patience
 from ray_agents.http.runtime import HttpRuntime
+from ray_agents.ports import Runtime
 from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
 from ray_agents.settings import Settings
-from ray_agents.views import Status
+from ray_agents.views import Durability, Status
 from serve.api import create_app
 from tests.fake_runtime import FakeRuntime
 
@@ -38,7 +41,7 @@ Wait = Callable[..., Awaitable[object]]
 
 
 @asynccontextmanager
-async def served(runtime: FakeRuntime, settings: Settings) -> AsyncGenerator[str]:
+async def served(runtime: Runtime, settings: Settings) -> AsyncGenerator[str]:
     app = create_app(lambda _: runtime, settings)
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
@@ -73,6 +76,23 @@ async def test_spawn_send_ask_and_inspect(http: HttpRuntime) -> None:
     assert (view.status, receipt.offset) == (Status.SLEEPING, 0)
     assert reply.text == "3 s for hi"
     assert (await http.inspect(AMY)).events == 2
+
+
+async def test_what_an_acknowledgement_is_worth_travels_with_receipts_and_views() -> None:
+    registry = Registry()
+
+    @registry.entity("echo", durability=Durability.BATCH)
+    async def echo(ctx: Any, wake: Any) -> Any:
+        return wake.payload
+
+    local = LocalRuntime("memory:")
+    async with served(local, Settings()) as url, HttpRuntime(url, None) as http:
+        await local.register(registry)
+        address = Address.of("echo", "ada")
+        view = await http.spawn(address, SpawnRequest())
+        receipt = await http.send(address, SendRequest(payload="x"))
+        views = (view, receipt, await http.inspect(address), *await http.types())
+        assert {each.durability for each in views} == {Durability.BATCH}
 
 
 async def test_a_delay_travels_in_seconds(http: HttpRuntime, runtime: FakeRuntime) -> None:

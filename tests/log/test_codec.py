@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+from dataclasses import FrozenInstanceError
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_agents.events import Event, Operation
+from ray_agents.events import Draft, Event, Operation
 from ray_agents.log.arrow import ipc
-from ray_agents.log.codec import LAYOUT, encode_frame, to_batch, to_events
+from ray_agents.log.codec import LAYOUT, MANY_ROWS_MIN, encode_frame, to_batch, to_events
 from ray_agents.log.marker import blanked_digest, read_marker
 from ray_agents.log.segment import Claim, Ending, new_preamble, parse_segment
 
@@ -53,6 +57,36 @@ def test_both_markers_of_a_frame_tell_its_length_and_digest(events: list[Event])
     assert first is not None
     assert first == read_marker(data[places.second : places.end])
     assert (first.length, first.digest) == (len(data), blanked_digest(data, places))
+
+
+@pytest.mark.parametrize("count", [1, MANY_ROWS_MIN - 1, MANY_ROWS_MIN, 3 * MANY_ROWS_MIN + 1])
+def test_many_events_are_decoded_as_few_are(count: int) -> None:
+    events = [
+        Event(
+            offset=2 * row,
+            time=row,
+            type=f"type-{row % 3}",
+            key=f"{row}",
+            operation=list(Operation)[row % 4],
+            text="" if row % 4 == 3 else f"{row}",
+            headers={"status": f"{row % 5}"} if row % 2 else {},
+        )
+        for row in range(count)
+    ]
+    decoded = to_events(to_batch(events))
+    assert decoded == events
+    assert [event.value for event in decoded] == [event.value for event in events]
+
+
+def test_an_event_of_many_is_as_immutable_as_any() -> None:
+    batch = encode_frame([Event.at(row, 0, Draft(type="t", key="k")) for row in range(2000)]).batch
+    with pytest.raises(FrozenInstanceError):
+        to_events(batch)[-1].offset = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_many_events_give_the_garbage_collector_nothing_to_look_at() -> None:
+    events = [Event.at(row, 0, Draft(type="t", key="k")) for row in range(2000)]
+    assert not any(gc.is_tracked(event) for event in to_events(to_batch(events)))
 
 
 def test_a_batch_says_null_for_the_value_of_a_deletion() -> None:

@@ -30,6 +30,7 @@ from tests.log.trees import (
     CLAIMED,
     FENCED,
     HOST,
+    INDEX,
     LIVE,
     LOGS,
     MERGED,
@@ -156,7 +157,7 @@ def test_a_damaged_schema_message_is_found(blobs: MemoryBlobs, folder: str) -> N
 
 @pytest.mark.parametrize("at", [100, 1500, -9], ids=["schema", "frame", "closing frame"])
 def test_damage_that_takes_no_row_says_so(blobs: MemoryBlobs, at: int) -> None:
-    taken_over = {100: segment(REWRITTEN, 3), 1500: segment(MERGING, 5), -9: segment(SEALED, 1)}
+    taken_over = {100: segment(REWRITTEN, 3), 1500: segment(INDEX, 1), -9: segment(SEALED, 1)}
     rewrite(blobs, taken_over[at], flip(at))
     assert (only(blobs).file, only(blobs).remedy) == (taken_over[at], HARMLESS)
 

@@ -15,6 +15,7 @@ from ray_agents.log.files import LogFiles
 from ray_agents.log.owner import PLAIN, Claim, History, LogIO, Upkeep, read_head
 from ray_agents.log.store import FORMAT_FILE, IDENTITY_FILE, format_line, store_identity
 from ray_agents.log.threads import Kept
+from ray_agents.log.tidying import Essence
 from ray_agents.ports import Blobs
 from ray_agents.testing.log_suite import Log, message
 
@@ -47,8 +48,8 @@ async def make_store(blobs: Blobs) -> None:
             await _make(Log(blobs, folder=folder, io=io, upkeep=upkeep), folder)
 
 
-def _messages(history: History) -> list[int]:
-    return history.offsets({"inbox"})
+def _messages(history: History) -> Essence:
+    return Essence(offsets=history.offsets({"inbox"}), held_from=0)
 
 
 async def _make(log: Log, folder: str) -> None:

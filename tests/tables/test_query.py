@@ -227,7 +227,7 @@ async def test_it_is_asked_from_a_shell(tmp_path: Path, capsys: pytest.CaptureFi
     sql = "select address, message, received, wake from inbox"
     assert main(["query", sql, "--store", str(tmp_path)]) == 0
     printed = capsys.readouterr().out.splitlines()[1].split()
-    assert printed == [ADA, "m", "2023-11-14T22:13:20.002000+00:00", "-"]
+    assert printed == [ADA, "m", "2023-11-14T22:13:20.003000+00:00", "-"]
     assert main(["query", "from nothing", "--store", str(tmp_path)]) == ExitCode.USAGE
     assert main(["query", sql, "--store", str(tmp_path / "none")]) == ExitCode.UNAVAILABLE
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 from textwrap import dedent
 
+import pytest
 from rich.console import Console, RenderableType
 
 from ray_agents.terminal import tables
 from ray_agents.terminal.screen import Screen
-from ray_agents.views import Status, TypeView
+from ray_agents.views import Durability, Status, TypeView
 from tests.terminal.stand_in import NOW, PARKED, entity
 
 
@@ -63,6 +64,12 @@ def test_inspect_shows_everything_that_is_not_empty() -> None:
         PARKED WAKE   MESSAGES   AFTER        ERROR
         w7                   2   3 attempts   ValueError: no
         """)
+
+
+@pytest.mark.parametrize("durability", list(Durability))
+def test_inspect_says_what_an_acknowledgement_is_worth(durability: Durability) -> None:
+    shown = printed(tables.entity(entity(durability=durability), now=NOW))
+    assert f"\ndurability    {durability}\n" in shown
 
 
 def test_inspect_says_when_it_is_next_due() -> None:

@@ -1,0 +1,94 @@
+"""A type that does not keep everything: what goes, what stays, and what is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from ray_agents.address import Address
+from ray_agents.cluster.local import LocalRuntime
+from ray_agents.definition import Definition, Registry, Retention
+from ray_agents.errors import InvalidDefinition, MessageConflict, OffsetGone
+from ray_agents.log import tidying
+from ray_agents.requests import SendRequest, SpawnRequest
+from ray_agents.views import Status
+from tests.cluster.conftest import ask, log_of
+
+ADA = Address.parse("/bot/ada")
+Wait = Callable[[Callable[[], object]], Awaitable[object]]
+
+
+class Note(BaseModel):
+    key: str
+    text: str
+
+
+async def bot(ctx: Any, wake: Any) -> str:
+    """Note the first message, and say how many notes there are."""
+    if ctx.first_wake:
+        ctx.state.notes.insert(Note(key="first", text=str(ctx.events[0].value["payload"])))
+    return str(len(ctx.state.notes.list()))
+
+
+@pytest.fixture
+async def runtime(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LocalRuntime]:
+    monkeypatch.setattr(tidying, "UNMERGED_SEGMENTS_MAX", 2)
+    monkeypatch.setattr(tidying, "SNAPSHOT_ROWS_MIN", 4)
+    registry = Registry()
+    small = Retention(bytes_max=20_000)
+    registry.define(
+        "bot",
+        Definition(
+            type="bot",
+            handler=bot,
+            state={"notes": Note},
+            idle_timeout=timedelta(0),
+            retention=small,
+        ),
+    )
+    async with LocalRuntime("memory:") as runtime:
+        await runtime.register(registry)
+        await runtime.spawn(ADA, SpawnRequest())
+        yield runtime
+
+
+async def work(runtime: LocalRuntime, wait_until: Wait, *, wakes: int) -> None:
+    """So many wakes, each in an ownership of its own."""
+
+    async def asleep() -> bool:
+        return (await runtime.inspect(ADA)).status is Status.SLEEPING
+
+    for number in range(wakes):
+        await ask(runtime, ADA, f"hello {number}", id=f"m{number}")
+        await wait_until(asleep)
+
+
+async def test_what_is_let_go_is_said_to_be_gone(runtime: LocalRuntime, wait_until: Wait) -> None:
+    await work(runtime, wait_until, wakes=24)
+    view = await runtime.inspect(ADA)
+    assert 0 < view.first < view.events
+    with pytest.raises(OffsetGone, match=f"the first that exists is {view.first}") as gone:
+        [event async for event in runtime.observe(ADA, offset=1, live=False)]
+    assert gone.value.facts["first"] == view.first
+    assert (await log_of(runtime, ADA))[0].offset >= view.first
+
+
+async def test_state_and_message_ids_stay(runtime: LocalRuntime, wait_until: Wait) -> None:
+    first = await runtime.send(ADA, SendRequest(payload="hello", id="early"))
+    await work(runtime, wait_until, wakes=24)
+    assert (await runtime.inspect(ADA)).first > first.offset
+    again = await runtime.send(ADA, SendRequest(payload="hello", id="early"))
+    assert (again.duplicate, again.offset) == (True, first.offset)
+    with pytest.raises(MessageConflict):
+        await runtime.send(ADA, SendRequest(payload="another", id="early"))
+    assert (await ask(runtime, ADA, "how many?")).value == "1"
+
+
+@pytest.mark.parametrize("wrong", [{"age": timedelta(0)}, {"bytes_max": 0}])
+def test_a_retention_of_nothing_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidDefinition, match="Retention"):
+        Retention(**wrong)
