@@ -88,6 +88,9 @@ class LiveSegment:
         """Make everything written durable, and the first time the segment's name, too."""
         if self._file is not None:
             self._file.sync()
+        self._wait_for_name()
+
+    def _wait_for_name(self) -> None:
         if self._named is not None:
             self._named.result()
             self._named = None
@@ -108,9 +111,9 @@ class LiveSegment:
         """Delete ``dropped``, write the ``closing`` frame, and close.
 
         The frame is synced only if it says what is listed instead of the files ``replaced``; then
-        those are deleted, too. Or if it is the first one: readers would believe its manifest, and
-        of the segment's name and the next owner's a power failure might keep the later. A small
-        segment is kept in memory, for the next wake in this process.
+        those are deleted, too; or if it is the first one, whose manifest readers would believe. In
+        any case the segment's name is durable before: of it and the next owner's, a power failure
+        might keep the later. A small segment is kept in memory, for the next wake in this process.
 
         Raises:
             Fenced: somebody else has the log by now; what was replaced still stands.
@@ -125,13 +128,15 @@ class LiveSegment:
     def _finish(
         self, closing: Frame, *, sync: bool, dropped: Sequence[str], replaced: Sequence[str] | None
     ) -> None:
+        first = self._named is not None
         try:
+            self._wait_for_name()
             if sync:
                 self.sync()
             for name in dropped:
                 self._blobs.delete(name)
             self._write(closing)
-            if replaced is not None or self._named is not None:
+            if first or replaced is not None:
                 self.sync()
             if replaced is not None:
                 self._check_fence()
