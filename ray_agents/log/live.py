@@ -128,7 +128,7 @@ class LiveSegment:
     def _finish(
         self, closing: Frame, *, sync: bool, dropped: Sequence[str], replaced: Sequence[str] | None
     ) -> None:
-        first = self._named is not None
+        first = self._named is not None and not sync
         try:
             self._wait_for_name()
             if sync:

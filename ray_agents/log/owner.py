@@ -154,7 +154,7 @@ class LogOwner:
             raise
         for each in beside:
             await each
-        return cls(
+        owner = cls(
             live,
             adopted,
             files=files,
@@ -164,6 +164,9 @@ class LogOwner:
             durability=durability,
             now=now,
         )
+        if adopted.rescued:
+            await owner._begin()
+        return owner
 
     @property
     def durability(self) -> Durability:
@@ -213,6 +216,21 @@ class LogOwner:
     async def append(self, drafts: Sequence[Draft]) -> tuple[Event, ...]:
         """Enqueue, and return the events once they are acknowledged; raises as both do."""
         return await self.enqueue(drafts).durable()
+
+    async def _begin(self) -> None:
+        """Make the manifest durable, before anybody is told of a row that only it makes durable."""
+        group = Group()
+        group.events, self._opening = self._opening, []
+        self._groups.append(group)
+        self._writing = _in_background(self._write_groups())
+        try:
+            await Appending((), group).durable()
+        except BaseException as error:
+            await self.abandon()
+            lost = None
+            if isinstance(error, Fenced):
+                lost = await self._io.run(superseded, self._files, self.epoch)
+            raise lost or error from error
 
     def _assign(self, drafts: Sequence[Draft]) -> tuple[Event, ...]:
         self._last_time = time = max(self._clock.now(), self._last_time)

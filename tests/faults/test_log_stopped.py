@@ -117,7 +117,9 @@ async def test_an_owner_that_was_stopped_too_long_acknowledges_nothing(tmp_path:
             while old.acknowledges():
                 pass
     with closing(Log(DirectoryBlobs(tmp_path))) as log:
-        history = (await log.claim()).history.read(0, types={"inbox"})
+        last = await log.claim()
+        history = last.history.read(0, types={"inbox"})
+        await last.seal()
         read = (await log.reader().read(0, limit=10**6)).events
     found = {event.offset: event.key for event in history}
     assert len(set(found.values())) == len(found) == len(history)

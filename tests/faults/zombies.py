@@ -33,9 +33,12 @@ STEPS_TO_DIE_MAX, STEPS_STANDING_MAX = 60, 150
 class SteppedBlobs(FaultyBlobs):
     """The medium as one actor sees it: each call is a step, at which the actor may die."""
 
-    def __init__(self, inner: Blobs, step: Callable[[], None]) -> None:
+    def __init__(
+        self, inner: Blobs, step: Callable[[], None], spoil: Callable[[str], None]
+    ) -> None:
         super().__init__(inner)
         self._step = step
+        self.spoil = spoil
         self.steps_left: int | None = None
         self.fails: str | None = None
         self.blameless = True
@@ -56,15 +59,24 @@ class SteppedBlobs(FaultyBlobs):
 
     def append(self, name: str) -> Appender:
         """See :class:`ray_agents.ports.Blobs`."""
-        return HalvingAppender(super().append(name))
+        return SteppedAppender(super().append(name), lambda: self.spoil(name))
 
 
-class HalvingAppender:
-    """Every write is seen by halves."""
+class SteppedAppender:
+    """Every write is seen by halves; a sync that fails has lost what it was for."""
 
-    def __init__(self, file: Appender) -> None:
+    def __init__(self, file: Appender, spoil: Callable[[], None]) -> None:
         self._file = file
-        self.sync, self.close = file.sync, file.close
+        self._spoil = spoil
+        self.close = file.close
+
+    def sync(self) -> None:
+        """See :class:`ray_agents.ports.Appender`."""
+        try:
+            self._file.sync()
+        except StoreUnavailable:
+            self._spoil()
+            raise
 
     def write(self, data: bytes) -> None:
         """See :class:`ray_agents.ports.Appender`."""
@@ -129,6 +141,7 @@ class Play:
     disk: LossyBlobs = field(default_factory=LossyBlobs)
     clock: Ticks = field(default_factory=Ticks)
     chance: Random = field(default_factory=Random)
+    spoiled: bool = False
 
     def run(self) -> None:
         """Play, then look."""
@@ -144,10 +157,16 @@ class Play:
         if dice < 0.6:
             self._end(self.disk, "after")
         if dice > 0.5:
+            if self.spoiled:  # a reader may have synced after a sync that failed, and not know
+                self.promises.served, self.promises.served_tip = {}, 0
             self._end(self.disk.after_power_loss(self.chance), "after power loss")
 
     def _end(self, disk: LossyBlobs, name: str) -> None:
         self.stage.play([self._epilogue(disk, name)], lambda _, left: left[0])
+
+    def _spoil(self, name: str) -> None:
+        self.spoiled = True
+        self.disk.spoil(name)
 
     def _choices(self, actors: int) -> Callable[[int, Sequence[int]], int]:
         chance, stage = self.chance, self.stage
@@ -166,7 +185,7 @@ class Play:
         return choose
 
     def _blobs(self, role: str) -> SteppedBlobs:
-        blobs = SteppedBlobs(self.disguise(role, self.disk), self.stage.step)
+        blobs = SteppedBlobs(self.disguise(role, self.disk), self.stage.step, self._spoil)
         dice = self.chance.random()
         if dice < 0.2:
             blobs.steps_left = self.chance.randint(1, STEPS_TO_DIE_MAX)
@@ -192,7 +211,7 @@ class Play:
                 except Fenced:
                     continue
                 except StoreUnavailable:
-                    assert not blobs.blameless, "no call has failed, and yet it was not fenced"
+                    assert self.spoiled or not blobs.blameless, "no call has failed, and yet it was not fenced"
 
         return act
 
