@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -20,6 +19,7 @@ from typer.main import get_command
 
 from ray_agents.errors import CorruptLog, RayAgentsError
 from ray_agents.terminal import (
+    carry_commands,
     entity_commands,
     log_commands,
     query_commands,
@@ -51,6 +51,7 @@ app = typer.Typer(
 )
 app.add_typer(runtime_commands.commands)
 app.add_typer(entity_commands.commands)
+app.add_typer(carry_commands.commands)
 app.add_typer(log_commands.commands)
 app.add_typer(query_commands.commands)
 
@@ -61,6 +62,7 @@ class Installed:
     def connect(self, target: Target) -> AbstractContextManager[Client]:
         """A client of a running runtime."""
         from ray_agents.client import connect
+        from ray_agents.cluster.head import absolute_store
         from ray_agents.cluster.running import find_running
         from ray_agents.errors import RuntimeUnavailable
 
@@ -68,7 +70,7 @@ class Installed:
         running = find_running(settings)
         url = target.url or settings.url or (running.url if running else None)
         if url is None:
-            message = f"no runtime of the store {str(Path(settings.store).absolute())!r} runs here"
+            message = f"no runtime of the store {absolute_store(settings)!r} runs here"
             raise RuntimeUnavailable(message, store=settings.store)
         return connect(url, settings=settings)
 

@@ -11,31 +11,39 @@ local Ray that ends with this process; ``connect("http://…")`` speaks to a con
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import importlib
+import builtins
 import os
-import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
 from datetime import timedelta
+from os import PathLike
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pydantic import ValidationError
 
 from ray_agents.address import Address
+from ray_agents.cluster.loopthread import LoopThread, before_exit
 from ray_agents.definition import Definition, Registry
 from ray_agents.errors import InvalidPayload, InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
 from ray_agents.ports import Runtime
-from ray_agents.requests import ListQuery, SendRequest, SpawnRequest, seconds_of
+from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest, seconds_of
 from ray_agents.settings import Settings, from_env
-from ray_agents.views import EntityView, Page, Receipt, Reply, Status, TypeView
+from ray_agents.views import (
+    EntityView,
+    ExportView,
+    Page,
+    Receipt,
+    Reply,
+    StateView,
+    Status,
+    TypeView,
+)
 
 T = TypeVar("T")
-R = TypeVar("R", SendRequest, SpawnRequest, ListQuery)
+R = TypeVar("R", ForkRequest, SendRequest, SpawnRequest, ListQuery)
 ASK_WITHIN = timedelta(minutes=1)
-CANCEL_WITHIN = timedelta(seconds=5)
 Detach = Callable[[], None]
 
 
@@ -235,6 +243,17 @@ class AsyncClient:
         """
         return await self._runtime.inspect(Address.parse(address))
 
+    async def state(self, address: str, *, at: int | None = None) -> StateView:
+        """One entity as it was when its log ended at the offset ``at``, or as it is now.
+
+        Its collections, tags and what it had left to do; it wakes nobody.
+
+        Raises:
+            UnknownEntity: nobody lived there then.
+            UnknownOffset: the log does not reach so far.
+        """
+        return await self._runtime.state(Address.parse(address), at=at)
+
     async def list(
         self,
         *,
@@ -255,6 +274,55 @@ class AsyncClient:
             "cursor": cursor,
         }
         return await self._runtime.list(_checked(ListQuery, fields))
+
+    async def fork(
+        self, address: str, to: str, *, at: int | None = None, fork_id: str | None = None
+    ) -> EntityView:
+        """Make the entity ``to`` of the rows of ``address`` with an offset below ``at``, or of all.
+
+        It goes on by itself: what the source has left to do (unhandled messages, delayed ones,
+        the outbox) remains the source's. Durable when this returns; it wakes nobody.
+
+        Raises:
+            UnknownEntity, EntityGone, UnknownOffset, EntityExists, InvalidAddress: it is refused.
+        """
+        fields = {"to": to, "at": at, "fork_id": fork_id}
+        return await self._runtime.fork(Address.parse(address), _checked(ForkRequest, fields))
+
+    async def export(
+        self, address: str, path: str | PathLike[str], *, children: bool = False
+    ) -> ExportView:
+        """Write an entity, with all that descend from it if asked, into one Arrow file at ``path``.
+
+        It is whole, verified and synced when this returns; what was there before is replaced then.
+
+        Raises:
+            UnknownEntity: nobody ever lived there.
+            StoreUnavailable: the file cannot be written.
+        """
+        from ray_agents.log.exportpath import save
+
+        chunks: Any = self._runtime.export(Address.parse(address), children=children)
+        async with aclosing(chunks):
+            return await save(chunks, Path(path))
+
+    async def import_(
+        self, path: str | PathLike[str], *, to: str | None = None
+    ) -> builtins.list[EntityView]:
+        """Make the entities in an exported file, at their addresses; one alone may be named ``to``.
+
+        Data is taken over, what was left to do is not, as in a fork. Durable when this returns; it
+        wakes nobody. The same file again goes on where an import broke off.
+
+        Raises:
+            EntityExists: an address is taken; then nothing has been made.
+            CorruptLog, InvalidPayload, InvalidAddress, StoreUnavailable: it cannot be taken in.
+        """
+        from ray_agents.log.exportpath import pieces
+
+        address = None if to is None else Address.parse(to)
+        async with aclosing(pieces(Path(path))) as chunks:
+            return await self._runtime.import_(chunks, to=address)
 
     async def kill(self, address: str, *, reason: str | None = None) -> None:
         """End the entity's life; its log remains readable."""
@@ -277,14 +345,7 @@ def _close_all() -> None:
         client.close()
 
 
-# Logs are sealed on threads of executors, which end before `atexit` begins. What is registered
-# with them, and after them, comes before their end; should that private way be closed one day,
-# the end of a process is what a crash is: the next start takes up what was left.
-importlib.import_module("concurrent.futures.thread")
-_at_exit: Callable[[Callable[[], None]], object] = getattr(
-    threading, "_register_atexit", atexit.register
-)
-_at_exit(_close_all)
+before_exit(_close_all)
 
 
 class Client:
@@ -295,11 +356,7 @@ class Client:
     """
 
     def __init__(self, runtime: Runtime, detach: Detach = _nothing) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="ray-agents-client", daemon=True
-        )
-        self._thread.start()
+        self._thread = LoopThread("ray-agents-client")
         self._client = AsyncClient(runtime, detach)
         self._closed = False
         _unclosed.add(self)
@@ -324,31 +381,14 @@ class Client:
         finally:
             self._closed = True
             _unclosed.discard(self)
-            asyncio.run_coroutine_threadsafe(_wind_up(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self._thread.close()
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         """The answer of ``work``, done on the loop; Ctrl-C cancels it and waits for its end."""
         if self._closed:
             work.close()
             raise _closed()
-        ended = threading.Event()
-
-        async def doing() -> T:
-            try:
-                return await work
-            finally:
-                ended.set()
-
-        future = asyncio.run_coroutine_threadsafe(doing(), self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            if future.cancel():
-                ended.wait(CANCEL_WITHIN.total_seconds())
-            raise
+        return self._thread.do(work)
 
     def register(self, what: Registry | Definition, *, source: str | None = None) -> list[TypeView]:
         """See :meth:`AsyncClient.register`."""
@@ -386,8 +426,8 @@ class Client:
         """Close an iterator; the garbage collector may ask for it on the loop's own thread."""
         if self._closed:
             return  # closing the client has closed it
-        if threading.current_thread() is self._thread:
-            self._loop.create_task(_close(events))
+        if self._thread.is_here:
+            self._thread.loop.create_task(_close(events))
         else:
             self._do(_close(events))
 
@@ -395,9 +435,29 @@ class Client:
         """See :meth:`AsyncClient.inspect`."""
         return self._do(self._client.inspect(address))
 
+    def state(self, address: str, *, at: int | None = None) -> StateView:
+        """See :meth:`AsyncClient.state`."""
+        return self._do(self._client.state(address, at=at))
+
     def list(self, **query: Any) -> Page:
         """See :meth:`AsyncClient.list`."""
         return self._do(self._client.list(**query))
+
+    def fork(self, address: str, to: str, **options: Any) -> EntityView:
+        """See :meth:`AsyncClient.fork`."""
+        return self._do(self._client.fork(address, to, **options))
+
+    def export(
+        self, address: str, path: str | PathLike[str], *, children: bool = False
+    ) -> ExportView:
+        """See :meth:`AsyncClient.export`."""
+        return self._do(self._client.export(address, path, children=children))
+
+    def import_(
+        self, path: str | PathLike[str], *, to: str | None = None
+    ) -> builtins.list[EntityView]:
+        """See :meth:`AsyncClient.import_`."""
+        return self._do(self._client.import_(path, to=to))
 
     def kill(self, address: str, *, reason: str | None = None) -> None:
         """See :meth:`AsyncClient.kill`."""
@@ -428,18 +488,6 @@ def _checked(model: type[R], fields: Mapping[str, Any]) -> R:
 async def _close(events: Any) -> None:
     async with aclosing(events):
         pass
-
-
-async def _wind_up() -> None:
-    """End what still runs on this loop: abandoned iterators, and what they wait for."""
-    ours = asyncio.current_task()
-    left = [task for task in asyncio.all_tasks() if task is not ours]
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
-    loop = asyncio.get_running_loop()
-    await loop.shutdown_asyncgens()
-    await loop.shutdown_default_executor()
 
 
 def _closed() -> RuntimeUnavailable:

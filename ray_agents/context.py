@@ -226,9 +226,8 @@ class Context:
     def _stage_outbox(
         self, kind: OutboxKind, target: Address, request: SendRequest | SpawnRequest
     ) -> str:
-        effects, created = self._session.effects, self._session.state.created
+        effects, life = self._session.effects, self._session.state.incarnation
         place = f"{self.wake.key}:{effects.scope}:{effects.next_ordinal()}"
-        life = created.life if created else 0
         message_id = f"{self.address}#{life}:{place}"
         if len(message_id) > MESSAGE_ID_LENGTH_MAX:
             message_id = f"{self.address}#{life}:{digest_of(place)}"

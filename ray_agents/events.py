@@ -257,6 +257,7 @@ class SendScheduled:
     KIND = "schedule"
     PENDING = "pending"
     SENT = "sent"
+    CANCELLED = "cancelled"  # a fork or an import does not inherit it
     STATUS_HEADER = "status"
     OFFSET_HEADER = "scheduled"  # of the inbox row: the offset at which its send was accepted
 
@@ -272,6 +273,10 @@ class SendScheduled:
     def sent(self, *, now: int) -> Draft:
         """The row to append beside the inbox row, in which the payload stands from now on."""
         return self._row(self.SENT, sent_at=now)
+
+    def cancelled(self) -> Draft:
+        """The row that takes it back."""
+        return self._row(self.CANCELLED)
 
     def message(self, *, now: int) -> MessageReceived:
         """The message as it enters the inbox."""

@@ -13,8 +13,8 @@ from typing import Protocol, Self
 from ray_agents.address import Address
 from ray_agents.definition import Registry
 from ray_agents.events import Draft, Event
-from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
-from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
+from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
+from ray_agents.views import EntityView, Page, Receipt, Reply, StateView, TypeView
 
 
 class Clock(Protocol):
@@ -52,10 +52,26 @@ class Blobs(Protocol):
         """
         ...
 
+    @property
+    def linger(self) -> timedelta:
+        """How long an append that nobody waits for may wait for others, to be written with them.
+
+        Zero where a write costs little.
+        """
+        ...
+
     def create(self, name: str, data: bytes) -> bool:
         """Write ``data`` under a new name, whole and synced; False if the name exists already.
 
         The *name* is durable only after :meth:`sync_names` of its folder.
+        """
+        ...
+
+    def link(self, source: str, name: str) -> bool:
+        """Give the content of ``source``, which nobody appends to any more, a second name.
+
+        It is not read or copied, and stays when ``source`` is deleted. False if ``name`` exists
+        already; as durable as :meth:`create`. ``StoreUnavailable`` if ``source`` does not exist.
         """
         ...
 
@@ -180,8 +196,26 @@ class Runtime(Protocol):
         """One entity, as it is now."""
         ...
 
+    async def state(self, address: Address, *, at: int | None = None) -> StateView:
+        """One entity as of an offset, as the rows below it tell; never wakes it."""
+        ...
+
     async def list(self, query: ListQuery) -> Page:
         """Some entities."""
+        ...
+
+    async def fork(self, source: Address, request: ForkRequest) -> EntityView:
+        """Make a new entity of the rows of another; return once it is durable. Wakes neither."""
+        ...
+
+    def export(self, address: Address, *, children: bool = False) -> AsyncIterator[bytes]:
+        """The bytes of a file with the entity, and all that descend from it. Wakes nobody."""
+        ...
+
+    async def import_(
+        self, chunks: AsyncIterator[bytes], *, to: Address | None = None
+    ) -> list[EntityView]:
+        """Make the entities of such a file, the one of them at ``to`` if given; durable then."""
         ...
 
     async def kill(self, address: Address, *, reason: str | None = None) -> None:

@@ -29,6 +29,7 @@ from ray_agents.events import (
     WakeStatus,
     decode,
 )
+from ray_agents.origin import EntityForked
 
 USER_TYPE_PREFIX = "state:"
 TAGS_TYPE = "tags"
@@ -38,6 +39,7 @@ ROW_TYPES = frozenset({TAGS_TYPE, CONTEXT_TYPE, MANIFEST_TYPE})
 CONTROL_TYPES = frozenset(
     {
         EntityCreated.TYPE,
+        EntityForked.TYPE,
         EntityStopped.TYPE,
         WakeRecorded.TYPE,
         EffectStaged.TYPE,
@@ -93,10 +95,16 @@ class Timer:
 
 @dataclass(slots=True)
 class State:
-    """The wake state of one entity. Only :func:`fold` and :meth:`apply` change it."""
+    """The wake state of one entity. Only :func:`fold` and :meth:`apply` change it.
+
+    ``origin`` says where it comes from if it was forked or imported in this life. Messages before
+    ``ids_offset`` do not count when ids are compared.
+    """
 
     created: EntityCreated | None = None
+    origin: EntityForked | None = None
     life_offset: int = 0
+    ids_offset: int = 0
     stopped: EntityStopped | None = None
     watermark: int = 0
     pending: list[Event] = field(default_factory=list[Event])
@@ -128,6 +136,12 @@ class State:
         return self.created is not None and self.stopped is None
 
     @property
+    def incarnation(self) -> str:
+        """What tells this life from every other that has rows of this log: for ids made in it."""
+        life = self.created.life if self.created else 0
+        return f"{life}" if self.origin is None else f"{life}-{self.origin.key}"
+
+    @property
     def undelivered(self) -> bool:
         """Whether the outbox holds anything that waits for no due time."""
         return any(row.effect.target not in self.deferred for row in self.outbox.values())
@@ -150,6 +164,11 @@ class State:
         args = len(repr(self.created.args)) if self.created else 0
         return args + sum(len(text) for table in self.rows.values() for text in table.values())
 
+    def show_committed(self) -> None:
+        """Take what open wakes have committed into ``rows``, as an end of them would."""
+        for wake_key in self.effects:
+            self._show_effects(wake_key)
+
     def apply(self, event: Event) -> None:
         """Take one more event, the next of the log, into account."""
         match event.type:
@@ -166,21 +185,37 @@ class State:
                 self.deferred[event.key] = DeliveryDeferred.of(event)
             case SendScheduled.TYPE if SendScheduled.is_row(event.type, event.key):
                 self._apply_schedule(event)
+            case _:
+                self._apply_life(event)
+        self._note_effect(event)
+
+    def _apply_life(self, event: Event) -> None:
+        match event.type:
             case EntityCreated.TYPE:
                 self._apply_created(event)
+            case EntityForked.TYPE:
+                self.come_from(EntityForked.of(event), event.offset)
             case EntityStopped.TYPE:
                 self.stopped = EntityStopped.of(event)
                 self._abandon()
             case _:
                 pass
-        self._note_effect(event)
 
     def _apply_created(self, event: Event) -> None:
-        self.created, self.stopped = EntityCreated.of(event), None
-        self.life_offset = self.watermark = event.offset
+        self.created, self.stopped, self.origin = EntityCreated.of(event), None, None
+        self.life_offset = self.ids_offset = self.watermark = event.offset
         self.woken = False
         self.rows.clear()
         self._abandon()
+
+    def come_from(self, origin: EntityForked, offset: int) -> None:
+        """Take into account that the rows before ``offset`` were inherited.
+
+        What they obliged the source to is ended by the rows that follow (``closing.py``).
+        """
+        if self.created is not None:
+            self.created = origin.creation(self.created)
+        self.origin, self.ids_offset = origin, offset
 
     def _abandon(self) -> None:
         """The end of a life ends its obligations."""
@@ -193,7 +228,7 @@ class State:
             self.watermark = wake.to_offset
             self.pending = [e for e in self.pending if e.offset >= wake.to_offset]
         if wake.closed:
-            self.woken = True
+            self.woken = self.woken or wake.attempt > 0
             self.wakes.pop(wake.key, None)
         else:
             self.wakes[wake.key] = wake

@@ -62,6 +62,17 @@ class SpawnRequest(Request):
         return message
 
 
+class ForkRequest(Request):
+    """A new entity ``to``, of the same type, with the source's rows before the offset ``at``.
+
+    None is all there are; ``fork_id`` makes a repeated fork harmless.
+    """
+
+    to: str = Field(max_length=256)
+    at: int | None = Field(default=None, ge=0)
+    fork_id: str | None = Field(default=None, min_length=1, max_length=64)
+
+
 class ListQuery(Request):
     """Which entities to list; ``tag`` is ``key`` or ``key=value``."""
 

@@ -16,7 +16,7 @@ the deletion of the ``text`` row and takes that text back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -28,8 +28,10 @@ from ray_agents.model import Answered, Block, Usage
 Row = dict[str, Any]
 
 DELTA_TYPES = frozenset({"text_delta", "reasoning_delta"})
+RUN_TYPES = DELTA_TYPES | {"run", "step", "text", "reasoning", "tool_call"}
 ENDED = frozenset({"completed", "failed"})
 TURNS_MAX_REACHED = "turns_max"
+INTERRUPTED = "interrupted"
 
 
 class RunRecord:
@@ -216,6 +218,28 @@ class RunRecord:
             **sum((Usage.of(step) for step in steps), Usage()).as_row(),
         }
         return self.put("run", self.key, row)
+
+    def run_interrupted(self, message: str, *, told: Callable[[str | None], str]) -> list[Draft]:
+        """End a run that nobody goes on with, where it stands; nothing if it has ended.
+
+        Its last step's tool calls without a result get the error that ``told`` gives for their
+        status so far, so that the transcript stays whole.
+        """
+        run, number = self.run, self.steps_completed
+        if run is None or run["status"] != "started":
+            return []
+        drafts = [
+            self.tool_call(key, block, "failed", error=told(status))
+            for key, block, status in self.unanswered(number)
+        ]
+        ended = {"status": "failed", "finish_reason": INTERRUPTED}
+        key = self.step_key(number + 1)
+        step = self.row("step", key)
+        if step is not None and step["status"] == "started":
+            drafts += [*self.answer_voided(number + 1), self.put("step", key, step | ended)]
+        error = {"error_code": INTERRUPTED, "message": message, "run_id": self.key}
+        failure = self.put("error", f"{self.key}:{INTERRUPTED}", error)
+        return [*drafts, failure, self.put("run", self.key, run | ended)]
 
     def run_failed(self, number: int, *, code: str, message: str) -> list[Draft]:
         """The model call of a step failed; running the wake again goes on from there."""

@@ -71,6 +71,17 @@ class ParkedWake(View):
     messages: int
 
 
+class Origin(View):
+    """Where an entity comes from that was not spawned: ``fork`` or ``import``, and of what.
+
+    It has the rows of ``address`` with an offset below ``offset``.
+    """
+
+    cause: str
+    address: str
+    offset: int
+
+
 class EntityView(View):
     """One entity as ``inspect`` and ``list`` show it; times are microseconds since the epoch.
 
@@ -88,6 +99,7 @@ class EntityView(View):
     args: dict[str, Any] = {}
     tags: dict[str, str] = {}
     parent: str | None = None
+    forked_from: Origin | None = None
     epoch: int = 0
     events: int = 0
     first: int = 0
@@ -101,6 +113,49 @@ class EntityView(View):
     pid: int | None = None
     definition_version: int | None = None
     durability: Durability = Durability.SYNC
+
+
+class StateView(View):
+    """One entity as of an offset: what the rows below ``at`` say of it.
+
+    ``tip`` is the end of the log now, ``time`` that of the newest row below ``at``; times are
+    microseconds since the epoch. ``collections`` are the user's, by name, each a list of rows in
+    the order of first writing; what a wake had committed is in them, whether it had ended or not.
+    ``context`` is likewise. ``woken`` says whether any wake had ended, ``open_wakes`` counts those
+    that had not, parked ones included; ``backlog`` counts the messages that no ended or parked wake
+    had taken, ``outgoing`` what was in the outbox.
+    """
+
+    address: str
+    type: str
+    id: str
+    at: int
+    tip: int
+    time: int
+    created: int
+    life: int = 0
+    stopped: bool = False
+    args: dict[str, Any] = {}
+    tags: dict[str, str] = {}
+    parent: str | None = None
+    forked_from: Origin | None = None
+    collections: dict[str, list[Any]] = {}
+    context: list[Any] = []
+    backlog: int = 0
+    woken: bool = False
+    open_wakes: int = 0
+    parked: tuple[ParkedWake, ...] = ()
+    schedules: int = 0
+    outgoing: int = 0
+
+
+class ExportView(View):
+    """A file with exported entities: where it is, its size, its xxh3_64, and who is in it."""
+
+    file: str
+    bytes: int
+    digest: str
+    addresses: tuple[str, ...]
 
 
 class TypeView(View):

@@ -12,6 +12,7 @@ from ray_agents.ports import Runtime
 from ray_agents.settings import Settings
 from serve import problem, routes
 from serve.guards import BearerToken, BodyLimit
+from serve.imports import imports
 
 RuntimeFactory = Callable[[Settings], Runtime]
 
@@ -48,7 +49,7 @@ def create_app(runtime_factory: RuntimeFactory, settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings = settings
-    for router in (routes.health, routes.types, routes.entities):
+    for router in (routes.health, routes.types, routes.entities, imports):
         app.include_router(router)
     problem.install(app)
     # The last one added is the outermost: a request without the token has no body read.

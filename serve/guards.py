@@ -15,6 +15,7 @@ from ray_agents.errors import InvalidPayload, PayloadTooLarge, RayAgentsError, U
 from serve.problem import answer
 
 OPEN_PATHS = frozenset({"/healthz"})
+STREAMED_PATHS = frozenset({"/v1/imports"})  # their routes read, and limit, what they are sent
 
 
 class BearerToken:
@@ -53,7 +54,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or let it pass (ASGI)."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in STREAMED_PATHS:
             await self._app(scope, receive, send)
             return
         try:

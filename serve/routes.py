@@ -21,9 +21,9 @@ from ray_agents.definition import Registry
 from ray_agents.errors import InvalidDefinition, OffsetGone, RuntimeUnavailable
 from ray_agents.events import JSON, wire_offset
 from ray_agents.ports import Runtime
-from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
+from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
 from ray_agents.settings import Settings
-from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
+from ray_agents.views import EntityView, Page, Receipt, Reply, StateView, TypeView
 from serve.schemas import (
     NOW,
     Count,
@@ -68,6 +68,9 @@ def address_of(type: str, id: str) -> Address:
 AnyRuntime = Annotated[Runtime, Depends(runtime_of)]
 AnySettings = Annotated[Settings, Depends(settings_of)]
 At = Annotated[Address, Depends(address_of)]
+AsOf = Annotated[
+    int | None, Query(alias="at", ge=0, description="the end of what counts; absent: now")
+]
 Wake = Annotated[str | None, Query(max_length=256, description="one wake; all if absent")]
 
 
@@ -176,6 +179,18 @@ async def send(at: At, runtime: AnyRuntime, body: SendRequest) -> Receipt:
 async def ask(at: At, runtime: AnyRuntime, body: SendRequest, within: Seconds = 60.0) -> Reply:
     """Send, and wait for the reply to that message."""
     return await runtime.ask(at, body, within=timedelta(seconds=within))
+
+
+@entities.get("/{type}/{id}/state")
+async def state(at: At, runtime: AnyRuntime, offset: AsOf = None) -> StateView:
+    """The entity as it was when its log ended at an offset, or as it is now; it is not woken."""
+    return await runtime.state(at, at=offset)
+
+
+@entities.post("/{type}/{id}/fork", status_code=HTTP_201_CREATED)
+async def fork(at: At, runtime: AnyRuntime, body: ForkRequest) -> EntityView:
+    """A new entity of the rows of this one; neither wakes."""
+    return await runtime.fork(at, body)
 
 
 @entities.post("/{type}/{id}/retry")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import builtins
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
 from typing import Self
 
@@ -18,8 +19,8 @@ from ray_agents.errors import (
     UnknownType,
 )
 from ray_agents.events import Draft, Event
-from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
-from ray_agents.views import EntityView, Page, Receipt, Reply, Status, TypeView
+from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
+from ray_agents.views import EntityView, Page, Receipt, Reply, StateView, Status, TypeView
 
 
 class FakeRuntime:
@@ -33,6 +34,8 @@ class FakeRuntime:
         self.queries: list[ListQuery] = []
         self.registered: list[tuple[Registry, str | None]] = []
         self.parked: list[tuple[str, Address, str | None]] = []
+        self.forked: list[tuple[Address, ForkRequest]] = []
+        self.imported = b""
         self.fails_with: BaseException | None = None
         self.breaks_after: int | None = None
         self.observers = 0
@@ -146,6 +149,48 @@ class FakeRuntime:
         self.queries.append(query)
         views = [await self.inspect(address) for address in list(self.logs)[: query.limit]]
         return Page(items=tuple(views), cursor="more")
+
+    async def fork(self, source: Address, request: ForkRequest) -> EntityView:
+        rows = self._log(source)
+        if request.at is not None and request.at > len(rows):
+            raise UnknownOffset(f"{request.at!r} lies beyond the end", offset=request.at)
+        target = Address.parse(request.to)
+        self.forked.append((source, request))
+        self.spawned[target] = self.spawned[source]
+        self.logs[target] = rows[: request.at]
+        return await self.inspect(target)
+
+    async def state(self, address: Address, *, at: int | None = None) -> StateView:
+        rows = self._log(address)
+        end = len(rows) if at is None else at
+        if end > len(rows):
+            raise UnknownOffset(f"{end!r} lies beyond the end", offset=end)
+        return StateView(
+            address=str(address),
+            type=address.type,
+            id=address.id,
+            at=end,
+            tip=len(rows),
+            time=1,
+            created=1,
+            collections={"texts": [row.value for row in rows[:end]]},
+        )
+
+    async def export(
+        self, address: Address, *, children: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        self._log(address)
+        for piece in (b"export of ", str(address).encode(), b" and all" if children else b""):
+            yield piece
+
+    async def import_(
+        self, chunks: AsyncIterator[bytes], *, to: Address | None = None
+    ) -> builtins.list[EntityView]:
+        self.imported = b"".join([chunk async for chunk in chunks])
+        if self.fails_with is not None:
+            raise self.fails_with
+        address = to or Address.of("assistant", "imported")
+        return [await self.spawn(address, SpawnRequest())]
 
     async def kill(self, address: Address, *, reason: str | None = None) -> None:
         self._log(address)

@@ -22,7 +22,7 @@ from tests.terminal.stand_in import ADA, CONVERSATION, FakeClient, FakeInstallat
 README = Path(__file__).parents[1] / "README.md"
 COMMANDS = (
     "demo start stop status types version log "
-    "spawn send ask observe view inspect ps kill retry skip query"
+    "spawn send ask observe view inspect ps kill retry skip query fork export import"
 ).split()
 
 
@@ -132,6 +132,31 @@ def test_a_parked_wake_can_be_named(verb: str, run: Run, client: FakeClient) -> 
 def test_kill_says_why(run: Run, client: FakeClient) -> None:
     run("kill", ADA, "--reason", "old")
     assert client.asked == [("kill", {"address": ADA, "reason": "old"})]
+
+
+def test_fork_says_what_of_what_and_as_of_when(run: Run, client: FakeClient) -> None:
+    said = run("fork", ADA, "/assistant/bob", "--at", "5").out
+    assert said == f"/assistant/bob is a fork of {ADA} as of offset 5\n"
+    assert client.asked == [("fork", {"address": ADA, "to": "/assistant/bob", "at": 5})]
+
+
+def test_export_says_where_who_and_how_much(run: Run, client: FakeClient) -> None:
+    assert run("export", ADA, "x.arrow").out.startswith(f"x.arrow: {ADA}, 4,096 bytes, xxh3 0")
+    assert run("export", ADA, "x.arrow", "--children").out.startswith("x.arrow: 2 entities,")
+    assert client.asked[1][1]["children"] is True
+
+
+def test_import_says_who_was_made(run: Run, client: FakeClient) -> None:
+    assert run("import", "x.arrow", "--to", "/assistant/bob").out == f"{ADA}\n"
+    assert client.asked == [("import", {"path": Path("x.arrow"), "to": "/assistant/bob"})]
+
+
+def test_inspect_shows_the_state_as_of_an_offset(run: Run, client: FakeClient) -> None:
+    said = run("inspect", ADA, "--at", "5").out
+    for words in ("offset 5 of 14", "imported from   /assistant/old", '{"key":"b"}', "team=red"):
+        assert words in said
+    assert run("inspect", ADA, "--at", "-1").code == 0
+    assert [what["at"] for _, what in client.asked] == [5, None]
 
 
 def test_start_tells_what_was_started_and_where(run: Run, installation: FakeInstallation) -> None:
@@ -268,6 +293,8 @@ def test_view_ends_with_what_the_entity_does_now(run: Run) -> None:
         *(("ps",), ("types",), ("version",), ("status",), ("start",), ("stop",)),
         ("log", "verify", ADA),
         ("query", "from x"),
+        *(("fork", ADA, "/a/b"), ("export", ADA, "x"), ("import", "x")),
+        ("inspect", ADA, "--at", "3"),
         *(("inspect", ADA), ("view", ADA), ("send", ADA, "x"), ("ask", ADA, "x"), ("spawn", ADA)),
     ],
     ids=lambda words: words[0],

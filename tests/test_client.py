@@ -170,7 +170,7 @@ def test_an_iterator_closed_early_leaves_nothing_behind(client: Client) -> None:
 
 def followers(client: Client) -> list[str]:
     """What runs on the client's loop and awaits an event."""
-    tasks = asyncio.all_tasks(client._loop)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+    tasks = asyncio.all_tasks(client._thread.loop)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
     return [str(task) for task in tasks if "doing" in str(task.get_coro())]
 
 

@@ -60,12 +60,14 @@ def test_a_row_that_a_failed_wake_committed_is_shown_when_it_ends(seed: int, ste
 
 
 @given(seed=seeds, steps=lengths)
-def test_a_delayed_send_is_pending_until_it_is_sent_or_its_life_ends(seed: int, steps: int) -> None:
+def test_a_delayed_send_is_pending_until_it_is_sent_or_cancelled_or_its_life_ends(
+    seed: int, steps: int
+) -> None:
     events = random_log(seed, steps=steps)
     state = fold(events)
     life = [event for event in events if event.offset >= state.life_offset and state.alive]
     scheduled = {e.key: e.offset for e in life if e.headers.get("status") == "pending"}
-    sent = {event.key for event in life if event.headers.get("status") == "sent"}
+    sent = {e.key for e in life if e.headers.get("status") in ("sent", "cancelled")}
     pending = {key: offset for key, offset in scheduled.items() if key not in sent}
     assert {f"schedule:{k}": timer.offset for k, timer in state.timers.items()} == pending
     assert not any(key.startswith("schedule:") for key in state.rows.get("manifest", {}))

@@ -13,7 +13,7 @@ from ray_agents.cluster.folders import ENTITIES
 from ray_agents.errors import InvalidAddress, UnknownEntity
 from ray_agents.log.owner import LogIO
 from ray_agents.ports import Blobs
-from ray_agents.requests import ListQuery
+from ray_agents.requests import PAGE_ITEMS_MAX, ListQuery
 from ray_agents.views import EntityView, Page
 
 READ_AT_ONCE = 32
@@ -46,6 +46,27 @@ class Catalog:
         items = tuple(found[: query.limit])
         more = len(found) > query.limit
         return Page(items=items, cursor=items[-1].address if more else None)
+
+    async def with_descendants(self, address: Address) -> list[Address]:
+        """An entity, its children, theirs, and so on, parents first; each is read for its parent.
+
+        Raises:
+            UnknownEntity: nobody ever lived at ``address``.
+        """
+        await self._describe(address)
+        found, cursor = [address], None
+        children: dict[str, list[Address]] = {}
+        while True:
+            page = await self.page(ListQuery(cursor=cursor, limit=PAGE_ITEMS_MAX))
+            for view in page.items:
+                if view.parent is not None:
+                    children.setdefault(view.parent, []).append(Address.parse(view.address))
+            if page.cursor is None:
+                break
+            cursor = page.cursor
+        for each in found:  # it grows meanwhile
+            found += [child for child in children.pop(str(each), ()) if child not in found]
+        return found
 
     async def _view(self, address: Address) -> EntityView | None:
         try:

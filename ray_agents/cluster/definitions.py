@@ -35,7 +35,8 @@ from ray_agents.views import Durability, TypeView
 
 VERSION_TRIES_MAX = 20
 _HERE: dict[str, Definition] = {}  # by digest: in the process that registered it, it is itself
-LOOK_SECONDS = 0.0005  # looks closer together are one: to acknowledge a registration takes longer
+LOOK_SECONDS = 0.0005  # looks closer together are one: to acknowledge a registration takes longer;
+# where a look is a request to a server, those are that lie no further apart than a post may linger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class Definitions:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
+        self._look_seconds = max(LOOK_SECONDS, blobs.linger.total_seconds())
         self._loaded: dict[tuple[str, int], Versioned] = {}
         self._placements: dict[tuple[str, int], Placement] = {}
         self._durabilities: dict[tuple[str, int], Durability] = {}
@@ -176,7 +178,7 @@ class Definitions:
         """
         version, looked = self._seen.get(type_name, (0, 0.0))
         now = time.monotonic()
-        if version and now - looked < LOOK_SECONDS:
+        if version and now - looked < self._look_seconds:
             return version
         if not version:
             names = self._blobs.names(type_folder(type_name))

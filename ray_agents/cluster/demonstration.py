@@ -17,12 +17,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import psutil
 
 from ray_agents.client import Client
 from ray_agents.cluster.attach import ClusterRuntime, attach
+from ray_agents.cluster.head import store_below
 from ray_agents.cluster.launch import start_ray, stop_ray
 from ray_agents.cluster.running import RunningRay, recorded
 from ray_agents.demo import registry
@@ -45,7 +45,7 @@ def run_demo(settings: Settings, *, screen: Screen) -> None:
     Raises:
         RuntimeUnavailable: Ray does not start, or the agent does not fall asleep in time.
     """
-    demo = replace(settings, store=str(Path(settings.store) / "demo"), url=None)
+    demo = replace(settings, store=store_below(settings.store, "demo"), url=None)
     address = f"/assistant/demo-{int(time.time())}"
     with _model(demo, screen) as with_model:
         try:

@@ -315,13 +315,13 @@ class Entity:
     def _find(self, message_id: str) -> tuple[str, int] | None:
         """The digest of that id's message in this life, durable or on its way, and its offset."""
         arriving = self._arriving.get(message_id)
-        if arriving is not None and arriving.row >= self.state.life_offset:
+        if arriving is not None and arriving.row >= self.state.ids_offset:
             return arriving.message.digest, arriving.accepted
         timer = self.state.timers.get(message_id)
         if timer is not None:
             return timer.send.message(now=timer.send.timestamp).digest, timer.offset
         event = self.owner.history.find(MessageReceived.TYPE, message_id)
-        if event is None or event.offset < self.state.life_offset:
+        if event is None or event.offset < self.state.ids_offset:
             return None
         scheduled = event.headers.get(SendScheduled.OFFSET_HEADER)
         return digest_of_message(event), int(scheduled) if scheduled else event.offset

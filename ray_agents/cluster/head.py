@@ -160,6 +160,11 @@ def absolute_store(settings: Settings) -> str:
     return str(Path(settings.store).expanduser().absolute())
 
 
+def store_below(store: str, name: str) -> str:
+    """The store ``name`` inside the folder, or below the prefix, of another."""
+    return f"{store.rstrip('/')}/{name}" if "://" in store else str(Path(store) / name)
+
+
 def settings_environment(settings: Settings, token_file: Path) -> dict[str, str]:
     """The settings for the cluster's processes: the token as a file's name, never itself."""
     given = to_env(settings) | {

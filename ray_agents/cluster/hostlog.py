@@ -55,13 +55,9 @@ class HostLog:
         async with self._mending:
             if not self.broken:
                 return
-            e = self._equipment
             await self._owner.abandon()
             try:
-                head = await read_head(e.blobs, host_folder(e.host), io=e.io)
-                if head is None or head.host != e.host:
-                    raise Fenced(f"the log of host {e.host!r} was taken over")
-                self._owner = await _claim(e, head)
+                self._owner = await _reclaimed(self._equipment)
             except Fenced:
                 self._taken = True
                 raise
@@ -108,6 +104,13 @@ class HostLog:
     async def abandon(self) -> None:
         """Close the log as a crash would leave it."""
         await self._owner.abandon()
+
+
+async def _reclaimed(e: Equipment) -> LogOwner:
+    head = await read_head(e.blobs, host_folder(e.host), io=e.io)
+    if head is None or head.host != e.host:
+        raise Fenced(f"the log of host {e.host!r} was taken over")
+    return await _claim(e, head)
 
 
 async def _claim(e: Equipment, head: Head | None) -> LogOwner:

@@ -11,7 +11,7 @@ from ray_agents.events import WakeStatus
 from ray_agents.lifecycle import Known, status_of
 from ray_agents.projection import State
 from ray_agents.schedule import next_due
-from ray_agents.views import Durability, EntityView, ParkedWake
+from ray_agents.views import Durability, EntityView, Origin, ParkedWake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,20 +83,13 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
         args=created.args,
         tags=state.tags,
         parent=created.parent,
+        forked_from=origin_of(state),
         epoch=ownership.epoch,
         events=ownership.events,
         first=ownership.first,
         last_event=ownership.last_event,
-        backlog=_backlog(state),
-        parked=tuple(
-            ParkedWake(
-                wake=wake.key,
-                attempts=wake.attempt,
-                error=wake.error or "",
-                messages=wake.event_count,
-            )
-            for wake in state.parked
-        ),
+        backlog=backlog_of(state),
+        parked=parked_in(state),
         schedules=len(state.timers),
         next_due=next_due(state),
         waiting_for=ownership.waiting_for,
@@ -107,7 +100,28 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
     )
 
 
-def _backlog(state: State) -> int:
+def origin_of(state: State) -> Origin | None:
+    """Where an entity comes from, as doors show it; None if it was spawned."""
+    origin = state.origin
+    if origin is None:
+        return None
+    return Origin(cause=origin.cause.value, address=origin.source, offset=origin.offset)
+
+
+def parked_in(state: State) -> tuple[ParkedWake, ...]:
+    """The parked wakes, as doors show them."""
+    return tuple(
+        ParkedWake(
+            wake=wake.key,
+            attempts=wake.attempt,
+            error=wake.error or "",
+            messages=wake.event_count,
+        )
+        for wake in state.parked
+    )
+
+
+def backlog_of(state: State) -> int:
     """Messages that no ended or parked wake has taken."""
     begun = [wake for wake in state.wakes.values() if wake.status is not WakeStatus.PARKED]
     return len(state.pending) + sum(wake.event_count for wake in begun)

@@ -8,12 +8,13 @@ woke (one bounded look per host, never per entity).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Protocol, Self, TypeVar
 
 from ray_agents.address import Address
+from ray_agents.cluster.asof import view_as_of
 from ray_agents.cluster.calls import (
     Answer,
     Ask,
@@ -28,10 +29,12 @@ from ray_agents.cluster.calls import (
     Resolve,
     Spawn,
 )
+from ray_agents.cluster.carrying import Carrier
 from ray_agents.cluster.catalog import Catalog
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.feeds import Feeds
 from ray_agents.cluster.folders import entity_folder
+from ray_agents.cluster.forking import Forks
 from ray_agents.cluster.portrait import Ownership, describe
 from ray_agents.cluster.wakewatch import WakeWatch
 from ray_agents.cluster.waking import load
@@ -49,8 +52,8 @@ from ray_agents.log.owner import LogIO, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs, Clock
 from ray_agents.replies import reply_of
-from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
-from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
+from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
+from ray_agents.views import EntityView, Page, Receipt, Reply, StateView, TypeView
 
 FOLLOW_SECONDS = 15.0
 LOOKS_MAX = 100
@@ -92,6 +95,8 @@ class HostRuntime:
         self._definitions = definitions or Definitions(blobs)
         self._watch = WakeWatch(blobs, io=io, clock=clock)
         self._feeds = Feeds(self._tail)
+        self._carrier = Carrier(blobs, io=io, clock=clock, describe=self.inspect)
+        self._forks = Forks(blobs, io=io, clock=clock, describe=self.inspect)
         self._catalog = Catalog(blobs, io=io, describe=self.inspect)
 
     async def __aenter__(self) -> Self:
@@ -133,6 +138,16 @@ class HostRuntime:
             request = request.model_copy(update={"id": self._clock.fresh_id()})
         answer = await self._hosts.call(address, Deliver(request=request))
         return _expect(answer, Receipt)
+
+    async def fork(self, source: Address, request: ForkRequest) -> EntityView:
+        """Make a new entity of the rows of another; return once it is durable."""
+        return await self._forks.fork(source, request)
+
+    async def import_(
+        self, chunks: AsyncIterator[bytes], *, to: Address | None = None
+    ) -> list[EntityView]:
+        """Make the entities of an exported file; return once they are durable."""
+        return await self._carrier.take_in(chunks, to=to)
 
     async def kill(self, address: Address, *, reason: str | None = None) -> None:
         """End the entity's life."""
@@ -313,6 +328,23 @@ class HostRuntime:
         )
         state = await self._io.run(load, past.history, tip=past.tip)
         return describe(address, state, ownership)
+
+    async def export(
+        self, address: Address, *, children: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of a file with the entity, and all that descend from it; wakes nobody.
+
+        Raises:
+            UnknownEntity: nobody ever lived there.
+        """
+        addresses = await self._catalog.with_descendants(address) if children else [address]
+        async with aclosing(self._carrier.export(addresses)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def state(self, address: Address, *, at: int | None = None) -> StateView:
+        """One entity as of an offset, as the rows below it tell; never wakes it."""
+        return await view_as_of(self._blobs, address, at=at, io=self._io, clock=self._clock)
 
     async def list(self, query: ListQuery) -> Page:
         """Some entities, by address; status is computed as they are read."""

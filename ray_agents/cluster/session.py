@@ -16,11 +16,8 @@ from ray_agents.errors import Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.requests import SpawnRequest
-from ray_agents.runs import ENDED
+from ray_agents.runs import ENDED, RUN_TYPES
 
-RUN_TYPES = frozenset(
-    {"run", "step", "text", "text_delta", "reasoning", "reasoning_delta", "tool_call"}
-)
 HISTORY_TYPES = frozenset({"inbox", "run", "step", "tool_call", "wake", CONTEXT_TYPE})
 
 

@@ -11,12 +11,13 @@ from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.errors import StoreUnavailable, UnknownEntity
 from ray_agents.findings import Fault, Verification
-from ray_agents.log.examination import examine_log
+from ray_agents.log.examination import InUse, examine_log
 from ray_agents.log.owner import LogIO
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.log.repair import repair_found
 from ray_agents.log.store import FORMAT_FILE, look_into, open_blobs
 from ray_agents.log.verification import verify_store
+from ray_agents.ports import Blobs
 from ray_agents.settings import Settings
 
 
@@ -36,21 +37,29 @@ def verify(
             be written: another format, or a mount that caches names.
     """
     blobs = look_into(settings.store)
+    if repair and not isinstance(blobs, DirectoryBlobs):
+        message = (
+            f"logs in {settings.store!r} are not repaired: an append to a bucket is there whole or "
+            "not at all, so no owner leaves a torn tail; leave --repair out, and restore what is "
+            "damaged from a backup"
+        )
+        raise StoreUnavailable(message, path=settings.store)
     if address is None:
         found = verify_store(blobs, in_use=blobs.in_use, progress=progress)
     else:
-        found = _examine(blobs, Address.parse(address), store=settings.store)
-    if not repair or all(finding.fault is not Fault.TORN for finding in found.findings):
+        found = _examine(blobs, Address.parse(address), settings.store, in_use=blobs.in_use)
+    torn = any(finding.fault is Fault.TORN for finding in found.findings)
+    if not (repair and torn and isinstance(blobs, DirectoryBlobs)):
         return found
     return asyncio.run(_repaired(_open_to_repair(blobs, settings.store), found))
 
 
-def _examine(blobs: DirectoryBlobs, address: Address, *, store: str) -> Verification:
+def _examine(blobs: Blobs, address: Address, store: str, *, in_use: InUse) -> Verification:
     folder = entity_folder(address)
     if not blobs.names(folder):
         message = f"no entity {str(address)!r} has a log in the store {store!r}"
         raise UnknownEntity(message, address=str(address))
-    return examine_log(blobs, folder, in_use=blobs.in_use)
+    return examine_log(blobs, folder, in_use=in_use)
 
 
 def _open_to_repair(blobs: DirectoryBlobs, store: str) -> DirectoryBlobs:

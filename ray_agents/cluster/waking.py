@@ -31,6 +31,7 @@ from ray_agents.log.codec import to_batch
 from ray_agents.log.history import History
 from ray_agents.log.rows import Place, Rows
 from ray_agents.log.tidying import Essence, Upkeep
+from ray_agents.origin import EntityForked
 from ray_agents.projection import CONTROL_TYPES, Outgoing, State, Timer, fold, is_row_type
 from ray_agents.runs import DELTA_TYPES
 
@@ -50,7 +51,12 @@ def load(history: History, *, tip: int | None = None) -> State:
     still_open, ended = history.unended(WakeRecorded.TYPE, header="status", ends=ENDS, start=life)
     cut = _cut(history, life, [WakeRecorded.of(event).to_offset for event in still_open])
     row_types = frozenset(name for name in history.types() if is_row_type(name))
-    state = State(created=EntityCreated.of(created), life_offset=life, watermark=life)
+    state = State(
+        created=EntityCreated.of(created), life_offset=life, ids_offset=life, watermark=life
+    )
+    forked = history.find(EntityForked.TYPE, "entity")
+    if forked is not None and forked.offset > life:
+        state.come_from(EntityForked.of(forked), forked.offset)
     types = row_types | {EffectStaged.TYPE, DeliveryDeferred.TYPE}
     for event in history.latest(types, start=life, stop=cut, skip=SendScheduled.is_row):
         if event.type == EffectStaged.TYPE:
@@ -62,10 +68,18 @@ def load(history: History, *, tip: int | None = None) -> State:
     if SendScheduled.TYPE in row_types:
         state.timers = _timers(history, life)
     fold(history.read(cut, types=CONTROL_TYPES | row_types), state)
-    state.woken = ended is not None
+    state.woken = ended is not None and _was_awake(history, state, ended)
     if state.alive:
         state.pending = history.read(state.watermark, types={MessageReceived.TYPE})
     return state
+
+
+def _was_awake(history: History, state: State, ended: int) -> bool:
+    """Whether any wake was really one: the first of a fork may take what nobody will handle."""
+    if state.origin is None or state.origin.woken:
+        return True
+    (row,) = history.read(ended, stop=ended + 1)
+    return WakeRecorded.of(row).attempt > 0
 
 
 def essential(history: History) -> Essence | None:
@@ -84,7 +98,8 @@ def essential(history: History) -> Essence | None:
     places = history.places(
         row_types | {EffectStaged.TYPE, DeliveryDeferred.TYPE}, start=life, stop=cut
     )
-    found = {life} if ended is None else {life, ended}
+    forked = history.find(EntityForked.TYPE, "entity")
+    found = {each for each in (life, ended, forked and forked.offset) if each is not None}
     found.update(*(_ends_of(place) for pair, place in places.items() if _counts(pair, place)))
     found.update(timer.offset for timer in _timers(history, life).values())
     found.update(history.offsets(CONTROL_TYPES | row_types, start=cut))
@@ -141,7 +156,7 @@ def _timers(history: History, life: int) -> dict[str, Timer]:
     pending, _ = history.unended(
         SendScheduled.TYPE,
         header=SendScheduled.STATUS_HEADER,
-        ends=(SendScheduled.SENT,),
+        ends=(SendScheduled.SENT, SendScheduled.CANCELLED),
         start=life,
     )
     schedules = [event for event in pending if SendScheduled.is_row(event.type, event.key)]

@@ -7,7 +7,8 @@ last event it saw; it gives up after a bounded number of attempts without any ne
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator
+import builtins
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
 from importlib import import_module
@@ -22,14 +23,15 @@ from ray_agents.address import Address
 from ray_agents.definition import Registry
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.events import JSON, Event
-from ray_agents.http.answers import unreachable, value_of
+from ray_agents.http.answers import error_of, unreachable, value_of
 from ray_agents.http.following import Patience, follow
-from ray_agents.requests import ListQuery, Request, SendRequest, SpawnRequest
+from ray_agents.requests import ForkRequest, ListQuery, Request, SendRequest, SpawnRequest
 from ray_agents.settings import LOOPBACK_HOSTS
-from ray_agents.views import EntityView, Page, Receipt, Reply, TypeView
+from ray_agents.views import EntityView, Page, Receipt, Reply, StateView, TypeView
 
 PAGE_EVENTS = 1_000
 REQUEST_ATTEMPTS = 3
+CARRY_SECONDS = 600.0  # of silence, while an export is made or an import taken in
 NOW = -1
 UP_TO_DATE = "stream-up-to-date"
 _TYPES = TypeAdapter(list[TypeView])
@@ -149,9 +151,55 @@ class HttpRuntime:
         """One entity, as it is now."""
         return EntityView.model_validate(await self._call("GET", _path(address)))
 
+    async def state(self, address: Address, *, at: int | None = None) -> StateView:
+        """One entity as the rows below the offset ``at`` tell of it, or all of them."""
+        params = {} if at is None else {"at": at}
+        return StateView.model_validate(
+            await self._call("GET", _path(address, "state"), params=params)
+        )
+
     async def list(self, query: ListQuery) -> Page:
         """Some entities."""
         return Page.model_validate(await self._call("GET", "/v1/entities", params=_body(query)))
+
+    async def fork(self, source: Address, request: ForkRequest) -> EntityView:
+        """Make a new entity of the rows of another; return once it is durable."""
+        named = request.model_copy(update={"fork_id": request.fork_id or _fresh_id()})
+        answer = await self._call("POST", _path(source, "fork"), json=_body(named))
+        return EntityView.model_validate(answer)
+
+    async def export(
+        self, address: Address, *, children: bool = False
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of a file with the entity, and all that descend from it."""
+        params = {"children": children}
+        client, path = self._entered(), _path(address, "export")
+        try:
+            async with client.stream("GET", path, params=params, timeout=CARRY_SECONDS) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    raise error_of(answer)
+                async for chunk in answer.aiter_bytes():
+                    yield chunk
+        except httpx.HTTPError as error:
+            raise unreachable(client, error) from error
+
+    async def import_(
+        self, chunks: AsyncIterator[bytes], *, to: Address | None = None
+    ) -> builtins.list[EntityView]:
+        """Make the entities of an exported file; return once they are durable.
+
+        It is sent once. If the connection breaks, the same file again goes on where it broke off.
+        """
+        client = self._entered()
+        params = {} if to is None else {"to": str(to)}
+        try:
+            answer = await client.post(
+                "/v1/imports", params=params, content=chunks, timeout=CARRY_SECONDS
+            )
+        except httpx.HTTPError as error:
+            raise unreachable(client, error) from error
+        return [EntityView.model_validate(view) for view in value_of(answer)]
 
     async def kill(self, address: Address, *, reason: str | None = None) -> None:
         """End the entity's life; its log remains readable."""

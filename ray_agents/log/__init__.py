@@ -14,6 +14,18 @@ in a database, and no row is anywhere else.
         ids/<first>-<last>-<epoch>-<digest>.arrow  message ids whose rows were let go
     IDENTITY, hosts/, index/, types/               the runtime's own; not part of this page
 
+In a bucket (``s3://``, ``gs://``) the same names are objects below a prefix. Nothing there
+can be appended to, so a segment is a series of objects: the one of its name, with the schema
+message, and behind it one for each append::
+
+        0000000007.arrows                              the schema message: the claim itself
+        0000000007.arrows.parts/00000000000000000000   the first frame, with the manifest
+        0000000007.arrows.parts/00000000000000000001   the next one, and so on without a gap
+
+Joined in this order, up to the first number that is missing, they are the segment as a file has it.
+Each object was put on the condition that its key is free and is never written again; its metadata
+``ray-agents-put`` is whose put that was. Parts without the object of the name are garbage.
+
 In any folder, names that begin with ``.tmp`` are files on their way to their names: ignore them.
 
 ``shard`` is ``xxh3_64(id) mod 256`` in two hex digits: list all shards, or compute it. ``first``
@@ -66,6 +78,11 @@ its frames, each 8 bytes big-endian. ``snapshot`` is a file in the same form, wh
 rows below its ``end`` those that the state depends on, as they stand in the log. ``first`` is the
 offset below which rows were let go by the type's retention, and ``ids`` the files that hold what
 is left of their messages: id, offset, and in the headers the digest of what they said.
+
+**A fork** begins with a manifest and a row of type ``entity_forked``, and lists files of its source
+under hard links, whose names keep the source's epochs; of the last of them maybe only the ``rows``
+that were asked for, so that more stand in it than belong to the log. **An export** is one Arrow IPC
+file of whole logs (:mod:`ray_agents.log.export`).
 
 **While an owner lives**, rows of the newest segment are safe to believe only by the readers' rule
 (:mod:`ray_agents.log.reader`): read, sync the file, and see that there is still no newer epoch.

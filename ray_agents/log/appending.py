@@ -14,19 +14,21 @@ APPEND_BYTES_MAX = 64 * 1024 * 1024
 
 
 class Group:
-    """Events that become one frame, and whoever waits for it."""
+    """Events that become one frame, and whoever waits for it (``awaited``: somebody does)."""
 
-    __slots__ = ("bytes", "error", "events", "settled")
+    __slots__ = ("awaited", "bytes", "error", "events", "settled")
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.bytes = 0
         self.settled = asyncio.Event()
+        self.awaited = asyncio.Event()
         self.error: Exception | None = None
 
     def settle(self, error: Exception | None) -> None:
         """Tell whoever waits that it is acknowledged, or why not."""
         self.error = error
+        self.awaited.set()
         self.settled.set()
 
 
@@ -49,6 +51,7 @@ class Appending:
         Raises:
             Fenced, StoreUnavailable, StoreFull: they are not, and the ownership has ended.
         """
+        self._group.awaited.set()
         await self._group.settled.wait()
         if self._group.error is not None:
             raise again(self._group.error) from self._group.error

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from xxhash import xxh3_64_hexdigest
@@ -322,11 +322,24 @@ class _Look:
             name = f"{self.folder}/{entry.name}"
             self._find(Fault.MISSING, name, what, remedy=remedy, after_offset=entry.first - 1)
             return
-        there = self._prefix(epoch, entry) if epoch else self.sealed[entry.name]
+        there = self._prefix(epoch, entry) if epoch else self._beginning(entry)
         if there is not None and there != entry:
             what = f"it does not hold the {entry.rows} rows from offset {entry.first} on "
             name = f"{self.folder}/{entry.name}"
             self._find(Fault.DISORDERED, name, what + "that the manifest lists")
+
+    def _beginning(self, entry: FileEntry) -> FileEntry | None:
+        """As many first rows of a sealed file as ``entry`` lists: a fork may list fewer."""
+        whole = self.sealed[entry.name]
+        if whole is None or whole.rows <= entry.rows or not entry.rows:
+            return whole
+        path = f"{self.folder}/{entry.name}"
+        data = self.blobs.read(path)
+        if data is None:
+            self.moved = True
+            return None
+        rows = decode_sealed(path, data, digest=whole.digest).beginning(entry.rows)
+        return replace(whole, end=rows.end, rows=rows.count, time=rows.last_time)
 
     def _check_derived(self) -> None:
         """The snapshot and the indexes that the manifest lists are there."""

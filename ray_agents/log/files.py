@@ -161,7 +161,7 @@ class LogFiles:
         if data is None:
             return None
         rows = decode_sealed(name, data, digest=entry.digest)
-        return rows if rows.count <= entry.rows else Rows([rows.batch.slice(0, entry.rows)])
+        return rows.beginning(entry.rows)
 
     def _listed_segment(self, entry: FileEntry) -> Rows | None:
         segment = self.segment(entry.epoch or 0)

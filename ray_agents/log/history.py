@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from ray_agents.events import Event, Operation
+from ray_agents.log.arrow import Batch
 from ray_agents.log.codec import to_batch
 from ray_agents.log.keyindex import INDEXED_TYPE, KeyIndex
 from ray_agents.log.listed import Listed, Part, rows_of
@@ -81,6 +82,26 @@ class History:
 
     def _overlapping(self, start: int, stop: int) -> list[Part]:
         return [part for part in self._parts if part.end > start and part.first < stop]
+
+    def before(self, stop: int) -> History:
+        """The rows with ``offset < stop``: this log as it was then. It may block."""
+        parts = (rows_of(part).before(stop) for part in self._overlapping(0, stop))
+        history = History([part for part in parts if part is not None])
+        history.extend([event for event in self._recent if event.offset < stop])
+        return history
+
+    def batches(self) -> Iterator[Batch]:
+        """All rows, as columns; it may block."""
+        yield from (rows_of(part).batch for part in self._parts)
+        if self._recent:
+            yield to_batch(self._recent)
+
+    @property
+    def last_time(self) -> int:
+        """The time of the newest row, in microseconds since 1970; 0 if there is none."""
+        if self._recent:
+            return self._recent[-1].time
+        return rows_of(self._parts[-1]).batch.column(1)[-1].value if self._parts else 0
 
     def types(self) -> set[str]:
         """The types that have rows."""

@@ -34,6 +34,7 @@ class LiveSegment:
         named: Future[None] | None,
         io: LogIO,
     ) -> None:
+        self.linger = files.blobs.linger
         self._io = io
         self._files = files
         self._blobs = files.blobs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from threading import Lock
 
 from ray_agents.errors import StoreUnavailable
@@ -20,16 +21,35 @@ class MemoryBlobs:
         """See :class:`ray_agents.ports.Blobs`."""
         return True
 
+    @property
+    def linger(self) -> timedelta:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return timedelta(0)
+
     def create(self, name: str, data: bytes) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""
         with self._lock:
             if name in self._files:
                 return False
-            self._files[name] = bytearray(data)
-            while name:
-                folder, _, last = name.rpartition("/")
-                self._folders.setdefault(folder, {})[last] = None
-                name = folder
+            self._put(name, bytearray(data))
+            return True
+
+    def _put(self, name: str, file: bytearray) -> None:
+        self._files[name] = file
+        while name:
+            folder, _, last = name.rpartition("/")
+            self._folders.setdefault(folder, {})[last] = None
+            name = folder
+
+    def link(self, source: str, name: str) -> bool:
+        """See :class:`ray_agents.ports.Blobs`; both names have the same bytes."""
+        with self._lock:
+            if name in self._files:
+                return False
+            file = self._files.get(source)
+            if file is None:
+                raise StoreUnavailable(f"{source!r} does not exist", path=source)
+            self._put(name, file)
             return True
 
     def sync_names(self, name: str) -> None:

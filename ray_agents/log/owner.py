@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Sequence
+from contextlib import suppress
 
 from ray_agents.errors import CorruptLog, Fenced, RayAgentsError, StoreFull, StoreUnavailable
 from ray_agents.events import JSON, Draft, Event, Operation
@@ -90,6 +91,7 @@ class LogOwner:
         self.lost = asyncio.Event()
         self.cause: Exception | None = None
         self._live = live
+        self._linger_seconds = live.linger.total_seconds()
         self._files = files
         self._upkeep = upkeep
         self._manifest = adopted.manifest
@@ -202,6 +204,8 @@ class LogOwner:
             return Appending((), SETTLED)
         group = self._groups[-1] if self._groups else None
         if group is None or group.bytes + size > GROUP_BYTES_MAX:
+            if group is not None:
+                group.awaited.set()
             group = Group()
             self._groups.append(group)
         group.events += self._opening
@@ -240,7 +244,7 @@ class LogOwner:
 
     async def _write_groups(self) -> None:
         try:
-            while self._groups:
+            while await self._gathered():
                 group = self._groups.popleft()
                 try:
                     await self._live.commit(encode_frame(group.events))
@@ -250,6 +254,14 @@ class LogOwner:
                 self._publish(group)
         finally:
             self._writing = None
+
+    async def _gathered(self) -> bool:
+        """Whether there is a group to write; where writes are dear, one that could gather more."""
+        if self._groups and self._linger_seconds and not self._closing:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._linger_seconds):
+                    await self._groups[0].awaited.wait()
+        return bool(self._groups)
 
     def _publish(self, group: Group) -> None:
         self.history.extend(group.events)
@@ -381,6 +393,8 @@ class LogOwner:
     async def _stop(self) -> None:
         """Take no more appends, and wait for what is under way."""
         self._closing = True
+        for group in self._groups:
+            group.awaited.set()
         if self._writing is not None:
             await asyncio.wait([self._writing])
         if self._later is not None:

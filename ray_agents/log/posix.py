@@ -15,6 +15,7 @@ import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from stat import S_ISDIR
@@ -52,6 +53,11 @@ class DirectoryBlobs:
         """See :class:`ray_agents.ports.Blobs`."""
         return self._prompt
 
+    @property
+    def linger(self) -> timedelta:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return timedelta(0)
+
     def create(self, name: str, data: bytes) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""
         path = f"{self._root}/{name}"
@@ -67,6 +73,27 @@ class DirectoryBlobs:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
         return True
+
+    def link(self, source: str, name: str) -> bool:
+        """See :class:`ray_agents.ports.Blobs`: a hard link; its content was synced when created.
+
+        A file system allows a file so many links (65,000 on ext4); the next one is a copy.
+        """
+        path, whole = f"{self._root}/{name}", f"{self._root}/{source}"
+        with _naming(path):
+            try:
+                _link(whole, path)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno != errno.EMLINK:
+                    raise
+            else:
+                return True
+        content = self.read(source)
+        if content is None:
+            raise StoreUnavailable(f"{whole!r} has gone", path=whole)
+        return self.create(name, content)
 
     def sync_names(self, name: str) -> None:
         """See :class:`ray_agents.ports.Blobs`; folders known to be durable are not synced again."""
@@ -204,6 +231,14 @@ def _naming(path: str) -> Generator[None]:
             raise StoreFull(message, path=path, reason=reason) from error
         message = f"{path!r} cannot be used ({reason}); check that it is there and writable"
         raise StoreUnavailable(message, path=path, reason=reason) from error
+
+
+def _link(source: str, path: str) -> None:
+    try:
+        os.link(source, path)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.link(source, path)
 
 
 def _open_to_lock(path: str) -> int:

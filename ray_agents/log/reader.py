@@ -13,7 +13,7 @@ there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ray_agents.errors import CorruptLog, OffsetGone, StoreUnavailable
@@ -48,7 +48,9 @@ class Reading:
 class Past:
     """All that may be read now, as columns; ``last_time`` is that of the newest row.
 
-    Rows below the offset ``first`` have been let go.
+    Rows below the offset ``first`` have been let go. Of those below ``since`` there are only the
+    ones that tell the state from there on. ``held``: a new owner is still adopting, so rows that
+    were acknowledged may be missing yet.
     """
 
     history: History
@@ -56,6 +58,8 @@ class Past:
     first: int
     last_time: int
     head: Head | None
+    held: bool = False
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,7 @@ class _View:
     manifest: Manifest = Manifest(epoch=0)  # noqa: RUF009 - it is frozen
     rows: Rows | None = None
     head: Head | None = None
+    held: bool = False
 
     @property
     def tip(self) -> int:
@@ -99,7 +104,38 @@ class LogReader:
 
     async def summary(self) -> Past:
         """As much of it as tells the state at the end; raises as :meth:`read`."""
-        return await self._io.run(self._past, self._summary)
+        past = await self._io.run(self._past, self._summary)
+        snapshot = self._view.manifest.snapshot
+        return past if snapshot is None else replace(past, since=snapshot.end)
+
+    @property
+    def first(self) -> int:
+        """The offset below which rows have been let go, at the last look."""
+        return self._view.manifest.first
+
+    def everything(self) -> Past:
+        """As :meth:`past`, for who is in a thread already. Blocks."""
+        return self._past(self._parts)
+
+    def rows_of(self, entry: FileEntry) -> Rows | None:
+        """The rows that a manifest of this log lists in a file; None if it is gone. Blocks."""
+        return self._files.listed(entry)
+
+    def referred(
+        self, refer: Callable[[Manifest, Rows | None], list[T] | FileEntry], stop: int
+    ) -> list[T]:
+        """What ``refer`` makes of the manifest and newest rows in which all before ``stop`` is.
+
+        Blocks. ``stop`` is at most where an earlier reading ended. ``refer`` is called again when
+        it gives a file back: that was listed but is gone.
+
+        Raises:
+            CorruptLog, StoreUnavailable: as :meth:`read`.
+        """
+        view, found = self._taken(lambda view: refer(view.manifest, view.rows))
+        if view.tip < stop:
+            raise self._too_fast()
+        return found
 
     def _read(self, offset: int, limit: int) -> Reading:
         view, events = self._taken(lambda view: self._collect(view, offset, limit))
@@ -115,6 +151,7 @@ class LogReader:
             first=view.manifest.first,
             last_time=last_time,
             head=view.head,
+            held=view.held,
         )
 
     def _taken(self, take: Callable[[_View], list[T] | FileEntry]) -> tuple[_View, list[T]]:
@@ -169,8 +206,8 @@ class LogReader:
             CorruptLog: it was missed before, and no newer owner has replaced it. While the newest
                 one has not begun, an older one may have, which cannot be seen here.
         """
-        epoch = view.manifest.epoch
-        if before == entry and self._files.newest_epoch() == epoch == (view.head or _NONE).epoch:
+        unchanged = self._files.newest_epoch() == (view.head or _NONE).epoch
+        if before == entry and unchanged and not view.held:
             name = f"{self._files.folder}/{entry.name}"
             message = f"file {name!r} is listed but gone; restore it from a backup"
             raise CorruptLog(message, segment=name, after_offset=entry.first - 1)
@@ -192,7 +229,8 @@ class LogReader:
         if newest.ending is Ending.CORRUPT:
             raise newest.corruption()
         if not newest.begun:
-            return self._hold(newest.head)
+            view = self._hold(newest.head)
+            return None if view is None else replace(view, held=True)
         acknowledged = newest.sealed and len(newest.batches) > 1  # what is behind the last frame
         if not acknowledged and not self._confirm(newest):
             return None

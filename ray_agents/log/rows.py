@@ -164,6 +164,15 @@ class Rows:
             batch = batch.filter(pc.is_in(batch.column(2), pa.array(list(types), pa.string())))
         return to_events(batch if limit is None else batch.slice(0, limit))
 
+    def beginning(self, count: int) -> Rows:
+        """The first ``count`` rows, at least one, not copied; all of them if there are no more."""
+        return self if count >= self.count else Rows([self.batch.slice(0, count)])
+
+    def before(self, stop: int) -> Rows | None:
+        """The rows with ``offset < stop``, not copied; None if there are none."""
+        cut = self._slice(self.first, stop)
+        return Rows([cut]) if cut.num_rows else None
+
     def cut(self, start: int, stop: int) -> Batch:
         """The rows with ``start <= offset < stop`` as columns, not copied."""
         return self._slice(start, stop)

@@ -29,6 +29,9 @@ FOLDER = "sealed"
 SNAPSHOTS = "snapshots"
 IDS = "ids"
 _OPTIONS: Any = ipc.IpcWriteOptions(compression="lz4")
+_BY_ONE: Any = ipc.IpcReadOptions(use_threads=False)
+_BY_MANY: Any = ipc.IpcReadOptions(use_threads=True)
+BYTES_BY_ONE_MAX = 256 * 1024  # less is decompressed before another thread has woken up
 
 
 def write_sealed(
@@ -99,5 +102,6 @@ def decode_sealed(name: str, data: bytes, *, digest: str) -> Rows:
     if xxh3_64_hexdigest(data) != digest:
         message = f"sealed file {name!r} is corrupt; restore it from a backup"
         raise CorruptLog(message, segment=name, byte=0, after_offset=None)
-    reader: Any = ipc.open_file(pa.py_buffer(data))
+    options = _BY_ONE if len(data) <= BYTES_BY_ONE_MAX else _BY_MANY
+    reader: Any = ipc.open_file(pa.py_buffer(data), options=options)
     return Rows([reader.get_batch(index) for index in range(reader.num_record_batches)])

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from xxhash import xxh3_64_hexdigest
 
-from ray_agents.errors import CorruptLog, StoreFull, StoreUnavailable
+from ray_agents.errors import CorruptLog, MissingPackage, StoreFull, StoreUnavailable
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.mounts import caching_mount, is_local
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.ports import Blobs
+
+if TYPE_CHECKING:  # obstore is an extra
+    from ray_agents.log.objects import ObjectBlobs
 
 STORE_VERSION = 1
 FORMAT_FILE = "FORMAT"
@@ -22,36 +26,44 @@ HOSTS = "hosts"
 TYPES = "types"
 INDEX = "index"
 IDENTITY_FILE = "IDENTITY"
+_BUCKET = re.compile(r"(s3|gs)://[^/?#]+(/[^?#]*)?")
 _BARE_IDENTITY = re.compile(rb"[0-9a-f]{16}")
 MOUNT_TABLE = Path("/proc/self/mounts")
 
 
 def open_blobs(url: str) -> Blobs:
-    """Open ``memory:`` (a fresh one) or a directory, which is made if it is not there.
+    """Open ``memory:`` (a fresh one), a directory, which is made if it is not there, or a bucket.
+
+    A bucket, ``s3://bucket/prefix`` or ``gs://bucket/prefix``, must be there already.
 
     Raises:
-        StoreUnavailable: the directory cannot be written, the scheme is not known, or the store
-            was made by a newer version, or it is on an NFS mount that caches names.
+        StoreUnavailable: the store cannot be read or written, the scheme is not known, or it was
+            made by a newer version, or it is on an NFS mount that caches names, or in a bucket
+            that does not honour conditional puts.
+        MissingPackage: it is in a bucket, and the package for that is not installed.
     """
     if url == "memory:":
         return MemoryBlobs()
-    scheme, separator, _ = url.partition("://")
-    if separator:
-        message = (
-            f"store {url!r}: scheme {scheme!r} is not supported; give a directory or 'memory:'"
-        )
-        raise StoreUnavailable(message, path=url)
+    if "://" in url:
+        return _open_objects(url)
     return _open_directory(Path(url).expanduser().absolute())
 
 
-def look_into(url: str) -> DirectoryBlobs:
+def look_into(url: str) -> DirectoryBlobs | ObjectBlobs:
     """Open an existing store to look at it: nothing is made, written or checked.
 
     Raises:
-        StoreUnavailable: there is no such directory.
+        StoreUnavailable: there is no such store, or it cannot be read.
+        MissingPackage: it is in a bucket, and the package for that is not installed.
     """
+    if "://" in url:
+        blobs = _objects(url)
+        if blobs.exists(FORMAT_FILE):
+            return blobs
+        message = f"there is no store {url!r}: nothing is at {url.rstrip('/')}/{FORMAT_FILE}"
+        raise StoreUnavailable(message, path=url)
     root = Path(url).expanduser().absolute()
-    if "://" in url or not root.is_dir():
+    if not root.is_dir():
         message = f"there is no store {url!r}; name its directory with --store or RAY_AGENTS_STORE"
         raise StoreUnavailable(message, path=url)
     return DirectoryBlobs(root)
@@ -60,6 +72,27 @@ def look_into(url: str) -> DirectoryBlobs:
 def format_line(version: int = STORE_VERSION) -> bytes:
     """The whole content of the file that says which format a store has."""
     return b"ray-agents store %d\n" % version
+
+
+def check_format(blobs: Blobs, place: str) -> None:
+    """Make sure that a store has our format, which one that is new is given.
+
+    Raises:
+        StoreUnavailable: it has another one.
+    """
+    found = blobs.read(FORMAT_FILE)
+    if found is None:
+        blobs.create(FORMAT_FILE, format_line())
+        blobs.sync_names(FORMAT_FILE)
+        found = blobs.read(FORMAT_FILE) or b""
+    if found != format_line():
+        text = found[:64].decode(errors="replace").strip()
+        right = format_line().decode().strip()
+        message = (
+            f"store {place!r} has format {text!r}; this version of ray-agents reads {right!r}: "
+            f"upgrade it, or choose another place, or mend {FORMAT_FILE} if that was damaged"
+        )
+        raise StoreUnavailable(message, path=place, format=text)
 
 
 def store_identity(blobs: Blobs) -> str:
@@ -96,6 +129,43 @@ def read_identity(data: bytes) -> str:
     return identity.decode("ascii")
 
 
+def _objects(url: str) -> ObjectBlobs:
+    if _BUCKET.fullmatch(url) is None:
+        message = (
+            f"store {url!r} is not supported; give a directory, s3://bucket/prefix or "
+            "gs://bucket/prefix"
+        )
+        raise StoreUnavailable(message, path=url)
+    try:
+        from ray_agents.log.bucket import open_bucket
+        from ray_agents.log.objects import ObjectBlobs
+    except ModuleNotFoundError as error:
+        message = f"the store {url!r} needs obstore: pip install 'ray-agents[objects]'"
+        raise MissingPackage(message, package="obstore") from error
+    return ObjectBlobs(open_bucket(url, os.environ))
+
+
+def _open_objects(url: str) -> Blobs:
+    blobs = _objects(url)
+    check_format(blobs, url)
+    _check_conditional(blobs, url)
+    return blobs
+
+
+def _check_conditional(blobs: Blobs, url: str) -> None:
+    """Make sure that a name is created once: all that protects a log in a bucket.
+
+    The same line is put where it is known to stand, so a bucket that ignores the condition is left
+    as it was; and one that may not be written refuses.
+    """
+    if blobs.create(FORMAT_FILE, format_line()):
+        message = (
+            f"store {url!r} does not honour conditional puts (If-None-Match: *), so two owners "
+            "could write one log: use a server that does"
+        )
+        raise StoreUnavailable(message, path=url)
+
+
 def _open_directory(root: Path) -> Blobs:
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -105,7 +175,7 @@ def _open_directory(root: Path) -> Blobs:
     table = _mount_table()
     _check_mount(root, table)
     blobs = DirectoryBlobs(root, prompt=is_local(str(root.resolve()), table))
-    _check_format(blobs, root)
+    check_format(blobs, str(root))
     _check_writable(blobs, root)
     return blobs
 
@@ -125,22 +195,6 @@ def _check_mount(root: Path, table: str) -> None:
             f"replaced might not notice: mount it with lookupcache=none,actimeo=0; it is {found!r}"
         )
         raise StoreUnavailable(message, path=str(root), mount=found)
-
-
-def _check_format(blobs: Blobs, root: Path) -> None:
-    found = blobs.read(FORMAT_FILE)
-    if found is None:
-        blobs.create(FORMAT_FILE, format_line())
-        blobs.sync_names(FORMAT_FILE)
-        found = blobs.read(FORMAT_FILE) or b""
-    if found != format_line():
-        text = found[:64].decode(errors="replace").strip()
-        right = format_line().decode().strip()
-        message = (
-            f"store {str(root)!r} has format {text!r}; this version of ray-agents reads {right!r}: "
-            f"upgrade it, or choose another directory, or mend {FORMAT_FILE} if that was damaged"
-        )
-        raise StoreUnavailable(message, path=str(root), format=text)
 
 
 def _check_writable(blobs: Blobs, root: Path) -> None:

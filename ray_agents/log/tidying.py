@@ -40,7 +40,7 @@ from ray_agents.log.rows import Rows
 from ray_agents.log.sealed import FOLDER, IDS, SNAPSHOTS, write_sealed, write_snapshot
 
 UNMERGED_SEGMENTS_MAX = 16
-UNMERGED_ROWS_MAX = 16_384
+UNMERGED_ROWS_MAX = 1_024
 OVERDUE_SEGMENTS_MAX = 4 * UNMERGED_SEGMENTS_MAX
 SNAPSHOT_ROWS_MIN = 256  # fewer are folded as fast as a snapshot is opened
 RETAINED_PARTS = 8

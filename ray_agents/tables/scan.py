@@ -25,7 +25,7 @@ from ray_agents.errors import CorruptLog, InvalidPayload, StoreUnavailable
 from ray_agents.log.arrow import Batch, pa
 from ray_agents.log.codec import SCHEMA as LOG_SCHEMA
 from ray_agents.log.owner import LogIO
-from ray_agents.log.store import open_blobs
+from ray_agents.log.store import check_format, look_into, open_blobs
 from ray_agents.ports import Blobs
 from ray_agents.projection import USER_TYPE_PREFIX
 from ray_agents.records import TYPE_OF
@@ -144,7 +144,11 @@ def open_store(store: Store) -> Blobs:
     if not isinstance(store, str | PathLike):
         return store
     url = fspath(store)
-    if "://" not in url and not Path(url).expanduser().is_dir():
+    if "://" in url:
+        blobs = look_into(url)  # nothing is written: whoever asks may be allowed to read only
+        check_format(blobs, url)
+        return blobs
+    if not Path(url).expanduser().is_dir():
         message = f"there is no store at {url!r}; give the folder that the runtime was started with"
         raise StoreUnavailable(message, path=url)
     return open_blobs(url)

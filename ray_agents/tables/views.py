@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ray_agents.events import EntityCreated, EntityStopped, MessageReceived, WakeRecorded
+from ray_agents.origin import EntityForked
 from ray_agents.projection import TAGS_TYPE
 
 
@@ -147,6 +148,10 @@ with created as (
     select *, from_json(value, '{
         "args": "JSON", "tags": "JSON", "parent": "VARCHAR"}') as facts
     from fleet_current where type = 'entity_created'
+), forked as (  -- takes the place of what the source's row says
+    select address, time, from_json(value, '{
+        "source": "VARCHAR", "parent": "VARCHAR", "created": "BIGINT"}') as facts
+    from fleet_current where type = 'entity_forked'
 ), tagged as (
     select address, json_group_object(key, value->'$.value') as tags  -- null takes a tag away
     from fleet_current where type = 'tags' group by address
@@ -165,16 +170,19 @@ with created as (
     from fleet_current left join wake using (address) where type = 'inbox' group by address
 )
 select address, entity_type, split_part(address, '/', 3) as id, created.life,
-    facts.parent, facts.args::varchar as args,
-    coalesce(json_merge_patch(facts.tags, tagged.tags), facts.tags)::varchar as tags,
-    created.time as created,
+    case when forked.facts is null then created.facts.parent else forked.facts.parent end as parent,
+    forked.facts.source as forked_from, created.facts.args::varchar as args,
+    coalesce(json_merge_patch(created.facts.tags, tagged.tags), created.facts.tags)::varchar
+        as tags,
+    coalesce(make_timestamptz(forked.facts.created), created.time) as created,
     stopped.time as stopped, stopped.reason as stop_reason,
     coalesce(messages, 0) as messages,
     case when stopped.time is null
         then (coalesce(waiting, 0) + coalesce(taken, 0))::bigint else 0 end as backlog,
     case when stopped.time is null then coalesce(parked, 0) else 0 end as parked,
-    greatest(created.time, stopped.time, last_message, last_wake) as last_active
-from created left join tagged using (address) left join stopped using (address)
+    greatest(created.time, forked.time, stopped.time, last_message, last_wake) as last_active
+from created left join forked using (address)
+left join tagged using (address) left join stopped using (address)
 left join wake using (address) left join message using (address)
 """
 
@@ -188,6 +196,7 @@ VIEWS = {
     "tool_calls": View(types=frozenset({_LIFE, "tool_call"}), sql=TOOL_CALLS),
     "inbox": View(types=frozenset({_LIFE} | _MESSAGES), sql=INBOX),
     "entities": View(
-        types=frozenset({_LIFE, EntityStopped.TYPE, TAGS_TYPE} | _MESSAGES), sql=ENTITIES
+        types=frozenset({_LIFE, EntityForked.TYPE, EntityStopped.TYPE, TAGS_TYPE} | _MESSAGES),
+        sql=ENTITIES,
     ),
 }

@@ -183,13 +183,31 @@ def view(context: typer.Context, address: typed.Address, *, as_json: typed.AsJso
 
 @commands.command(rich_help_panel=ENTITIES)
 def inspect(
-    context: typer.Context, address: typed.Address, *, as_json: typed.AsJson = False
+    context: typer.Context,
+    address: typed.Address,
+    *,
+    at: Annotated[
+        int | None,
+        typer.Option(
+            metavar="OFFSET", min=-1, help="As of then, with its collections; -1: as of now."
+        ),
+    ] = None,
+    as_json: typed.AsJson = False,
 ) -> None:
-    """Show one entity: status, host, log, parked wakes.
+    """Show one entity: status, host, log, parked wakes; or its state in the past.
 
     $ ray-agents inspect /assistant/ada
+    $ ray-agents inspect /assistant/ada --at 17
     """
     session = session_of(context)
+    if at is not None:
+        with session.connect() as client:
+            state = client.state(address, at=None if at < 0 else at)
+        if as_json:
+            session.screen.json(state.model_dump(mode="json"))
+        else:
+            session.screen.show(tables.state(state, now=session.installation.now()))
+        return
     with session.connect() as client:
         entity = client.inspect(address)
     if as_json:

@@ -5,16 +5,27 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Protocol
 
 from ray_agents.events import JSON, Event
 from ray_agents.findings import Verification
 from ray_agents.terminal.screen import Screen
-from ray_agents.views import EntityView, Page, Receipt, Reply, Status, TypeView
+from ray_agents.views import (
+    EntityView,
+    ExportView,
+    Page,
+    Receipt,
+    Reply,
+    StateView,
+    Status,
+    TypeView,
+)
 
 Description = Mapping[str, JSON]
 
@@ -88,7 +99,23 @@ class Client(Protocol):
         """Some entities."""
         ...
 
-    def types(self) -> list[TypeView]:
+    def state(self, address: str, *, at: int | None = None) -> StateView:
+        """One entity as of an offset, or now."""
+        ...
+
+    def fork(self, address: str, to: str, *, at: int | None = None) -> EntityView:
+        """Make a new entity of the rows of another."""
+        ...
+
+    def export(self, address: str, path: Path, *, children: bool = False) -> ExportView:
+        """Write an entity, and all that descend from it if asked, into a file."""
+        ...
+
+    def import_(self, path: Path, *, to: str | None = None) -> builtins.list[EntityView]:
+        """Make the entities of an exported file."""
+        ...
+
+    def types(self) -> builtins.list[TypeView]:
         """The registered types."""
         ...
 

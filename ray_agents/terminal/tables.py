@@ -15,7 +15,7 @@ from ray_agents.terminal import cells
 from ray_agents.terminal.flow import visible
 from ray_agents.terminal.spans import ago, until
 from ray_agents.terminal.wording import attempts
-from ray_agents.views import EntityView, ParkedWake, Status, TypeView
+from ray_agents.views import EntityView, ParkedWake, StateView, Status, TypeView
 
 STATUS_STYLE: Mapping[Status, str] = {
     Status.SLEEPING: "dim",
@@ -74,14 +74,49 @@ def entity(view: EntityView, *, now: int) -> RenderableType:
         rows.append(("next due", f"{until(view.next_due, now=now)}{count}"))
     if view.definition_version is not None:
         rows.append(("definition", f"version {view.definition_version}"))
-    if view.parent:
-        rows.append(("parent", Text(view.parent)))
-    if view.args:
-        rows.append(("arguments", Text(encode(view.args))))
-    if view.tags:
-        rows.append(("tags", Text(", ".join(f"{k}={v}" for k, v in sorted(view.tags.items())))))
+    rows += _origin(view)
+    rows += _facts(view.args, view.tags)
     shown = _pairs(rows)
     return Group(shown, Text(), _parked(view.parked)) if view.parked else shown
+
+
+def state(view: StateView, *, now: int) -> RenderableType:
+    """``inspect --at``: what the log said up to an offset, then each collection."""
+    life = f", life {view.life}" + (", killed" if view.stopped else "")
+    lines: list[tuple[str, Text | str]] = [
+        ("address", Text(view.address, style="bold")),
+        ("as of", f"offset {view.at:,} of {view.tip:,}, {ago(view.time, now=now)}"),
+        ("created", f"{ago(view.created, now=now)}{life}"),
+        ("backlog", str(view.backlog)),
+        ("open wakes", f"{view.open_wakes}, {len(view.parked)} parked"),
+    ]
+    if view.schedules or view.outgoing:
+        lines.append(("left to do", f"{view.schedules} delayed, {view.outgoing} to be sent"))
+    lines += _origin(view)
+    lines += _facts(view.args, view.tags)
+    for name, table in view.collections.items():
+        lines += [(name if n == 0 else "", Text(visible(encode(r)))) for n, r in enumerate(table)]
+    return _pairs(lines)
+
+
+def _origin(view: EntityView | StateView) -> list[tuple[str, Text | str]]:
+    lines: list[tuple[str, Text | str]] = []
+    if view.parent:
+        lines.append(("parent", Text(view.parent)))
+    if view.forked_from:
+        origin = view.forked_from
+        kind = "fork of" if origin.cause == "fork" else "imported from"
+        lines.append((kind, Text(f"{origin.address}, offset {origin.offset}")))
+    return lines
+
+
+def _facts(args: Mapping[str, JSON], tags: Mapping[str, str]) -> list[tuple[str, Text | str]]:
+    lines: list[tuple[str, Text | str]] = []
+    if args:
+        lines.append(("arguments", Text(encode(args))))
+    if tags:
+        lines.append(("tags", Text(", ".join(f"{k}={v}" for k, v in sorted(tags.items())))))
+    return lines
 
 
 def rows(columns: Iterable[str], values: Iterable[Iterable[object]]) -> RenderableType:

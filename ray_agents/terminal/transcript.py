@@ -26,6 +26,7 @@ from ray_agents.events import (
     WakeRecorded,
     WakeStatus,
 )
+from ray_agents.origin import EntityForked
 from ray_agents.terminal import wording
 from ray_agents.terminal.flow import Flow, set_text
 from ray_agents.terminal.spans import MICROSECONDS, lasting, until
@@ -87,6 +88,7 @@ class Transcript:
             ErrorRecorded.TYPE: self._error,
             EntityCreated.TYPE: self._created,
             EntityStopped.TYPE: self._stopped,
+            EntityForked.TYPE: self._forked,
             EffectStaged.TYPE: self._outbox,
             DeliveryDeferred.TYPE: self._deferred,
             SendScheduled.TYPE: self._schedule,
@@ -217,6 +219,9 @@ class Transcript:
 
     def _created(self, event: Event) -> Strokes:
         yield from self._line(event, "+", wording.created(EntityCreated.of(event)), style="bold")
+
+    def _forked(self, event: Event) -> Strokes:
+        yield from self._line(event, "+", wording.forked(EntityForked.of(event)), style="bold")
 
     def _stopped(self, event: Event) -> Strokes:
         told = wording.stopped(EntityStopped.of(event))

@@ -17,6 +17,7 @@ from ray_agents.events import (
     WakeRecorded,
     encode,
 )
+from ray_agents.origin import Cause, EntityForked
 from ray_agents.terminal.spans import MICROSECONDS, lasting, until
 
 TEXT_LENGTH_MAX = 500
@@ -96,6 +97,12 @@ def created(entity: EntityCreated) -> str:
     if entity.parent:
         told += f" by {entity.parent}"
     return told + (f" with {short(entity.args)}" if entity.args else "")
+
+
+def forked(origin: EntityForked) -> str:
+    """Where the rows before come from."""
+    kind = "forked from" if origin.cause is Cause.FORK else "imported from"
+    return f"{kind} {origin.source}, whose log counts below offset {origin.offset}"
 
 
 def stopped(entity: EntityStopped) -> str:

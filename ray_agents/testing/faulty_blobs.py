@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 
 from ray_agents.ports import Appender, Blobs
 
@@ -30,6 +31,11 @@ class FaultyBlobs:
         """See :class:`ray_agents.ports.Blobs`."""
         return self.inner.prompt
 
+    @property
+    def linger(self) -> timedelta:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return self.inner.linger
+
     def check(self, operation: str) -> None:
         """Count a call, and refuse it if so told."""
         self.calls[operation] += 1
@@ -44,6 +50,11 @@ class FaultyBlobs:
         self.check("create")
         self.bytes_created += len(data)
         return self.inner.create(name, data)
+
+    def link(self, source: str, name: str) -> bool:
+        """See :class:`ray_agents.ports.Blobs`."""
+        self.check("link")
+        return self.inner.link(source, name)
 
     def sync_names(self, name: str) -> None:
         """See :class:`ray_agents.ports.Blobs`."""

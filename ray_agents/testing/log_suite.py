@@ -98,7 +98,9 @@ class Log:
         """A claim of somebody who dies before it has begun."""
         head = await read_head(self.blobs, self.folder, io=self.io)
         claim = Claim(host="host-1", token=f"token-{next(self._tokens)}")
-        await self.io.run(take, LogFiles(self.blobs, self.folder, kept=Kept()), head=head, claim=claim)
+        await self.io.run(
+            take, LogFiles(self.blobs, self.folder, kept=Kept()), head=head, claim=claim
+        )
 
     def reader(self) -> LogReader:
         """A reader that has read nothing yet."""
@@ -158,6 +160,17 @@ class BlobsSuite:
         assert blobs.names("f") == ["1", "2", "sub"]
         assert blobs.names("") == ["f", "g"]
         assert blobs.names("f/1") == []
+
+    def test_a_link_is_a_second_name_that_outlives_the_first(self, blobs: Blobs) -> None:
+        blobs.create("a/1", b"content")
+        assert blobs.link("a/1", "b/c/2")
+        blobs.sync_names("b/c/2")
+        assert not blobs.link("b/c/2", "a/1")
+        blobs.delete("a/1")
+        assert (blobs.read("b/c/2", 3), blobs.names("b/c")) == (b"tent", ["2"])
+        with pytest.raises(StoreUnavailable):
+            blobs.link("a/1", "a/3")
+        assert blobs.names("a") == []
 
     def test_a_deleted_name_is_free_again(self, blobs: Blobs) -> None:
         blobs.create("f/1", b"one")

@@ -10,6 +10,7 @@ it as other processes go on to see it: nothing is lost yet, but what was not syn
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from random import Random
 from threading import Lock
 
@@ -43,6 +44,11 @@ class LossyBlobs:
     def prompt(self) -> bool:
         """See :class:`ray_agents.ports.Blobs`."""
         return True
+
+    @property
+    def linger(self) -> timedelta:
+        """See :class:`ray_agents.ports.Blobs`."""
+        return timedelta(0)
 
     def copy(self) -> LossyBlobs:
         """A tree of the same content, in which nobody has anything open."""
@@ -109,6 +115,19 @@ class LossyBlobs:
             if last in folder.current:
                 return False
             folder.current[last] = _File(data=bytearray(data), synced=len(data))
+            return True
+
+    def link(self, source: str, name: str) -> bool:
+        """See :class:`ray_agents.ports.Blobs`; both names are of one file, as hard links are."""
+        with self._lock:
+            self.step()
+            folder, last = self._place(name)
+            if last in folder.current:
+                return False
+            there, its = self._place(source)
+            if its not in there.current:
+                raise StoreUnavailable(f"{source!r} does not exist", path=source)
+            folder.current[last] = there.current[its]
             return True
 
     def sync_names(self, name: str) -> None:

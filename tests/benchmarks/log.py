@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tests.benchmarks.figures import Printout
 from tests.benchmarks.log_appends import print_appends, print_concurrency
 from tests.benchmarks.log_bytes import print_bytes
+from tests.benchmarks.log_forks import print_forks
 from tests.benchmarks.log_reads import print_full_reads, print_tails
 from tests.benchmarks.log_wakes import print_wakes
 
@@ -44,6 +45,7 @@ async def print_log(out: Printout, store: str, sizes: LogSizes) -> None:
     few, many = sizes.histories
     await print_appends(out, store, histories=(few, many), appends=sizes.appends)
     await print_wakes(out, store, handled=sizes.handled)
+    await print_forks(out, store, handled=sizes.handled)
     await print_full_reads(out, store, sizes.reads)
     await print_tails(out, store, (max(100, few), many))
     await print_concurrency(out, store, appends=sizes.concurrent_appends)

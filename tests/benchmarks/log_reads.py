@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from pydantic_core import from_json
@@ -141,35 +141,42 @@ def _read_values(path: Path) -> list[object]:
 
 
 async def print_tails(out: Printout, store: str, counts: tuple[int, int]) -> None:
-    """Read the last events of a short and a long log: as a follower, and as a newcomer."""
-    out.head(f"log: read the last {TAIL} events, medians of {TAIL_ROUNDS}")
-    waited = {count: await _tail(store, count) for count in counts}
+    """Read the last events of a short and a long log, in turns: as a follower, as a newcomer.
+
+    The last merged rows are those of a log that has slept since it was merged.
+    """
+    out.head(f"log: read the last {TAIL} events, medians of {TAIL_ROUNDS} in turns")
+    async with _tail_of(store, counts[0]) as few, _tail_of(store, counts[1]) as many:
+        rounds = [(await few(), await many()) for _ in range(TAIL_ROUNDS)]
     for at, who in enumerate(("by a follower", "by a newcomer", "by a newcomer, of merged rows")):
-        short, long = (waited[count][at] for count in counts)
+        short, long = (median([both[which][at] for both in rounds]) for which in (0, 1))
         note = f"{short:.3g} ms of {counts[0]:,} events, {long:.3g} ms of {counts[1]:,}"
         name = f"tail {who}: long log over short"
         out.add(Figure(name=name, value=long / short, unit="x", bar=TAIL_BAR, note=note))
 
 
-async def _tail(store: str, count: int) -> tuple[float, float, float]:
+@asynccontextmanager
+async def _tail_of(
+    store: str, count: int
+) -> AsyncGenerator[Callable[[], Awaitable[tuple[float, ...]]]]:
+    """A log of ``count`` events, merged, and what to call for a round of measurements."""
     folder = f"entities/bench/00/tail-{count}"
     await write(store, folder, payloads(count, size=VALUE_BYTES))
     await merge(store, folder)
-    following: list[float] = []
-    fresh: list[float] = []
-    merged: list[float] = []
-    largest = max(files_of(store, folder), key=lambda path: path.stat().st_size)
-    end = int(largest.name.split("-")[1])  # the offset of its last row
+    sealed = [path for path in files_of(store, folder) if path.suffix == ".arrow"]
+    merged = max(int(path.name.split("-")[1]) for path in sealed)
     async with owned(store, folder) as owner, reading(store, folder) as reader:
         await owner.append(payloads(TAIL, size=VALUE_BYTES))
-        await reader.read(0, limit=1)
-        for _ in range(TAIL_ROUNDS):
+        await reader.read(owner.tip - 1)
+
+        async def measure() -> tuple[float, ...]:
             tip = owner.tip
             await owner.append(payloads(TAIL, size=VALUE_BYTES))
-            following.append((await taken(lambda at=tip: reader.read(at)))[0])
-            fresh.append(await _newcomer(store, folder, owner.tip - TAIL))
-            merged.append(await _newcomer(store, folder, end - TAIL))
-    return median(following), median(fresh), median(merged)
+            following, _ = await taken(lambda: reader.read(tip))
+            newcomer = await _newcomer(store, folder, tip)
+            return following, newcomer, await _newcomer(store, folder, merged + 1 - TAIL)
+
+        yield measure
 
 
 async def _newcomer(store: str, folder: str, offset: int) -> float:

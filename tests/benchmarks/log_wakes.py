@@ -14,7 +14,7 @@ from typing import Any
 from ray_agents.address import Address
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.local import LocalRuntime
-from ray_agents.cluster.openings import UPKEEP
+from ray_agents.cluster.waking import upkeep_of
 from ray_agents.definition import Registry
 from ray_agents.events import Draft, MessageReceived, WakeRecorded, WakeStatus
 from ray_agents.log.owner import LogIO
@@ -47,13 +47,7 @@ async def print_wakes(out: Printout, store: str, *, handled: tuple[int, int]) ->
     """From the sending of a message to a sleeper until it is handled, each time by a new host."""
     out.head(f"log: wake behind handled messages, medians of {ROUNDS} by new hosts")
     addresses = [Address.of("echo", f"handled-{count}") for count in handled]
-    async with LocalRuntime(store) as runtime:
-        await runtime.register(registry)
-        for address in addresses:
-            await runtime.spawn(address, SpawnRequest())
-            await _asleep(runtime, address)
-    for address, count in zip(addresses, handled, strict=True):
-        await _handle(store, address, count)
+    await make_handled(store, addresses, handled)
     for cold in (False, True):
         few, many = await _wakes(store, addresses, cold=cold)
         cache = "page cache cold" if cold else "page cache warm"
@@ -61,6 +55,17 @@ async def print_wakes(out: Printout, store: str, *, handled: tuple[int, int]) ->
             out.add(Figure(name=f"wake, {count:,} handled, {cache}", value=value, unit="ms"))
         name = f"wake behind {handled[1]:,} over {handled[0]:,}, {cache}"
         out.add(Figure(name=name, value=many / few, unit="x", bar=WAKE_BAR))
+
+
+async def make_handled(store: str, addresses: list[Address], handled: tuple[int, ...]) -> None:
+    """Entities that have handled so many messages each, asleep."""
+    async with LocalRuntime(store) as runtime:
+        await runtime.register(registry)
+        for address in addresses:
+            await runtime.spawn(address, SpawnRequest())
+            await _asleep(runtime, address)
+    for address, count in zip(addresses, handled, strict=True):
+        await _handle(store, address, count)
 
 
 async def _wakes(store: str, addresses: list[Address], *, cold: bool) -> tuple[float, float]:
@@ -96,11 +101,13 @@ async def _asleep(runtime: LocalRuntime, address: Address) -> None:
 async def _handle(store: str, address: Address, count: int) -> None:
     """Append what so many handled messages leave behind."""
     left = count
+    (definition,) = registry
+    upkeep = upkeep_of(definition)
     for epoch in range(EPOCHS):
         share = left // (EPOCHS - epoch)
         left -= share
         folder = entity_folder(address)
-        async with owned(store, folder, durability=Durability.MEMORY, upkeep=UPKEEP) as owner:
+        async with owned(store, folder, durability=Durability.MEMORY, upkeep=upkeep) as owner:
             while share:
                 messages = min(share, APPEND_MESSAGES)
                 share -= messages

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.run import SLICE, run
+from tests.benchmarks.run import PARTS, SLICE, run
 
 pytestmark = pytest.mark.benchmark
 TIMES_WORSE_MAX = 2
 
 
 @pytest.mark.timeout(230)
-async def test_no_figure_is_more_than_twofold_worse_than_its_bar(tmp_path: Path) -> None:
-    out = await run(str(tmp_path / "store"), SLICE)
+@pytest.mark.parametrize("parts", [frozenset({"log"}), PARTS - {"log"}], ids=["log", "runtime"])
+async def test_no_figure_is_more_than_twofold_worse_than_its_bar(
+    tmp_path: Path, parts: frozenset[str]
+) -> None:
+    out = await run(str(tmp_path / "store"), SLICE, only=parts)
     far = [str(figure) for figure in out.figures if figure.times_worse > TIMES_WORSE_MAX]
     assert not far, far

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from ray_agents import schedule, wakes
+from ray_agents.closing import closing_drafts
 from ray_agents.definition import Limits
 from ray_agents.effects import Effects
 from ray_agents.events import (
@@ -21,6 +22,7 @@ from ray_agents.events import (
     SendScheduled,
     WakeStatus,
 )
+from ray_agents.origin import Cause, EntityForked
 from ray_agents.projection import State
 
 LIMITS = Limits(attempts_max=2)
@@ -54,7 +56,7 @@ class LogMaker:
         steps += [self.effect, self.end, self.end, self.resolve, self.deliver, self.other]
         steps += [self.schedule, self.fire]
         if self.random.random() < self.kill_chance:
-            steps = [self.kill]
+            steps = [self.kill, self.fork]
         self.random.choice(steps)()
 
     def spawn(self) -> None:
@@ -68,6 +70,27 @@ class LogMaker:
     def kill(self) -> None:
         self.effects = None
         self.write(EntityStopped(reason=None, life=0, timestamp=0).draft())
+
+    def fork(self) -> None:
+        """From here on it is the log of a fork, or of an import."""
+        now = len(self.events)
+        created = self.state.created
+        assert created is not None
+        origin = EntityForked(
+            key=f"f{now}",
+            cause=self.random.choice(list(Cause)),
+            source="/t/source",
+            offset=now,
+            life=created.life,
+            parent=None,
+            created=now,
+            woken=self.state.woken or bool(self.state.wakes),
+            timestamp=now,
+        )
+        self.effects = None
+        self.write(origin.draft(), *closing_drafts(self.state, [], now=now))
+        left = (self.state.wakes, self.state.pending, self.state.outbox, self.state.effects)
+        assert not any((*left, self.state.timers, self.state.deferred))
 
     def message(self) -> None:
         self.messages += 1

@@ -28,6 +28,7 @@ class DyingBlobs:
     ) -> None:
         self.inner = inner
         self.prompt = inner.prompt and not far
+        self.linger = inner.linger
         self.writes = 0
         self.dead = False
         self.crash_at = crash_at
@@ -50,6 +51,9 @@ class DyingBlobs:
 
     def create(self, name: str, data: bytes) -> bool:
         return bool(self.mutate(lambda: self.inner.create(name, data)))
+
+    def link(self, source: str, name: str) -> bool:
+        return bool(self.mutate(lambda: self.inner.link(source, name)))
 
     def sync_names(self, name: str) -> None:
         self.inner.sync_names(name)

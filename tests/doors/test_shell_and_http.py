@@ -91,6 +91,28 @@ def test_a_delayed_message_comes_later(started: Folder, http: httpx.Client) -> N
     assert "◷" in started.shell("view", "/bot/late").stdout
 
 
+def test_an_entity_is_forked_looked_at_and_carried_by_shell_and_http(
+    started: Folder, http: httpx.Client
+) -> None:
+    started.shell("spawn", "/bot/old")
+    started.shell("ask", "/bot/old", "hello")
+    tip = http.get("/v1/entities/bot/old").json()["events"]
+    assert started.shell("fork", "/bot/old", "/bot/new").stdout.startswith("/bot/new is a fork")
+    assert started.shell("ask", "/bot/new", "again").returncode == 0
+    made = http.post("/v1/entities/bot/new/fork", json={"to": "/bot/newer", "at": tip})
+    assert made.json()["forked_from"] == {"cause": "fork", "address": "/bot/new", "offset": tip}
+    assert f"offset {tip} of" in started.shell("inspect", "/bot/new", "--at", str(tip)).stdout
+    said = started.shell("export", "/bot/new", "new.arrow", "--children").stdout
+    assert said.startswith("new.arrow: /bot/new, ")
+    file = (started.path / "new.arrow").read_bytes()
+    assert len(http.get("/v1/entities/bot/new/export").content) == len(file)
+    assert "exists already" in started.shell("import", "new.arrow", check=False).stderr
+    assert started.shell("import", "new.arrow", "--to", "/bot/copy").stdout == "/bot/copy\n"
+    assert started.shell("ask", "/bot/copy", "there?").returncode == 0
+    imported = http.post("/v1/imports", content=file, params={"to": "/bot/copy2"})
+    assert imported.json()[0]["address"] == "/bot/copy2"
+
+
 EVENTS = {"accept": "text/event-stream"}
 
 

@@ -30,8 +30,8 @@ def make_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
     )
 
     def make(**changes: Any) -> Rig:
-        store = str(tmp_path_factory.mktemp("ruin") / "store")
-        made.append(Rig(replace(plain, store=store, **changes)))
+        store = {"store": str(tmp_path_factory.mktemp("ruin") / "store")}
+        made.append(Rig(replace(plain, **(store | changes))))
         made[-1].start()
         return made[-1]
 

@@ -65,6 +65,8 @@ class Driver:
                 )
                 flood.start()
             return {"ok": None}
+        if verb == "observe":
+            return {"ok": [event.key for event in self._client.observe(*args, **options)]}
         if "after_seconds" in options:  # JSON has no word for a timedelta
             options["after"] = timedelta(seconds=options.pop("after_seconds"))
         try:

@@ -16,7 +16,7 @@ import pytest
 from ray_agents.ports import Appender, Blobs
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from tests.faults.stage import Stage
-from tests.faults.zombies import ACTORS_MAX, Beginning, Disguise, Play, beginnings, undisguised
+from tests.faults.zombies import ACTORS_MAX, Beginning, Disguise, Play, beginnings
 
 FIRST = int(os.environ.get("ZOMBIE_SEED", "1000"))
 PLAYS = int(os.environ.get("ZOMBIES", "3000"))

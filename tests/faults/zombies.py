@@ -211,7 +211,9 @@ class Play:
                 except Fenced:
                     continue
                 except StoreUnavailable:
-                    assert self.spoiled or not blobs.blameless, "no call has failed, and yet it was not fenced"
+                    assert self.spoiled or not blobs.blameless, (
+                        "no call has failed, and yet it was not fenced"
+                    )
 
         return act
 

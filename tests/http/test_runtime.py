@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 
@@ -28,7 +29,7 @@ from ray_agents.events import Event
 from ray_agents.http.following import Patience
 from ray_agents.http.runtime import HttpRuntime
 from ray_agents.ports import Runtime
-from ray_agents.requests import ListQuery, SendRequest, SpawnRequest
+from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
 from ray_agents.settings import Settings
 from ray_agents.views import Durability, Status
 from serve.api import create_app
@@ -265,3 +266,37 @@ async def take(http: HttpRuntime, count: int) -> list[Event]:
             if len(found) == count:
                 break
     return found
+
+
+async def test_forks_states_exports_and_imports_travel(
+    http: HttpRuntime, runtime: FakeRuntime
+) -> None:
+    await http.spawn(AMY, SpawnRequest())
+    await runtime.append(AMY, "a", "b")
+    view = await http.fork(AMY, ForkRequest(to="/assistant/bob", at=1))
+    assert (view.address, view.events) == ("/assistant/bob", 1)
+    assert runtime.forked[0][1].fork_id
+    assert (await http.state(AMY, at=1)).collections == {"texts": ["a"]}
+    assert (await http.state(AMY)).at == 2
+    with pytest.raises(UnknownOffset):
+        await http.state(AMY, at=3)
+    exported = http.export(AMY, children=True)
+    assert b"".join([chunk async for chunk in exported]) == b"export of /assistant/amy and all"
+    with pytest.raises(UnknownEntity):
+        _ = [chunk async for chunk in http.export(Address.of("assistant", "nobody"))]
+
+    async def file() -> AsyncGenerator[bytes]:
+        yield b"what was "
+        yield b"exported"
+
+    (made,) = await http.import_(file(), to=Address.of("assistant", "cay"))
+    assert (made.address, runtime.imported) == ("/assistant/cay", b"what was exported")
+
+
+async def test_an_import_over_a_connection_that_breaks_is_told(http: HttpRuntime) -> None:
+    async def breaking() -> AsyncGenerator[bytes]:
+        yield b"what was "
+        raise httpx.ReadError("broken")
+
+    with pytest.raises(RuntimeUnavailable, match="broke"):
+        await http.import_(breaking())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import FrozenInstanceError
-
-import pytest
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from itertools import accumulate
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

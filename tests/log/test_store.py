@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ray_agents.errors import StoreUnavailable
+from ray_agents.errors import MissingPackage, StoreUnavailable
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.store import look_into, open_blobs, store_identity
 
@@ -36,8 +39,20 @@ def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_scheme_that_is_not_supported_is_named() -> None:
-    with pytest.raises(StoreUnavailable, match="s3"):
-        open_blobs("s3://bucket/prefix")
+    for url in ("ftp://bucket/prefix", "s3://", "s3:///prefix", "gs://bucket?x=1"):
+        with pytest.raises(StoreUnavailable, match=re.escape(url)):
+            open_blobs(url)
+
+
+@pytest.mark.parametrize("opened", [open_blobs, look_into])
+def test_without_its_package_a_bucket_is_refused_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, opened: Callable[[str], object]
+) -> None:
+    for module in [name for name in sys.modules if name.startswith(("obstore", "ray_agents.log."))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "obstore.exceptions", None)
+    with pytest.raises(MissingPackage, match=r"pip install 'ray-agents\[objects\]'"):
+        opened("s3://bucket/prefix")
 
 
 def test_a_directory_that_cannot_be_written_is_refused(

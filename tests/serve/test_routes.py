@@ -10,6 +10,7 @@ import pytest
 from ray_agents.address import Address
 from ray_agents.definition import Registry
 from ray_agents.settings import Settings
+from serve import imports
 from serve.api import create_app
 from tests.fake_runtime import FakeRuntime, failing
 
@@ -178,3 +179,43 @@ async def test_the_api_describes_itself(api: httpx.AsyncClient) -> None:
     paths = (await api.get("/openapi.json")).json()["paths"]
     assert "/v1/entities/{type}/{id}/ask" in paths
     assert (await api.get("/docs")).status_code == 200
+
+
+async def test_an_entity_is_forked_shown_as_of_then_and_carried(
+    api: httpx.AsyncClient, runtime: FakeRuntime
+) -> None:
+    await api.put(AT)
+    await runtime.append(AMY, "a", "b", "c")
+    answer = await api.post(f"{AT}/fork", json={"to": "/assistant/bob", "at": 2})
+    assert (answer.status_code, answer.json()["address"]) == (201, "/assistant/bob")
+    assert runtime.forked[0][1].at == 2
+    for query, texts in ({"at": 1}, ["a"]), ({}, ["a", "b", "c"]):
+        state = await api.get(f"{AT}/state", params=query)
+        assert state.json()["collections"] == {"texts": texts}
+    assert (await api.get(f"{AT}/state", params={"at": 9})).status_code == 416
+    file = await api.get(f"{AT}/export", params={"children": True})
+    assert file.content == b"export of /assistant/amy and all"
+    assert file.headers["content-type"] == "application/vnd.apache.arrow.file"
+    made = await api.post("/v1/imports", content=file.content, params={"to": "/assistant/cay"})
+    assert (made.status_code, made.json()[0]["address"]) == (201, "/assistant/cay")
+    assert runtime.imported == file.content
+
+
+async def test_what_cannot_be_exported_is_an_error_and_no_broken_file(
+    api: httpx.AsyncClient,
+) -> None:
+    answer = await api.get(f"{AT}/export")
+    assert (answer.status_code, answer.json()["type"]) == (404, "UnknownEntity")
+
+
+async def test_an_import_may_be_larger_than_a_message_but_not_endless(
+    monkeypatch: pytest.MonkeyPatch, runtime: FakeRuntime
+) -> None:
+    app = create_app(lambda _: runtime, Settings(body_bytes_max=1_000))
+    monkeypatch.setattr(imports, "IMPORT_BYTES_MAX", 5_000)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://control") as client,
+    ):
+        assert (await client.post("/v1/imports", content=b"x" * 5_000)).status_code == 201
+        assert (await client.post("/v1/imports", content=b"x" * 5_001)).status_code == 413

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import ray_agents
 from ray_agents.cli import main
 from ray_agents.client import Client
-from ray_agents.definition import Limits, Registry
+from ray_agents.definition import Definition, Limits, Registry
 from ray_agents.errors import (
     CorruptLog,
     HandlerFailed,
@@ -300,3 +300,25 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         ray_agents.query(tmp_path / "nowhere", "from events")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fork_is_an_entity_of_its_own_with_nothing_left_to_do() -> None:
+    registry = Registry()
+    registry.define("box", Definition(type="box", handler=_hang))
+    with local_client(blobs := MemoryBlobs()) as client:
+        client.register(registry)
+        client.spawn("/box/a", tags={"t": "1"})
+        for n in range(2):
+            client.send("/box/a", n)
+        client.fork("/box/a", "/box/b")
+        source, fork = query(blobs, "from entities order by address").to_pylist()
+        assert (source["forked_from"], source["backlog"]) == (None, 2)
+        assert (fork["forked_from"], fork["backlog"], fork["parked"]) == ("/box/a", 0, 0)
+        assert (fork["tags"], fork["parent"]) == ('{"t":"1"}', None)
+        assert fork["created"] > source["created"]
+        found = query(blobs, "select address, wake_status from inbox where address = '/box/b'")
+        assert set(found["wake_status"].to_pylist()) == {"skipped"}
+
+
+async def _hang(ctx: Any, wake: Any) -> None:
+    await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""``scan`` obeys its suite in memory and in a directory, gathers small logs, and is lazy."""
+"""``scan`` obeys its suite in memory, a directory and a bucket, gathers small logs, and is lazy."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from obstore.store import MemoryStore
 
 import ray_agents
 from ray_agents.errors import InvalidAddress, InvalidPayload, StoreUnavailable
+from ray_agents.log.bucket import Bucket
 from ray_agents.log.memory import MemoryBlobs
+from ray_agents.log.objects import ObjectBlobs
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.log.store import open_blobs
 from ray_agents.ports import Blobs
@@ -35,6 +38,13 @@ class TestInADirectory(ScanSuite):
     @pytest.fixture
     def blobs(self, tmp_path: Path) -> Blobs:
         return DirectoryBlobs(tmp_path)
+
+
+@pytest.mark.slow
+class TestInABucket(ScanSuite):
+    @pytest.fixture
+    def blobs(self) -> Blobs:
+        return ObjectBlobs(Bucket(MemoryStore(), url="memory://test"))
 
 
 STEPS = st.lists(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from ray_agents.errors import RayAgentsError
@@ -22,7 +24,18 @@ from ray_agents.events import (
 from ray_agents.findings import Verification
 from ray_agents.terminal.installation import Answer, Description, Target
 from ray_agents.terminal.screen import Screen
-from ray_agents.views import EntityView, Page, ParkedWake, Receipt, Reply, Status, TypeView
+from ray_agents.views import (
+    EntityView,
+    ExportView,
+    Origin,
+    Page,
+    ParkedWake,
+    Receipt,
+    Reply,
+    StateView,
+    Status,
+    TypeView,
+)
 
 ADA = "/assistant/ada"
 TEN_O_CLOCK = 1_767_348_000_000_000  # 2026-01-02 10:00:00 UTC
@@ -107,6 +120,19 @@ REPLY = Reply(address=ADA, id="m", wake="w", offset=4, text="391")
 PARKED = ParkedWake(wake="w7", attempts=3, error="ValueError: no", messages=2)
 
 
+STATE = StateView(
+    address=ADA,
+    type="assistant",
+    id="ada",
+    at=5,
+    tip=14,
+    time=TEN_O_CLOCK,
+    created=TEN_O_CLOCK,
+    collections={"notes": [{"key": "a"}, {"key": "b"}]},
+    forked_from=Origin(cause="import", address="/assistant/old", offset=3),
+    tags={"team": "red"},
+    schedules=1,
+)
 ANSWER = Answer(columns=("tool", "calls"), rows=(("add", 12), ("a,b\n", None)))
 
 
@@ -172,7 +198,25 @@ class FakeClient:
         self._note("list", **query)
         return Page(items=self.entities, cursor="next")
 
-    def types(self) -> list[TypeView]:
+    def state(self, address: str, *, at: int | None = None) -> StateView:
+        self._note("state", address=address, at=at)
+        return STATE
+
+    def fork(self, address: str, to: str, *, at: int | None = None) -> EntityView:
+        self._note("fork", address=address, to=to, at=at)
+        origin = Origin(cause="fork", address=address, offset=at or 14)
+        return entity(address=to, forked_from=origin)
+
+    def export(self, address: str, path: Path, *, children: bool = False) -> ExportView:
+        self._note("export", address=address, path=path, children=children)
+        found = (ADA, "/assistant/bob") if children else (ADA,)
+        return ExportView(file=str(path), bytes=4096, digest="0" * 16, addresses=found)
+
+    def import_(self, path: Path, *, to: str | None = None) -> builtins.list[EntityView]:
+        self._note("import", path=path, to=to)
+        return [entity()]
+
+    def types(self) -> builtins.list[TypeView]:
         self._note("types")
         return [TypeView(type="assistant", version=2, description="Answers", source="my:registry")]
 
