@@ -21,6 +21,16 @@ def test_a_fold_may_be_cut_anywhere(seed: int, steps: int, cut: float) -> None:
     assert fold(events[at:], fold(events[:at])) == fold(events)
 
 
+@given(seed=seeds, steps=lengths, cuts=st.lists(st.floats(0, 1), max_size=6))
+def test_a_fold_may_be_cut_into_any_pieces(seed: int, steps: int, cuts: list[float]) -> None:
+    events = random_log(seed, steps=steps)
+    bounds = sorted({0, len(events), *(int(cut * len(events)) for cut in cuts)})
+    state = State()
+    for start, stop in pairwise(bounds):
+        state = fold(events[start:stop], state)
+    assert state == fold(events)
+
+
 @given(seed=seeds, steps=lengths)
 def test_each_message_waits_is_taken_or_was_ended_with_its_life(seed: int, steps: int) -> None:
     events = random_log(seed, steps=steps)

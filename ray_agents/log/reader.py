@@ -206,8 +206,8 @@ class LogReader:
             CorruptLog: it was missed before, and no newer owner has replaced it. While the newest
                 one has not begun, an older one may have, which cannot be seen here.
         """
-        epoch = view.manifest.epoch
-        if before == entry and self._files.newest_epoch() == epoch == (view.head or _NONE).epoch:
+        unchanged = self._files.newest_epoch() == (view.head or _NONE).epoch
+        if before == entry and unchanged and not view.held:
             name = f"{self._files.folder}/{entry.name}"
             message = f"file {name!r} is listed but gone; restore it from a backup"
             raise CorruptLog(message, segment=name, after_offset=entry.first - 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
@@ -48,6 +49,32 @@ def test_plain_arrow_reads_every_frame(groups: list[list[Event]]) -> None:
     batches = list(ipc.open_stream(data))
     assert [to_events(batch) for batch in batches] == groups
     assert [to_events(batch) for batch in parse_segment(NAME, data).batches] == groups
+
+
+@given(st.lists(events_of_a_log, min_size=1, max_size=4), st.floats(0, 1), st.integers(0, 3))
+@settings(max_examples=40)
+def test_a_segment_cut_at_any_byte_is_clean_or_torn_and_keeps_its_whole_frames(
+    groups: list[list[Event]], place: float, zeros: int
+) -> None:
+    """Also if zeros follow, as where a file grew and its content never came."""
+    frames = [encode_frame(events).data for events in groups]
+    ends = [len(HEADER), *accumulate(map(len, frames), initial=len(HEADER))][1:]
+    length = len(HEADER) + round(place * (ends[-1] - len(HEADER)))
+    data = (HEADER + b"".join(frames))[:length] + bytes(zeros)
+    segment = parse_segment(NAME, data)
+    whole = sum(end <= length for end in ends[1:])
+    clean = length == ends[whole] and not zeros
+    assert segment.ending is (Ending.CLEAN if clean else Ending.TORN)
+    assert segment.position == ends[whole]
+    assert [to_events(batch) for batch in segment.batches] == groups[:whole]
+
+
+def test_a_row_may_be_large_and_have_many_headers() -> None:
+    headers = {f"ünïcode-{number}": "✓" * number for number in range(200)}
+    draft = Draft.of("inbox", "k" * 5000, value={"payload": "\0é\U0001f600" * 200_000})
+    event = Event.at(7, 8, replace(draft, headers=headers))
+    assert to_events(encode_frame([event]).batch) == [event]
+    assert to_events(parse_segment(NAME, HEADER + encode_frame([event]).data).batches[0]) == [event]
 
 
 @given(events_of_a_log)
