@@ -129,7 +129,7 @@ class Installed:
 
         def report(_: str, error: CorruptLog) -> None:
             if on_corrupt is not None:
-                on_corrupt(f"left out: {error.message}")
+                on_corrupt(f"left out, from the damaged file on: {error.message}")
 
         store = self._settings(target).store
         table = query(store, sql, on_corrupt=report if on_corrupt is not None else None)

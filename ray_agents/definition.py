@@ -90,10 +90,11 @@ class Limits:
 class Retention:
     """What is kept of a log: rows not older than ``age``, and at most ``bytes_max`` of files.
 
-    It is applied when an entity has worked and falls asleep, to whole files, so about an eighth
-    more is kept. State, tags, what is unfinished, and the ids of messages stay in any case; whoever
-    reads below the first offset that is kept is told so (:class:`ray_agents.errors.OffsetGone`).
-    Without either everything is kept.
+    It is applied when an entity falls asleep and its files are merged, to whole files that earlier
+    wakes have left; so what the last wake wrote stays, and of the rest about an eighth more. State,
+    tags, what is unfinished, and the ids of messages stay in any case; whoever reads below the
+    first offset that is kept is told so (:class:`ray_agents.errors.OffsetGone`). Without either
+    everything is kept.
     """
 
     age: timedelta | None = None

@@ -66,7 +66,7 @@ def entity(view: EntityView, *, now: int) -> RenderableType:
         ("last active", ago(view.last_event, now=now)),
         ("backlog", str(view.backlog)),
         ("host", host(view)),
-        ("log", f"{view.events:,} events, life {view.life}, epoch {view.epoch}"),
+        ("log", f"{_kept(view)}, life {view.life}, epoch {view.epoch}"),
         ("durability", view.durability.value),
     ]
     if view.next_due is not None:
@@ -78,6 +78,11 @@ def entity(view: EntityView, *, now: int) -> RenderableType:
     rows += _facts(view.args, view.tags)
     shown = _pairs(rows)
     return Group(shown, Text(), _parked(view.parked)) if view.parked else shown
+
+
+def _kept(view: EntityView) -> str:
+    kept = f", those from {view.first:,} on are kept" if view.first else ""
+    return f"{view.events:,} events{kept}"
 
 
 def state(view: StateView, *, now: int) -> RenderableType:

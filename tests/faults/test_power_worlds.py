@@ -27,7 +27,7 @@ from ray_agents.errors import RayAgentsError, StoreUnavailable
 from ray_agents.ports import Appender, Blobs
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.testing.lossy_blobs import LossyBlobs
-from ray_agents.views import Receipt, Status
+from ray_agents.views import EntityView, Receipt, Status
 from tests.cluster.stores import DyingBlobs
 from tests.faults.test_log_unsynced import Worst
 from tests.simulation.world import SeededClock, World, options
@@ -203,6 +203,7 @@ class PowerWorld:
     async def check(self, runtime: LocalRuntime) -> None:
         for address in self.addresses:  # a claim that came to nothing hides the last rows till then
             self.told.append(await runtime.send(address, SendRequest(payload=1, id="last")))
+        views = list[EntityView]()
         for _ in range(PATIENCE):
             views = [await runtime.inspect(address) for address in self.addresses]
             if all(view.status is Status.SLEEPING for view in views):
