@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -104,6 +104,9 @@ class Spending(View):
         """Tokens of all kinds."""
         cached = self.cache_read_tokens + self.cache_write_tokens
         return self.input_tokens + self.output_tokens + cached
+
+
+CostBy = Literal["type", "entity", "model", "day"]
 
 
 class CostLine(Spending):

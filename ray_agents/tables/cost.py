@@ -8,20 +8,23 @@ counted any more.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, get_args
+from importlib import import_module
+from typing import Any, get_args
 
-from ray_agents.errors import InvalidPayload
+from ray_agents.errors import InvalidPayload, RuntimeUnavailable
 from ray_agents.ledger import COST, UNCOUNTED
-from ray_agents.log.arrow import Batch, pa, pa_json, pc
+from ray_agents.log.arrow import Batch, pa, pc
 from ray_agents.model import USAGE_FIELDS
 from ray_agents.origin import EntityForked
 from ray_agents.tables.fleet import Selection
 from ray_agents.tables.scan import OnCorrupt, Store, microseconds, open_store, read_batches
-from ray_agents.views import CostLine
+from ray_agents.views import CostBy, CostLine
 
-By = Literal["type", "entity", "model", "day"]
+pa_json: Any = import_module("pyarrow.json")
+
 _KEYS: Mapping[str, str] = {"type": "entity_type", "entity": "address", "model": "model_id"}
 _FACTS: Any = pa.schema(
     [("model_id", pa.string())] + [(name, pa.int64()) for name in (*USAGE_FIELDS, COST, UNCOUNTED)]
@@ -33,7 +36,7 @@ _SUMS = (*USAGE_FIELDS, "tokens", COST, "unpriced", UNCOUNTED)
 def cost(
     store: Store,
     *,
-    by: By = "type",
+    by: CostBy = "type",
     since: datetime | None = None,
     on_corrupt: OnCorrupt | None = None,
 ) -> list[CostLine]:
@@ -53,8 +56,8 @@ def cost(
         InvalidPayload: an argument does not say what it must.
         StoreUnavailable: there is no such store, or it cannot be read.
     """
-    if by not in get_args(By):
-        raise InvalidPayload(f"by={by!r}: write {', '.join(get_args(By))}", field="by")
+    if by not in get_args(CostBy):
+        raise InvalidPayload(f"by={by!r}: write {', '.join(get_args(CostBy))}", field="by")
     begin = None if since is None else microseconds(since)
     selection = Selection(types=frozenset({"step", EntityForked.TYPE}))
     steps: list[Any] = []
@@ -65,6 +68,18 @@ def cost(
     if not steps:
         return []
     return _lines(_own(_newest(pa.concat_tables(steps)), inherited), by, begin)
+
+
+async def cost_in(store: Store | None, *, by: CostBy, since: datetime | None) -> list[CostLine]:
+    """As :func:`cost`, in a thread.
+
+    Raises:
+        RuntimeUnavailable: there is no store to read here, only a control API.
+    """
+    if store is None:
+        message = "costs are read from the store itself: ray-agents --store … cost, where it is"
+        raise RuntimeUnavailable(message)
+    return await asyncio.to_thread(cost, store, by=by, since=since)
 
 
 def _note_forks(batch: Batch, inherited: dict[str, int]) -> None:
@@ -86,7 +101,9 @@ def _facts_of(batch: Batch) -> Any:
     values = steps.column("value").combine_chunks().cast(pa.large_string())
     text = "\n".join(values.to_pylist()).encode()
     facts = _FACTS.empty_table() if not text else _parsed(text)
-    return pa.table({name: steps.column(name) for name in _ROW} | _columns(facts))
+    table = pa.table({name: steps.column(name) for name in _ROW} | _columns(facts))
+    life = table.column("life").fill_null(-1)  # its row was let go; nulls would match nothing
+    return table.set_column(table.column_names.index("life"), "life", life)
 
 
 def _columns(facts: Any) -> dict[str, Any]:
@@ -120,7 +137,7 @@ def _own(steps: Any, inherited: Mapping[str, int]) -> Any:
     return steps.filter(mask)
 
 
-def _lines(steps: Any, by: By, begin: int | None) -> list[CostLine]:
+def _lines(steps: Any, by: CostBy, begin: int | None) -> list[CostLine]:
     if begin is not None:
         late = pc.greater_equal(steps.column("time"), pa.scalar(begin, pa.timestamp("us", "UTC")))
         steps = steps.filter(late)
