@@ -84,8 +84,8 @@ def check_money(name: str, amount: object) -> None:
     Raises:
         InvalidDefinition: it is a float, which is not exact, or no such amount.
     """
-    exact = isinstance(amount, Decimal | int) and not isinstance(amount, bool)
-    if not exact or not Decimal(amount).is_finite() or amount < 0:
+    exact = Decimal(amount) if isinstance(amount, Decimal | int) else Decimal("NaN")
+    if isinstance(amount, bool) or not exact.is_finite() or exact < 0:
         message = f'{name}={amount!r}: write dollars exactly, as Decimal("1.25"), and not negative'
         raise InvalidDefinition(message, field=name)
 

@@ -173,7 +173,7 @@ class LogMaker:
             return
         usage = Usage(input_tokens=self.random.randrange(9), output_tokens=len(self.events))
         cost = Spent(usage=usage, micros=3, uncounted=self.random.randrange(2))
-        row = {"status": "completed", "content": [], **cost.as_row()}
+        row = {"status": "completed", **cost.as_row()}
         step = Draft.of("step", f"r:s{len(self.events)}", value=row)
         self.write(*self.effects.mark([step]), (self.state.spent + cost).draft())
 

@@ -23,7 +23,7 @@ from ray_agents.definition import Budget, Definition, Limits, Registry
 from ray_agents.errors import HandlerFailed, InvalidDefinition, RayAgentsError
 from ray_agents.events import Event
 from ray_agents.ledger import Spent
-from ray_agents.model import ModelSettings, Usage
+from ray_agents.model import ModelRequest, ModelSettings, Usage
 from ray_agents.models import anthropic
 from ray_agents.models.anthropic import AnthropicModel, close_clients
 from ray_agents.models.scripted import Says
@@ -56,23 +56,26 @@ async def clerk(ctx: Any, wake: Any) -> Any:
     return [result.usage.tokens, str(result.cost), result.stop_reason]
 
 
+def well(_: ModelRequest) -> Says:
+    """What costs 127 tokens."""
+    return Says(text="Well.", usage=AT_MOST)
+
+
 async def saying(ctx: Any, wake: Any) -> Any:
     """Say what costs 127 tokens."""
-    ctx.use_agent(test_responses=lambda _: Says(text="Well.", usage=AT_MOST))
+    ctx.use_agent(test_responses=well)
     return (await ctx.agent.run()).stop_reason
 
 
 async def saying_at_once(ctx: Any, wake: Any) -> None:
     """Three runs side by side."""
-    agents = [
-        ctx.use_agent(test_responses=lambda _: Says(text="Well.", usage=AT_MOST)) for _ in range(3)
-    ]
+    agents = [ctx.use_agent(test_responses=well) for _ in range(3)]
     await asyncio.gather(*(agent.run() for agent in agents))
 
 
 async def unpriced(ctx: Any, wake: Any) -> None:
     """Ask a model nobody knows the price of."""
-    ctx.use_agent(model="unheard-of", test_responses=lambda _: Says(text="Well.", usage=AT_MOST))
+    ctx.use_agent(model="unheard-of", test_responses=well)
     await ctx.agent.run()
 
 
@@ -100,7 +103,7 @@ class Provider:
         )
         breaks = number < self._breaks
         self.billed.append((step, seen_of(usage) if breaks else usage))
-        calls = [("look", {})] if step < STEPS else []
+        calls: list[tuple[str, dict[str, Any]]] = [("look", {})] if step < STEPS else []
         after = 4 if breaks else None
         return Answer(text=f"Step {step}.", calls=calls, usage=usage, breaks_after=after)
 

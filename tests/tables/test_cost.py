@@ -14,7 +14,7 @@ from ray_agents.errors import InvalidPayload, RuntimeUnavailable
 from ray_agents.events import Draft
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.store import open_blobs
-from ray_agents.model import Usage
+from ray_agents.model import ModelRequest, Usage
 from ray_agents.models.scripted import Says
 from ray_agents.ports import Blobs
 from ray_agents.tables.cost import cost
@@ -28,10 +28,15 @@ YEARS = timedelta(days=3650)
 registry = Registry()
 
 
+def well(_: ModelRequest) -> Says:
+    """What costs 127 tokens."""
+    return Says(text="Well.\nYes.", usage=USAGE)
+
+
 async def saying(ctx: Any, wake: Any) -> None:
     """Say something, at a model's price."""
     model = wake.payload if isinstance(wake.payload, str) else "claude-sonnet-5-5"
-    ctx.use_agent(model=model, test_responses=lambda _: Says(text="Well.\nYes.", usage=USAGE))
+    ctx.use_agent(model=model, test_responses=well)
     await ctx.agent.run()
 
 
