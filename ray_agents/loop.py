@@ -196,7 +196,8 @@ class _Loop:
                     case Answered():
                         return event
                     case UsageSeen(usage=usage):
-                        self._journal.post([self._record.usage_seen(number, usage)])
+                        if usage.tokens:
+                            self._journal.post([self._record.usage_seen(number, usage)])
                     case AnswerBroken():
                         narration.see(event)
                         self._journal.post([self._record.attempt_broken(number)])

@@ -98,7 +98,8 @@ def cost(spending: Spending) -> str:
 
 def spent(spending: Spending) -> str:
     """Tokens and money."""
-    missed = f", {spending.uncounted} broken calls not wholly counted"
+    plural = "" if spending.uncounted == 1 else "s"
+    missed = f", {spending.uncounted} broken call{plural} not wholly counted"
     told = f"{spending.tokens:,} tokens, {cost(spending)}"
     return told + (missed if spending.uncounted else "")
 
