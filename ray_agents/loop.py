@@ -209,10 +209,10 @@ class _Loop:
     # -- the tools ---------------------------------------------------------------------------
 
     def _refuse_calls(self, number: int, reason: str) -> None:
-        """Answer the calls of the last step, which will not run."""
+        """Answer the calls of the last step, which will not run, or not again."""
         told = NOT_RUN.format(reason=f"the run stopped ({reason})")
-        for key, block, _ in self._record.unanswered(number):
-            self._fail(key, block, told)
+        for key, block, status in self._record.unanswered(number):
+            self._fail(key, block, INTERRUPTED if status == "executing" else told)
 
     def _fail(self, key: str, block: Block, error: str) -> None:
         self._stage("tool_call", self._record.tool_call(key, block, "failed", error=error))

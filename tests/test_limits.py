@@ -27,7 +27,7 @@ from ray_agents.models.scripted import Says, ScriptedModel
 from ray_agents.prices import PRICES, Price
 from ray_agents.testing.journal import Crashed, MemoryJournal
 from ray_agents.testing.rules import check_messages
-from ray_agents.timeline import Timeline
+from ray_agents.timeline import INTERRUPTED, Timeline
 from ray_agents.tools import tool
 
 USAGE = Usage(input_tokens=100, output_tokens=20, cache_read_tokens=3, cache_write_tokens=4)
@@ -192,6 +192,7 @@ async def test_the_time_before_a_crash_counts() -> None:
     late = MemoryJournal(recorded=journal.rows, began=10_000_000)
     result = await run([LOOKS, DONE], late, time_max=timedelta(seconds=5))
     assert (result.stop_reason, result.steps) == ("time_max", 1)
+    assert [call.error for call in result.tool_calls] == [INTERRUPTED]  # it had begun
     check_transcript(late)
 
 
