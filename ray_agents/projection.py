@@ -220,6 +220,7 @@ class State:
         if self.created is not None:
             self.created = origin.creation(self.created)
         self.origin, self.ids_offset, self.spent = origin, offset, Spent()
+        self.woken = self.woken or origin.woken
 
     def _abandon(self) -> None:
         """The end of a life ends its obligations."""

@@ -72,7 +72,7 @@ def load(history: History, *, tip: int | None = None) -> State:
     ledger = history.find(Spent.TYPE, Spent.KEY)
     if ledger is not None and ledger.offset > state.ids_offset:
         state.spent = Spent.of(ledger)
-    state.woken = ended is not None and _was_awake(history, state, ended)
+    state.woken = state.woken or (ended is not None and _was_awake(history, state, ended))
     if state.alive:
         state.pending = history.read(state.watermark, types={MessageReceived.TYPE})
     return state

@@ -105,6 +105,19 @@ def test_a_snapshot_and_what_comes_later_tell_the_same_state(
     assert_same(waking.load(history), fold(events))
 
 
+def test_a_fork_of_one_whose_only_wake_is_to_be_retried_has_been_awake() -> None:
+    maker = LogMaker(Random(1))
+    maker.spawn()
+    maker.message()
+    maker.wake()
+    wake = maker.state.current
+    assert wake is not None
+    maker.write(wakes.retried(wake, now=0, version=1).draft())  # its attempts count from 0 again
+    maker.fork()
+    assert fold(maker.events).woken
+    assert_same(waking.load(history_of(maker.events, seed=1)), fold(maker.events))
+
+
 def test_a_snapshot_keeps_the_order_in_which_keys_were_first_written() -> None:
     maker = LogMaker(Random(1))
     maker.spawn()
