@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from contextlib import suppress
+from copy import copy
 from datetime import timedelta
 from typing import Any
 
@@ -38,7 +40,7 @@ from ray_agents.cluster.calls import (
 )
 from ray_agents.cluster.entity import Entity
 from ray_agents.cluster.equipment import Equipment
-from ray_agents.cluster.folders import entity_folder, host_folder
+from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.following import followed, settled
 from ray_agents.cluster.hostlog import HostLog
 from ray_agents.cluster.openings import Openings
@@ -47,7 +49,7 @@ from ray_agents.cluster.sealing import seal_all
 from ray_agents.cluster.sleepers import Sleepers
 from ray_agents.errors import Fenced, RayAgentsError, RuntimeUnavailable
 from ray_agents.events import EffectStaged
-from ray_agents.log.owner import Claim, LogOwner, read_head
+from ray_agents.log.owner import LogOwner, read_head
 from ray_agents.projection import State
 
 CALL_TRIES_MAX = 8
@@ -87,13 +89,7 @@ class Host:
 
     async def open(self) -> None:
         """Begin this host's log; call once, before any other call."""
-        e = self._equipment
-        claim = Claim(host=e.host, token=e.clock.fresh_id())
-        folder = host_folder(e.host)
-        owner = await LogOwner.claim(
-            e.blobs, folder, head=None, claim=claim, clock=e.clock, io=e.io
-        )
-        self._log = HostLog(owner)
+        self._log = await HostLog.open(self._equipment)
 
     @property
     def opening(self) -> bool:
@@ -260,6 +256,7 @@ class Host:
 
     async def _wake(self, address: Address, call: Call) -> Entity | Moved:
         """The entity, awake here, or where it is; one that falls asleep is awaited first."""
+        await self._mend_log()
         self._own_log()
         life, entity = self._lives.get(address), self._entities.get(address)
         if life is not None and entity is not None and entity.leaving:
@@ -271,8 +268,20 @@ class Host:
         await self._openings.end_of(address)
         return self.entity(address) is not None
 
+    async def _mend_log(self) -> None:
+        """Begin this host's own log anew if the medium had refused it; raises what it says now."""
+        if self._log is not None and self._log.broken and not self._stopping:
+            with suppress(Fenced):
+                await self._log.mend()
+
     def _own_log(self) -> HostLog:
-        """This host's own log, while it takes entities in."""
+        """This host's own log, while it takes entities in.
+
+        Raises:
+            RuntimeUnavailable: it leaves; or StoreUnavailable, StoreFull: its log is broken.
+        """
+        if self._log is not None and self._log.broken and self._log.cause and not self._stopping:
+            raise copy(self._log.cause)
         if self._stopping or self._log is None or self._log.lost:
             message = f"host {self._equipment.host!r} is leaving; ask again"
             raise RuntimeUnavailable(message, host=self._equipment.host)

@@ -85,11 +85,15 @@ class Recovery:
             return True
 
     def _remove(self, host: str) -> None:
-        """Newest segment first, so that what a crash leaves here is a whole, older log."""
+        """Newest segment first, so that what a crash leaves here is a whole, older log.
+
+        Each is gone for good before the next, whatever a power failure does with their names.
+        """
         folder = host_folder(host)
         for name in reversed(self._blobs.names(folder)):
             if name != SEALED:
                 self._blobs.delete(f"{folder}/{name}")
+                self._blobs.sync_names(f"{folder}/{name}")
         for name in self._blobs.names(f"{folder}/{SEALED}"):
             self._blobs.delete(f"{folder}/{SEALED}/{name}")
         self._blobs.delete(f"{folder}/{SEALED}")

@@ -36,7 +36,8 @@ PLAIN = Upkeep()
 class Adopted:
     """The log as a new owner takes it over: its manifest, its rows, and where it goes on.
 
-    ``summary`` is what it takes to know the state, if that was asked for.
+    ``summary`` is what it takes to know the state, if that was asked for. ``rescued``: some rows
+    may be durable only where this manifest, once that is durable, says that they are.
     """
 
     manifest: Manifest
@@ -45,6 +46,7 @@ class Adopted:
     summary: tuple[Part, ...] = ()
     tip: int = 0
     last_time: int = 0
+    rescued: bool = False
 
 
 def adopt(
@@ -108,6 +110,7 @@ def _adopted(
         summary=tuple(summary),
         tip=base.batches[-1].column(0)[-1].as_py() + 1,
         last_time=base.batches[-1].column(1)[-1].value,
+        rescued=not base.sealed,
     )
 
 

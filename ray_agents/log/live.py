@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from ray_agents.errors import Fenced
+from ray_agents.errors import Fenced, StoreUnavailable
 from ray_agents.log.codec import Frame
 from ray_agents.log.files import LogFiles
 from ray_agents.log.segment import Ending, Preamble, Segment, segment_name
@@ -49,7 +49,11 @@ class LiveSegment:
 
     def _opened(self) -> Appender:
         if self._file is None:
-            self._file = self._blobs.append(self._name)
+            try:
+                self._file = self._blobs.append(self._name)
+            except StoreUnavailable:
+                self._check_fence()  # who came after us may have deleted it by now
+                raise
         return self._file
 
     def _write(self, frame: Frame) -> None:
@@ -85,6 +89,9 @@ class LiveSegment:
         """Make everything written durable, and the first time the segment's name, too."""
         if self._file is not None:
             self._file.sync()
+        self._wait_for_name()
+
+    def _wait_for_name(self) -> None:
         if self._named is not None:
             self._named.result()
             self._named = None
@@ -105,14 +112,16 @@ class LiveSegment:
         """Delete ``dropped``, write the ``closing`` frame, and close.
 
         The frame is synced only if it says what is listed instead of the files ``replaced``; then
-        those are deleted, too. A small segment is kept in memory, for the next wake in this
-        process.
+        those are deleted, too; or if it is the first one, whose manifest readers would believe. In
+        any case the segment's name is durable before: of it and the next owner's, a power failure
+        might keep the later. A small segment is kept in memory, for the next wake in this process.
 
         Raises:
             Fenced: somebody else has the log by now; what was replaced still stands.
             StoreUnavailable, StoreFull: the medium refused.
         """
-        if self._blobs.prompt and not sync and not dropped and replaced is None:
+        visit = sync or dropped or replaced is not None or self._named is not None
+        if self._blobs.prompt and not visit:
             self._finish(closing, sync=sync, dropped=dropped, replaced=replaced)
         else:
             await self._io.run(self._finish, closing, sync=sync, dropped=dropped, replaced=replaced)
@@ -120,14 +129,17 @@ class LiveSegment:
     def _finish(
         self, closing: Frame, *, sync: bool, dropped: Sequence[str], replaced: Sequence[str] | None
     ) -> None:
+        first = self._named is not None and not sync
         try:
+            self._wait_for_name()
             if sync:
                 self.sync()
             for name in dropped:
                 self._blobs.delete(name)
             self._write(closing)
-            if replaced is not None:
+            if first or replaced is not None:
                 self.sync()
+            if replaced is not None:
                 self._check_fence()
                 for name in replaced:
                     self._blobs.delete(name)

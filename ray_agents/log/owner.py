@@ -24,7 +24,7 @@ from ray_agents.errors import CorruptLog, Fenced, RayAgentsError, StoreFull, Sto
 from ray_agents.events import JSON, Draft, Event, Operation
 from ray_agents.log.adoption import PLAIN, Adopted, adopt
 from ray_agents.log.appending import SETTLED, Appending, Group, again, size_of
-from ray_agents.log.claiming import ClaimLost, take
+from ray_agents.log.claiming import ClaimLost, superseded, take
 from ray_agents.log.codec import encode_frame
 from ray_agents.log.files import LOGGER, TIDIED, LogFiles
 from ray_agents.log.history import FOREVER, History
@@ -134,7 +134,7 @@ class LogOwner:
         meanwhile and is awaited with it. ``summarise`` asks for the ``summary``.
 
         Raises:
-            ClaimLost: somebody else took that epoch.
+            ClaimLost: somebody else took that epoch, or a newer one meanwhile.
             CorruptLog: an older epoch is damaged.
             StoreUnavailable, StoreFull: the medium refused.
         """
@@ -156,7 +156,7 @@ class LogOwner:
             raise
         for each in beside:
             await each
-        return cls(
+        owner = cls(
             live,
             adopted,
             files=files,
@@ -166,6 +166,9 @@ class LogOwner:
             durability=durability,
             now=now,
         )
+        if adopted.rescued:
+            await owner._begin()
+        return owner
 
     @property
     def durability(self) -> Durability:
@@ -217,6 +220,21 @@ class LogOwner:
     async def append(self, drafts: Sequence[Draft]) -> tuple[Event, ...]:
         """Enqueue, and return the events once they are acknowledged; raises as both do."""
         return await self.enqueue(drafts).durable()
+
+    async def _begin(self) -> None:
+        """Make the manifest durable, before anybody is told of a row that only it makes durable."""
+        group = Group()
+        group.events, self._opening = self._opening, []
+        self._groups.append(group)
+        self._writing = _in_background(self._write_groups())
+        try:
+            await Appending((), group).durable()
+        except BaseException as error:
+            await self.abandon()
+            lost = None
+            if isinstance(error, Fenced):
+                lost = await self._io.run(superseded, self._files, self.epoch)
+            raise lost or error from error
 
     def _assign(self, drafts: Sequence[Draft]) -> tuple[Event, ...]:
         self._last_time = time = max(self._clock.now(), self._last_time)
@@ -415,7 +433,11 @@ def _take_and_adopt(
         name = segment_name(files.folder, preamble.epoch)
         named = io.start(files.blobs.sync_names, name)
     live = LiveSegment(files, preamble, durability=durability, named=named, io=io)
-    adopted = adopt(
-        files, epoch=preamble.epoch, head=head, upkeep=upkeep, summarise=summarise, now=now
-    )
+    try:
+        adopted = adopt(
+            files, epoch=preamble.epoch, head=head, upkeep=upkeep, summarise=summarise, now=now
+        )
+    except CorruptLog as error:
+        lost = superseded(files, preamble.epoch)
+        raise lost or error from error
     return live, adopted

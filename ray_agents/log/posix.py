@@ -7,7 +7,7 @@ Names that begin so are shown to nobody; what a creator that died has left goes 
 """
 
 # Paths are strings here: making a Path takes longer than the call it is for.
-# ruff: noqa: PTH103, PTH108, PTH116, PTH120, PTH208
+# ruff: noqa: PTH103, PTH106, PTH108, PTH116, PTH120, PTH208
 from __future__ import annotations
 
 import errno
@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from stat import S_ISDIR
 from uuid import uuid4
 
 from ray_agents.errors import StoreFull, StoreUnavailable
@@ -177,13 +178,13 @@ class DirectoryBlobs:
         """See :class:`ray_agents.ports.Blobs`."""
         path = f"{self._root}/{name}"
         with _naming(path), suppress(FileNotFoundError):
-            if not Path(path).is_dir():
+            if not S_ISDIR(os.stat(path).st_mode):
                 os.unlink(path)
             elif not self.names(name):
                 for left in os.listdir(path):
                     if left.startswith(TEMPORARY):  # any other has come since we looked
                         os.unlink(f"{path}/{left}")
-                Path(path).rmdir()
+                os.rmdir(path)
 
 
 class FileAppender:

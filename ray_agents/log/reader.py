@@ -3,9 +3,11 @@
 Theory of operation. Rows that a durable manifest lists are safe, and so are the rows of a sealed
 segment before its closing frame. Rows of a live segment are safe once the reader has synced them
 itself and then seen that there is still no newer epoch: whoever claims after that reads them, too.
-While the newest segment has no manifest its owner is still adopting; then the newest manifest
-below it counts, with the rows confirmed before. The closing row is never served, as it was never
-synced: a log that was sealed and woken again has a gap there.
+While the newest segment has no manifest its owner is still adopting. Then only what it is certain
+to find counts: of the segment below it all frames but the last, which may come too late for it
+unless it was confirmed here before; and if nothing is left of that one, the same of the next. The
+closing row is never served, as it was never synced: a log that was sealed and woken again has a gap
+there.
 """
 
 from __future__ import annotations
@@ -201,9 +203,11 @@ class LogReader:
         """``entry``, which is listed but gone; to be looked for once more if it is not ``before``.
 
         Raises:
-            CorruptLog: it was missed before, and no newer owner has replaced it.
+            CorruptLog: it was missed before, and no newer owner has replaced it. While the newest
+                one has not begun, an older one may have, which cannot be seen here.
         """
-        if before == entry and self._files.newest_epoch() == (view.head or _NONE).epoch:
+        epoch = view.manifest.epoch
+        if before == entry and self._files.newest_epoch() == epoch == (view.head or _NONE).epoch:
             name = f"{self._files.folder}/{entry.name}"
             message = f"file {name!r} is listed but gone; restore it from a backup"
             raise CorruptLog(message, segment=name, after_offset=entry.first - 1)
@@ -227,7 +231,8 @@ class LogReader:
         if not newest.begun:
             view = self._hold(newest.head)
             return None if view is None else replace(view, held=True)
-        if not newest.sealed and not self._confirm(newest):
+        acknowledged = newest.sealed and len(newest.batches) > 1  # what is behind the last frame
+        if not acknowledged and not self._confirm(newest):
             return None
         return self._serve(newest, newest.batches, head=newest.head)
 
@@ -248,7 +253,8 @@ class LogReader:
 
     def _confirm(self, segment: Segment) -> bool:
         """Make what was read durable; whether its owner was still the newest after that."""
-        if self._view.head == segment.head and self._view.tip == _end_of(segment):
+        known = self._view.head == segment.head
+        if known and (segment.sealed or self._view.tip == _end_of(segment)):
             return True
         following = segment_name(self._files.folder, segment.preamble.epoch + 1)
         return self._sync(segment) and not self._files.blobs.exists(following)
@@ -269,35 +275,37 @@ class LogReader:
         blobs.sync_names(segment.name)
         return True
 
-    def _serve(self, segment: Segment, batches: tuple[object, ...], *, head: Head) -> _View:
+    def _serve(self, segment: Segment, batches: tuple[Batch, ...], *, head: Head) -> _View:
         batches = batches[:-1] if segment.sealed and batches is segment.batches else batches
         rows = check_order(segment.name, Rows(batches), start=0) if batches else None
         return _View(manifest=listing_of(segment), rows=rows, head=head)
 
     def _hold(self, head: Head) -> _View | None:
-        """The view while the newest owner has not begun.
-
-        The newest manifest below it counts, and of that segment's own rows those of a sealed
-        one, or those confirmed before.
-        """
+        """The view while the newest owner has not begun: what it is certain to have adopted."""
         for epoch in range(head.epoch - 1, 0, -1):
             segment = self._files.segment(epoch)
             if segment is None:
                 return None
             if segment.ending is Ending.CORRUPT:
                 raise segment.corruption()
-            if segment.begun:
-                return self._held(segment, head)
+            certain = self._certain(segment)
+            if certain:
+                return self._serve(segment, certain, head=head) if self._sync(segment) else None
         return _View(head=head)
 
-    def _held(self, segment: Segment, head: Head) -> _View | None:
-        if segment.sealed:
-            return self._serve(segment, segment.batches, head=head)
-        if not self._sync(segment):
-            return None
-        tip = self._view.tip
-        confirmed = tuple(batch for batch in segment.batches if batch.column(0)[-1].as_py() < tip)
-        return self._serve(segment, confirmed, head=head)
+    def _certain(self, segment: Segment) -> tuple[Batch, ...]:
+        """The frames that whoever claimed after their owner has found.
+
+        A frame is written when the one before it is acknowledged. The last one, if it was not
+        confirmed here before, may have been written after the newest owner had looked; if it is
+        the only one, so may be the manifest.
+        """
+        last, tip = len(segment.batches) - 1, self._view.tip
+        return tuple(
+            batch
+            for number, batch in enumerate(segment.batches)
+            if number < last or (not segment.sealed and batch.column(0)[-1].as_py() < tip)
+        )
 
     def _parts(self, view: _View) -> list[Rows] | FileEntry:
         """All rows, file by file; or a listed file that is gone."""

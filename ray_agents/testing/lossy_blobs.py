@@ -9,7 +9,7 @@ it as other processes go on to see it: nothing is lost yet, but what was not syn
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from random import Random
 from threading import Lock
@@ -21,6 +21,7 @@ from ray_agents.errors import StoreUnavailable
 class _File:
     data: bytearray
     synced: int
+    spoils: int = 0
 
 
 @dataclass(slots=True)
@@ -49,6 +50,18 @@ class LossyBlobs:
         """See :class:`ray_agents.ports.Blobs`."""
         return timedelta(0)
 
+    def copy(self) -> LossyBlobs:
+        """A tree of the same content, in which nobody has anything open."""
+        found, files = LossyBlobs(), dict[int, _File]()
+        for path, folder in self._folders.items():
+            for file in (*folder.current.values(), *folder.durable.values()):
+                files[id(file)] = replace(file, data=bytearray(file.data))
+            found._folders[path] = _Folder(
+                current={name: files[id(file)] for name, file in folder.current.items()},
+                durable={name: files[id(file)] for name, file in folder.durable.items()},
+            )
+        return found
+
     def cut_power(self) -> None:
         """From now on every call raises."""
         self.calls_left = 0
@@ -73,6 +86,15 @@ class LossyBlobs:
         found = LossyBlobs()
         found._folders = self._folders
         return found
+
+    def spoil(self, name: str) -> None:
+        """A sync of that file has failed, and what it was for is lost, whatever later syncs say.
+
+        As on Linux, whoever has it open is told at the next sync; who opens it later is not.
+        """
+        folder, last = self._place(name)
+        if last in folder.current:
+            folder.current[last].spoils += 1
 
     def step(self) -> None:
         """One call to the medium."""
@@ -166,6 +188,7 @@ class LossyAppender:
         self._blobs = blobs
         self._file = file
         self._name = name
+        self._spoils = file.spoils
         self._open = True
 
     def _check(self) -> None:
@@ -186,7 +209,11 @@ class LossyAppender:
         """See :class:`ray_agents.ports.Appender`."""
         self._check()
         self._blobs.step()
-        self._file.synced = len(self._file.data)
+        if self._file.spoils != self._spoils:
+            self._spoils = self._file.spoils
+            raise StoreUnavailable(f"a sync of {self._name!r} has failed", path=self._name)
+        if not self._spoils:
+            self._file.synced = len(self._file.data)
 
     def close(self) -> None:
         """See :class:`ray_agents.ports.Appender`; it needs no power."""

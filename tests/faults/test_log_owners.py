@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,9 @@ from ray_agents.log.claiming import take
 from ray_agents.log.codec import encode_frame
 from ray_agents.log.files import LogFiles, manifest_of
 from ray_agents.log.listed import rows_of
+from ray_agents.log.manifest import Manifest
 from ray_agents.log.memory import MemoryBlobs
-from ray_agents.log.owner import Claim, LogIO, LogOwner, read_head
+from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, Upkeep, read_head
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.log.reader import LogReader
 from ray_agents.log.segment import epoch_of, new_preamble, segment_name
@@ -128,9 +131,10 @@ async def test_a_reader_holds_what_it_confirmed_while_a_new_owner_has_not_begun(
     await old.append([message("a")])
     tip = (await reader.read(0)).tip
     await old.append([message("b")])
-    new = await log.claim()
+    await log.claim_only()
     reading = await reader.read(0)
     assert (keys_of(reading.events), reading.tip) == (["a"], tip)
+    new = await log.claim()
     await new.append([message("c")])
     assert keys_of((await reader.read(0)).events) == ["a", "b", "c"]
     assert keys_of((await reader.read(tip)).events) == ["b", "c"]
@@ -306,6 +310,96 @@ async def test_a_reader_whose_file_is_merged_away_under_it_reads_on(log: Log) ->
     with closing(LogIO(threads_max=1)) as io:
         assert (await LogReader(blobs, FOLDER, io).read(0)).events == []
     await owner.abandon()
+
+
+async def test_a_claim_that_was_followed_before_it_looked_harms_nobody(log: Log) -> None:
+    """The first epoch: that a newer one exists does not mean that it was deleted long ago."""
+    blobs = FaultyBlobs(log.blobs)
+
+    def follow() -> None:
+        take(files(log), head=files(log).head(), claim=Claim(host="h", token="second"))
+
+    blobs.meanwhile["names"] = follow
+    with closing(Log(blobs)) as slow, pytest.raises(ClaimLost) as lost:
+        await slow.claim_after(None)
+    assert lost.value.head.epoch == 2
+    assert keys_of((await log.wake("third")).history.read(0)) == ["third"]
+
+
+async def test_a_claim_that_is_overtaken_while_it_adopts_is_lost_and_not_corrupt(log: Log) -> None:
+    for number in range(16):
+        await log.wake(f"m{number}")
+    blobs = FaultyBlobs(log.blobs)
+    head = await read_head(log.blobs, FOLDER, io=log.io)
+
+    async def overtake() -> None:
+        with closing(Log(log.blobs)) as other:
+            for number in range(2):
+                await other.wake(f"n{number}")
+
+    blobs.meanwhile["read"] = lambda: asyncio.run(overtake())
+    with closing(Log(blobs)) as slow, pytest.raises(ClaimLost) as lost:
+        await slow.claim_after(head)
+    assert lost.value.head.epoch == 19
+    assert len(await read_afresh(log)) == 18
+
+
+async def test_an_owner_whose_segment_was_deleted_before_its_first_append_is_fenced(
+    log: Log,
+) -> None:
+    slow = await log.claim()
+    for number in range(18):
+        await log.wake(f"m{number}")
+    await zombie_writes(slow, "late")
+    await slow.abandon()
+
+
+async def test_a_reader_believes_no_manifest_that_the_newest_owner_may_have_missed(
+    log: Log,
+) -> None:
+    """Three owners: the first writes when the third has looked, and the second looks after that."""
+    blobs = FaultyBlobs(log.blobs)
+    first = take(files(log), head=None, claim=Claim(host="h", token="first"))
+    head = Head(epoch=1, host="h", token="first", sealed=False)
+    rows = [Manifest(epoch=1, files=(), dropped=()).draft(), message("zombie")]
+
+    def overtake() -> None:
+        take(files(log), head=replace(head, epoch=2), claim=Claim(host="h", token="third"))
+        adopt(files(log), epoch=3, head=replace(head, epoch=2))
+        file = log.blobs.append(segment_name(FOLDER, first.epoch))
+        file.write(encode_frame([Event.at(n, 1, row) for n, row in enumerate(rows)]).data)
+        file.close()
+
+    blobs.meanwhile["read"] = overtake
+    with closing(Log(blobs)) as late, pytest.raises(ClaimLost):
+        await late.claim_after(head)
+    second = files(log).segment(2)
+    assert second is not None
+    assert manifest_of(second).files[0].rows == 2
+    assert await read_afresh(log) == []
+
+
+async def test_what_an_owner_deleted_before_it_died_is_not_missed_while_the_next_has_not_begun(
+    log: Log,
+) -> None:
+    log.blobs = blobs = FaultyBlobs(log.blobs)
+    for key in "ab":
+        await log.wake(key)
+    owner = await log.claim(upkeep=Upkeep(latest_only=True))
+    await owner.append([message("c")])
+    blobs.meanwhile["delete"] = lambda: blobs.meanwhile.update(delete=die)
+    with pytest.raises(StoreUnavailable, match="dies"):
+        await owner.seal()
+    assert blobs.deleted == [segment_name(FOLDER, 1)]
+    await log.claim_only()
+    with pytest.raises(StoreUnavailable, match="try again"):
+        await read_afresh(log)
+    assert keys_of((await log.wake("d")).history.read(0)) == ["a", "b", "c", "d"]
+    assert await read_afresh(log) == ["a", "b", "c", "d"]
+
+
+def die() -> None:
+    raise StoreUnavailable("the process dies here", path="")
 
 
 async def test_each_row_is_rewritten_a_logarithm_of_times(log: Log) -> None:

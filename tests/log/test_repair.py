@@ -114,12 +114,11 @@ async def test_a_log_claimed_by_one_who_has_not_begun_is_left_to_the_next_wake(
     log: Log, blobs: DirectoryBlobs, tmp_path: Path
 ) -> None:
     await torn_log(log)
-    claimed = await log.claim()
+    await log.claim_only()
     before = tree(tmp_path)
     outcome = await repaired(log, blobs)
     assert "not begun" in outcome.findings[0].remedy
     assert tree(tmp_path) == before
-    await claimed.abandon()
 
 
 async def test_whoever_takes_the_log_over_first_cuts_it(log: Log, blobs: DirectoryBlobs) -> None:
