@@ -38,6 +38,14 @@ class Usage:
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(**{name: getattr(self, name) - getattr(other, name) for name in USAGE_FIELDS})
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all kinds."""
+        return sum(getattr(self, name) for name in USAGE_FIELDS)
+
     def as_row(self) -> dict[str, int]:
         """The four counts by field name, as step and run rows carry them."""
         return {name: getattr(self, name) for name in USAGE_FIELDS}
@@ -106,6 +114,13 @@ class ToolCallBegun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSeen:
+    """So much of this answer the provider has counted; should it break off, this is known of it."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerBroken:
     """The stream broke and the call is made again: all that came of this answer is void."""
 
@@ -122,7 +137,7 @@ class Answered:
     model: str = ""
 
 
-ModelEvent = TextDelta | ReasoningDelta | ToolCallBegun | AnswerBroken | Answered
+ModelEvent = TextDelta | ReasoningDelta | ToolCallBegun | UsageSeen | AnswerBroken | Answered
 
 
 class Model(Protocol):

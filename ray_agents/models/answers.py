@@ -17,6 +17,7 @@ from ray_agents.model import (
     TextDelta,
     ToolCallBegun,
     Usage,
+    UsageSeen,
 )
 
 _USAGE = {
@@ -48,6 +49,7 @@ class AnswerInParts:
             case "message_start":
                 self._model = event["message"].get("model", "")
                 self._count(event["message"].get("usage"))
+                return UsageSeen(usage=Usage(**self._usage))
             case "content_block_start":
                 return self._begin(event["index"], event["content_block"])
             case "content_block_delta":
