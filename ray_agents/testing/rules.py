@@ -36,11 +36,21 @@ def check_request(body: Any) -> None:
         RuleBroken: it is not.
     """
     _need(isinstance(body, dict), "the body must be an object")
-    _need(isinstance(body.get("model"), str) and body["model"], "model: Field required")
     tokens = body.get("max_tokens")
     _need(isinstance(tokens, int) and tokens >= 1, "max_tokens: must be at least 1")
-    _check_tools(body.get("tools") or [])
     _check_thinking(body.get("thinking"), tokens)
+    check_prompt(body)
+
+
+def check_prompt(body: Any) -> None:
+    """Pass if what a request asks is valid, as ``POST /v1/messages/count_tokens`` takes it.
+
+    Raises:
+        RuleBroken: it is not.
+    """
+    _need(isinstance(body, dict), "the body must be an object")
+    _need(isinstance(body.get("model"), str) and body["model"], "model: Field required")
+    _check_tools(body.get("tools") or [])
     _check_system(body.get("system"))
     check_messages(body.get("messages"))
     marks = str(body).count("'cache_control': {")
