@@ -18,13 +18,24 @@ from ray_agents.model import DEFAULT_BASE_URL, ModelEvent, ModelRequest, ModelSe
 from ray_agents.models.answers import AnswerInParts, TornAnswer
 from ray_agents.models.clients import NO_KEY, client_of, close_clients
 from ray_agents.models.permission import check_permission
-from ray_agents.models.retrying import CallFailed, Retrying, Sleep, may_help_again, retry_after_in
+from ray_agents.models.retrying import (
+    ADVICE,
+    TROUBLE,
+    CallFailed,
+    Retrying,
+    Sleep,
+    broken_off,
+    may_help_again,
+    retry_after_in,
+    unreachable,
+)
 
 if TYPE_CHECKING:
     from anthropic import APIStatusError, AsyncAnthropic
 
 __all__ = ["AnthropicModel", "close_clients", "preload"]
 
+PREFIX = "anthropic:"  # may stand before a model's name
 TRANSIENT = frozenset({"overloaded_error", "api_error", "rate_limit_error", "timeout_error"})
 
 
@@ -126,19 +137,6 @@ async def _answer(
         raise CallFailed(told, kind="sdk", may_help=False, advice=advice) from error
 
 
-def unreachable(how: str, *, variable: str = "ANTHROPIC_BASE_URL") -> CallFailed:
-    """The failure of a call that got no answer, or not in time."""
-    advice = f"check {variable} and the network"
-    return CallFailed(how, kind="unreachable", may_help=True, advice=advice)
-
-
-def broken_off(error: Exception) -> CallFailed:
-    """The failure of a call whose answer ended in the middle."""
-    told = f"broke its answer off: {type(error).__name__}: {error}"
-    advice = "what there was of the answer is void: run again later"
-    return CallFailed(told, kind="broken_stream", may_help=True, advice=advice)
-
-
 def _refused(error: APIStatusError) -> CallFailed:
     """A refusal by status, or by an error event in a stream that had begun with 200."""
     status, headers = error.status_code, error.response.headers
@@ -160,21 +158,8 @@ def _refused(error: APIStatusError) -> CallFailed:
     )
 
 
-TROUBLE = "the provider is in trouble: run again later"
-_WRONG = "the request itself is wrong, and will be refused again"
-ADVICE = {
-    400: _WRONG,
-    401: "check {key}",
-    402: "check the account's billing",
-    403: "the key may not do this: check its permissions",
-    404: "check the model's name and {url}",
-    413: "the conversation has become too large",
-    422: _WRONG,
-    429: "the rate limit is used up: run again later, or raise the limit",
-    529: "the provider is overloaded: run again later",
-}
 ADVICE_BY_KIND = {
-    "invalid_request_error": _WRONG,
+    "invalid_request_error": ADVICE[400],
     "rate_limit_error": ADVICE[429],
     "overloaded_error": ADVICE[529],
 }
@@ -186,7 +171,7 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
     Top-level ``cache_control`` lets the provider cache everything up to the last message.
     """
     arguments: dict[str, Any] = {
-        "model": request.model,
+        "model": request.model.removeprefix(PREFIX),
         "max_tokens": request.max_tokens,
         "messages": list(request.messages),
         "stream": True,

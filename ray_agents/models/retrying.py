@@ -27,6 +27,21 @@ RETRIED_STATUSES = frozenset({408, 409, 429})  # and every one from 500 on, 529 
 JITTER = 0.5  # a pause of our own choice is shortened by up to this share, to spread callers
 
 
+TROUBLE = "the provider is in trouble: run again later"
+_WRONG = "the request itself is wrong, and will be refused again"
+ADVICE = {
+    400: _WRONG,
+    401: "check {key}",
+    402: "check the account's billing",
+    403: "the key may not do this: check its permissions",
+    404: "check the model's name and {url}",
+    413: "the conversation has become too large",
+    422: _WRONG,
+    429: "the rate limit is used up: run again later, or raise the limit",
+    529: "the provider is overloaded: run again later",
+}
+
+
 class CallFailed(Exception):
     """One attempt failed.
 
@@ -130,6 +145,19 @@ def _last(error: CallFailed, number: int, *, model: str, base_url: str) -> Model
     facts |= {"http_status": error.http_status, "retry_after": error.retry_after}
     known = {name: value for name, value in facts.items() if value is not None}
     return ModelUnavailable(message, **known, attempts=number)
+
+
+def unreachable(how: str, *, variable: str = "ANTHROPIC_BASE_URL") -> CallFailed:
+    """The failure of a call that got no answer, or not in time."""
+    advice = f"check {variable} and the network"
+    return CallFailed(how, kind="unreachable", may_help=True, advice=advice)
+
+
+def broken_off(error: Exception) -> CallFailed:
+    """The failure of a call whose answer ended in the middle."""
+    told = f"broke its answer off: {type(error).__name__}: {error}"
+    advice = "what there was of the answer is void: run again later"
+    return CallFailed(told, kind="broken_stream", may_help=True, advice=advice)
 
 
 def may_help_again(status: int, headers: Mapping[str, str]) -> bool:

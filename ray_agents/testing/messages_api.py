@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -26,7 +26,8 @@ from ray_agents.testing.calls import Call, CallBook, Totals
 from ray_agents.testing.loopback import LoopbackServer, json_answer, streamed_answer
 from ray_agents.testing.prompt_cache import CACHED_TOKENS_MIN, PromptCache, tokens_in
 from ray_agents.testing.rules import RuleBroken, check_prompt, check_request
-from ray_agents.testing.script import CROWDED, Answer, Body, Refusal, Script
+from ray_agents.testing.script import CROWDED, Body, Refusal, Script
+from ray_agents.testing.speaking import Spoken, Tongue
 from ray_agents.testing.wire import Frame, encoded, error_of, message_of, stream_of, usage_in
 
 if TYPE_CHECKING:
@@ -118,9 +119,10 @@ class MessagesApi(LoopbackServer):
         if not body.get("stream"):
             self._book.end(call, whole=True)
             return json_answer(message)
-        spoken = _Spoken(step, message, delay=step.word_delay or self._word_delay)
+        spoken = Spoken(step, stream_of(message), _TONGUE)
         return streamed_answer(
-            spoken.chunks(self._written), ended=lambda: self._book.end(call, whole=spoken.whole)
+            spoken.chunks(self._word_delay, written=self._written),
+            ended=lambda: self._book.end(call, whole=spoken.whole),
         )
 
     def _wrong(
@@ -136,43 +138,16 @@ class MessagesApi(LoopbackServer):
         return None
 
 
-class _Spoken:
-    """A stream, at the speed and with the accident that the script asks for."""
+def _is_word(frame: Frame) -> bool:
+    return frame["type"] == "content_block_delta"
 
-    def __init__(self, answer: Answer, message: Frame, *, delay: timedelta) -> None:
-        self._answer = answer
-        self._message = message
-        self._delay = delay.total_seconds()
-        self.whole = False
 
-    async def chunks(self, written: Callable[[Frame], None] | None) -> AsyncIterator[bytes]:
-        """The events as bytes."""
-        answer, loop = self._answer, asyncio.get_running_loop()
-        due = loop.time()
-        for sent, frame in enumerate(stream_of(self._message)):
-            if sent == answer.fails_after:
-                yield encoded(error_of(answer.error_kind, "by script"))
-                return
-            if sent == answer.breaks_after:
-                raise ConnectionResetError("broken off by script")
-            if sent == answer.stalls_after:
-                await asyncio.Event().wait()
-            if self._delay and frame["type"] == "content_block_delta":
-                due += self._delay
-                await asyncio.sleep(max(0.0, due - loop.time()))
-            if written is not None:
-                written(frame)
-            yield encoded(frame)
-        self.whole = True
+_TONGUE = Tongue(encoded=encoded, is_word=_is_word, error_of=error_of)
 
 
 def _refused(refusal: Refusal) -> Response:
-    headers: dict[str, str] = {}
-    if refusal.retry_after is not None:
-        seconds = refusal.retry_after.total_seconds()
-        headers = {"retry-after": f"{seconds:g}", "retry-after-ms": f"{seconds * 1000:g}"}
     content = error_of(refusal.kind, refusal.message)
-    return json_answer(content, status=refusal.status, headers=headers)
+    return json_answer(content, status=refusal.status, headers=refusal.headers)
 
 
 async def _main(options: argparse.Namespace) -> None:

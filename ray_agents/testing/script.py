@@ -44,6 +44,14 @@ class Refusal:
     message: str = "refused by script"
     retry_after: timedelta | None = None
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the refusal says of when to ask again."""
+        if self.retry_after is None:
+            return {}
+        seconds = self.retry_after.total_seconds()
+        return {"retry-after": f"{seconds:g}", "retry-after-ms": f"{seconds * 1000:g}"}
+
 
 Step = Answer | Refusal | str
 Script = Sequence[Step] | Callable[[Body], Step]

@@ -12,6 +12,7 @@ from ray_agents.media import document, image
 from ray_agents.model import (
     AnswerBroken,
     Answered,
+    Block,
     Message,
     ModelEvent,
     ModelRequest,
@@ -126,7 +127,7 @@ async def test_redacted_thinking_and_server_tools_are_kept_as_they_came() -> Non
 
 async def test_images_and_documents_are_sent_as_they_are() -> None:
     shown = [image(b"png"), document(b"%PDF"), HI["content"][0]]
-    call = {"type": "tool_use", "id": "t", "name": "look", "input": {}}
+    call: Block = {"type": "tool_use", "id": "t", "name": "look", "input": {}}
     seen = {"type": "tool_result", "tool_use_id": "t", "content": [image(b"png")]}
     async with MessagesApi(script=["I see."]) as api:
         await ask(
