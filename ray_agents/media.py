@@ -88,6 +88,11 @@ def text_in(content: str | Sequence[Block]) -> str:
     return "\n".join(b["text"] if b["type"] == "text" else f"[{b['type']}]" for b in content)
 
 
+def media_in(content: str | Sequence[Block]) -> list[Block]:
+    """The images and documents of a result."""
+    return [] if isinstance(content, str) else [b for b in content if b["type"] != "text"]
+
+
 def _made(kind: str, data: bytes, media_type: str, *, allowed: frozenset[str]) -> Block:
     if not data or media_type not in allowed:
         message = (

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from ray_agents.media import text_in
+from ray_agents.media import media_in, text_in
 from ray_agents.model import (
     Answered,
     Block,
@@ -85,9 +85,7 @@ def _user(content: Sequence[Block]) -> Iterator[Message]:
     for block in content:
         if block["type"] == "tool_result":
             yield _result(block)
-            inner = block["content"]
-            shown = inner if isinstance(inner, list) else []
-            parts.extend(_part(each) for each in shown if each["type"] != "text")
+            parts.extend(_part(each) for each in media_in(block["content"]))
         else:
             parts.append(_part(block))
     if parts:
@@ -144,7 +142,7 @@ class ChatInParts:
         if usage := chunk.get("usage"):
             self._usage = usage_in(usage)
         for choice in chunk.get("choices") or ():
-            delta = choice.get("delta") or {}
+            delta: dict[str, Any] = choice.get("delta") or {}
             if thought := delta.get("reasoning_content") or delta.get("reasoning"):
                 yield ReasoningDelta(block=0, text=thought)
             if words := delta.get("content") or delta.get("refusal"):
@@ -175,7 +173,8 @@ class ChatInParts:
         return Answered(content=content, stop_reason=reason, usage=self._usage, model=self._model)
 
     def _call(self, part: dict[str, Any]) -> Iterator[ModelEvent]:
-        index, function = part.get("index") or 0, part.get("function") or {}
+        index: int = part.get("index") or 0
+        function: dict[str, Any] = part.get("function") or {}
         if index not in self._calls:
             call_id, name = self._fresh(part.get("id")), function.get("name") or ""
             self._calls[index] = {"type": "tool_use", "id": call_id, "name": name}
@@ -194,7 +193,7 @@ class ChatInParts:
 
 def usage_in(usage: dict[str, Any]) -> Usage:
     """Tokens as we count them: those read from and written to a cache are not among the input."""
-    details = usage.get("prompt_tokens_details") or {}
+    details: dict[str, Any] = usage.get("prompt_tokens_details") or {}
     read, written = details.get("cached_tokens") or 0, details.get("cache_write_tokens") or 0
     return Usage(
         input_tokens=max(0, (usage.get("prompt_tokens") or 0) - read - written),

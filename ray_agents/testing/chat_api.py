@@ -85,19 +85,21 @@ class ChatApi(LoopbackServer):
 
 def _complaints(body: Body) -> Iterator[str]:
     """What is wrong with a request."""
-    if not body.get("stream") or not (body.get("stream_options") or {}).get("include_usage"):
+    if not body.get("stream") or body.get("stream_options") != {"include_usage": True}:
         yield "this stand-in only streams, and tells usage at the end"
-    if not body.get("messages"):
+    messages: list[Frame] = body.get("messages") or []
+    if not messages:
         yield "messages: must not be empty"
     waiting: list[str] = []
-    for index, message in enumerate(body.get("messages") or ()):
+    for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if message.get("role") == "tool":
             yield from _wrong_result(message, waiting, where)
             continue
         if waiting:
             yield _UNANSWERED.format(where=where, ids=waiting)
-        waiting = [each["id"] for each in message.get("tool_calls") or ()]
+        calls: list[Frame] = message.get("tool_calls") or []
+        waiting = [each["id"] for each in calls]
         if message.get("role") not in ("system", "user", "assistant"):
             yield f"{where}: unknown role {message.get('role')!r}"
         if not message.get("content") and not waiting:
