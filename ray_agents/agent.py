@@ -13,6 +13,7 @@ from ray_agents.events import JSON
 from ray_agents.model import (
     DEFAULT_MODEL,
     THINKING_TOKENS_MIN,
+    Block,
     ModelRequest,
     Thinking,
     ToolSpec,
@@ -112,11 +113,14 @@ class AgentConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallResult:
-    """One tool call of a run: exactly one of ``result`` and ``error`` is not None."""
+    """One tool call of a run: exactly one of ``result`` and ``error`` is not None.
+
+    A result is text, or content blocks if there are images or documents in it.
+    """
 
     tool_name: str
     args: JSON
-    result: str | None
+    result: str | list[Block] | None
     error: str | None
     duration: timedelta
 
