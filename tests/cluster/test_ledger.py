@@ -125,15 +125,14 @@ def seen_of(usage: Usage) -> Usage:
 
 
 @pytest.fixture
-async def clients(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+async def clients() -> AsyncIterator[None]:
     anthropic.preload()  # importing the SDK holds the event loop up for seconds
-    monkeypatch.setattr(anthropic, "RETRY_DELAY", 0.0)
     yield
     await close_clients()
 
 
 def model_at(api: MessagesApi) -> Any:
-    settings = ModelSettings(base_url=api.url, api_key="any")
+    settings = ModelSettings(base_url=api.url, api_key="any", retry_delay=timedelta(0))
 
     def model_for(_: AgentConfig) -> AnthropicModel:
         return AnthropicModel(settings)

@@ -167,14 +167,15 @@ async def test_a_stream_that_breaks_is_taken_back_and_begun_again(accident: Any)
     async with MessagesApi(script=[Answer(text="Hello there.", **accident), "Hi."]) as api:
         events = await ask(api)
     kinds = [type(event) for event in events if not isinstance(event, UsageSeen)]
-    assert kinds == [TextDelta, AnswerBroken, TextDelta, Answered]
+    assert kinds == [UsageSeen, TextDelta, AnswerBroken, UsageSeen, TextDelta, Answered]
     assert answer_in(events).content == [{"type": "text", "text": "Hi."}]
 
 
-async def test_an_error_before_anything_was_said_is_silent() -> None:
+async def test_an_error_before_anything_was_said_tells_of_its_cost_alone() -> None:
     script = [Answer(text="Hello.", fails_after=1), Answer(text="Hi.", breaks_after=0), "Hi."]
     async with MessagesApi(script=script) as api:
-        assert [type(event) for event in await ask(api)] == [TextDelta, Answered]
+        kinds = [type(event) for event in await ask(api)]
+    assert kinds == [UsageSeen, AnswerBroken, UsageSeen, TextDelta, Answered]
 
 
 @pytest.mark.parametrize("kind", ["overloaded_error", "api_error", "rate_limit_error"])
