@@ -167,7 +167,7 @@ async def test_a_stream_that_breaks_is_taken_back_and_begun_again(accident: Any)
     async with MessagesApi(script=[Answer(text="Hello there.", **accident), "Hi."]) as api:
         events = await ask(api)
     kinds = [type(event) for event in events if not isinstance(event, UsageSeen)]
-    assert kinds == [UsageSeen, TextDelta, AnswerBroken, UsageSeen, TextDelta, Answered]
+    assert kinds == [TextDelta, AnswerBroken, TextDelta, Answered]
     assert answer_in(events).content == [{"type": "text", "text": "Hi."}]
 
 
@@ -200,7 +200,7 @@ async def test_a_stream_that_falls_silent_is_begun_again() -> None:
         )
         events = [event async for event in AnthropicModel(settings).stream(request())]
     kinds = [type(event) for event in events]
-    assert kinds == [TextDelta, AnswerBroken, TextDelta, Answered]
+    assert kinds == [UsageSeen, TextDelta, AnswerBroken, UsageSeen, TextDelta, Answered]
 
 
 async def test_an_answer_that_takes_too_long_is_ended() -> None:
