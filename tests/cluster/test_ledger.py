@@ -166,6 +166,8 @@ def summed(events: list[Event]) -> Spent:
     return sum((Spent.in_row(row) for row in newest.values()), Spent())
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 @pytest.mark.usefixtures("clients")
 @pytest.mark.parametrize("after", [False, True], ids=["before the write", "after it"])
 async def test_the_ledger_equals_the_providers_count_after_a_crash_at_any_write(

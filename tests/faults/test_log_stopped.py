@@ -1,6 +1,6 @@
 """Owners that are real processes, each stopped in the midst of appending and continued too late.
 
-``STOPPED_ROUNDS=2000 .venv/bin/pytest -n 0 tests/faults/test_log_stopped.py`` does many rounds.
+``STOPPED_ROUNDS=2000 .venv/bin/pytest -n 0 -m slow tests/faults/test_log_stopped.py`` does many rounds.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def let_pass(seconds: float) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60 + ROUNDS)
 async def test_an_owner_that_was_stopped_too_long_acknowledges_nothing(tmp_path: Path) -> None:
     chance, acknowledged = Random(7), dict[int, str]()
