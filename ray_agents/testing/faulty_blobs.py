@@ -71,7 +71,7 @@ class FaultyBlobs:
         self.check("read")
         return self.inner.read(name, start)
 
-    def append(self, name: str) -> FaultyAppender:
+    def append(self, name: str) -> Appender:
         """See :class:`ray_agents.ports.Blobs`."""
         self.check("append")
         return FaultyAppender(self, self.inner.append(name))

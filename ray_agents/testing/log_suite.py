@@ -20,11 +20,8 @@ import pytest
 
 from ray_agents.errors import Fenced, InvalidPayload, StoreUnavailable
 from ray_agents.events import Draft, Event, Operation
-from ray_agents.log.claiming import take
-from ray_agents.log.files import LogFiles
 from ray_agents.log.owner import PLAIN, Claim, ClaimLost, Head, LogIO, LogOwner, Upkeep, read_head
 from ray_agents.log.reader import LogReader
-from ray_agents.log.threads import Kept
 from ray_agents.ports import Blobs
 from ray_agents.views import Durability
 
@@ -92,14 +89,6 @@ class Log:
             clock=self.clock,
             io=self.io,
             **options,
-        )
-
-    async def claim_only(self) -> None:
-        """A claim of somebody who dies before it has begun."""
-        head = await read_head(self.blobs, self.folder, io=self.io)
-        claim = Claim(host="host-1", token=f"token-{next(self._tokens)}")
-        await self.io.run(
-            take, LogFiles(self.blobs, self.folder, kept=Kept()), head=head, claim=claim
         )
 
     def reader(self) -> LogReader:

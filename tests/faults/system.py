@@ -33,8 +33,13 @@ ERRORS: dict[str, tuple[int, ...]] = {
 }
 TAKES_SPACE = frozenset({"create", "write", "fdatasync", "fsync", "link", "makedirs"})
 SHORT, HALF, DONE = "short", "half", "done"
-WAYS: dict[str, tuple[str, ...]] = {"write": (SHORT, HALF, DONE), "pread": (SHORT,)}
-WAYS |= dict.fromkeys(("link", "fdatasync", "unlink"), (DONE,))
+WAYS: dict[str, tuple[str, ...]] = {
+    "write": (SHORT, HALF, DONE),
+    "pread": (SHORT,),
+    "link": (DONE,),
+    "fdatasync": (DONE,),
+    "unlink": (DONE,),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

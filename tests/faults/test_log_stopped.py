@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from random import Random
@@ -80,10 +80,10 @@ class OwnerProcess:
 
 
 @contextmanager
-def owner_process(root: Path, acknowledged: dict[int, str]) -> Iterator[OwnerProcess]:
+def owner_process(root: Path, acknowledged: dict[int, str]) -> Generator[OwnerProcess]:
     command = [sys.executable, "-c", APPENDS_UNTIL_FENCED, str(root)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, cwd=Path(__file__).parents[2], **pipes) as process:
+    pipe, clone = subprocess.PIPE, Path(__file__).parents[2]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=clone) as process:
         try:
             yield OwnerProcess(process, acknowledged)
         finally:

@@ -27,7 +27,7 @@ from ray_agents.errors import RayAgentsError, StoreUnavailable
 from ray_agents.ports import Appender, Blobs
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.testing.lossy_blobs import LossyBlobs
-from ray_agents.views import Receipt, Status
+from ray_agents.views import EntityView, Receipt, Status
 from tests.cluster.stores import DyingBlobs
 from tests.faults.test_log_unsynced import Worst
 from tests.simulation.world import SeededClock, World, options
@@ -37,6 +37,7 @@ SEEDS = int(os.environ.get("POWER_SEEDS", "200"))
 SEEDS_IN_SHORT = 6
 BOOTS, STEPS, ENTITIES = 3, 14, 2
 TRIES_MAX, PATIENCE = 30, 2000
+NEVER = 0  # writes count from one
 registry = Registry()
 
 
@@ -203,6 +204,7 @@ class PowerWorld:
     async def check(self, runtime: LocalRuntime) -> None:
         for address in self.addresses:  # a claim that came to nothing hides the last rows till then
             self.told.append(await runtime.send(address, SendRequest(payload=1, id="last")))
+        views: list[EntityView] = []
         for _ in range(PATIENCE):
             views = [await runtime.inspect(address) for address in self.addresses]
             if all(view.status is Status.SLEEPING for view in views):
@@ -229,7 +231,7 @@ class Retries(PowerWorld):
     async def run(self) -> None:
         await self.begin()
         blobs = FlakyBlobs(self.disk, self.chance)
-        blobs.crash_at = None
+        blobs.crash_at = NEVER
         await self.tell(blobs, self.fate_of(blobs))
         self.disk.calls_left = self.chance.randint(15, 70)
         await self.tell(self.disk, lambda: None)
