@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ray_agents.client import AsyncClient, Client, connect, connect_async
     from ray_agents.context import Context
     from ray_agents.definition import (
+        Budget,
         Dedicated,
         Definition,
         Limits,
@@ -39,6 +40,7 @@ __all__ = [
     "AgentConfig",
     "AgentRunResult",
     "AsyncClient",
+    "Budget",
     "Client",
     "Context",
     "Dedicated",
@@ -71,6 +73,7 @@ _HOMES = {
     "AgentConfig": "agent",
     "AgentRunResult": "agent",
     "AsyncClient": "client",
+    "Budget": "definition",
     "Client": "client",
     "Context": "context",
     "Dedicated": "definition",

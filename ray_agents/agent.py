@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from ray_agents.errors import InvalidDefinition
@@ -12,11 +13,13 @@ from ray_agents.events import JSON
 from ray_agents.model import (
     DEFAULT_MODEL,
     THINKING_TOKENS_MIN,
+    Block,
     ModelRequest,
     Thinking,
     ToolSpec,
     Usage,
 )
+from ray_agents.prices import PRICES, Prices, check_money
 from ray_agents.tools import Tool
 
 TURNS_MAX = 50
@@ -29,7 +32,10 @@ class AgentConfig:
 
     ``thinking`` is a budget in tokens, or a mode's name; None leaves it to the model.
     ``test_responses`` replaces the model: see :mod:`ray_agents.models.scripted`. ``turns_max``
-    bounds the model calls of one run.
+    bounds the model calls of one run, ``tokens_max`` its tokens of all kinds, ``cost_max`` its cost
+    in dollars by ``prices``, ``time_max`` its wall time from its first start, interruptions
+    included. They are looked at before each model call, so the step that goes beyond one is the
+    last; only ``time_max`` cuts a model call off, too.
     """
 
     system_prompt: str = ""
@@ -39,6 +45,10 @@ class AgentConfig:
     thinking: Thinking | None = None
     test_responses: TestResponses | None = None
     turns_max: int = TURNS_MAX
+    tokens_max: int | None = None
+    cost_max: Decimal | None = None
+    time_max: timedelta | None = None
+    prices: Prices = PRICES
     tools_by_name: dict[str, Tool] = field(
         init=False, repr=False, compare=False, default_factory=dict[str, Tool]
     )
@@ -50,6 +60,7 @@ class AgentConfig:
                 raise InvalidDefinition(message, field=name)
         if isinstance(self.thinking, int):
             self._check_budget(self.thinking)
+        self._check_limits()
         for each in self.tools:
             self._add(each)
 
@@ -60,6 +71,30 @@ class AgentConfig:
                 f"and less than max_tokens={self.max_tokens!r}"
             )
             raise InvalidDefinition(message, field="thinking")
+
+    def _check_limits(self) -> None:
+        for name, nothing in (("tokens_max", 0), ("cost_max", 0), ("time_max", timedelta(0))):
+            limit = getattr(self, name)
+            if limit is None:
+                continue
+            if name == "cost_max":
+                check_money(name, limit)
+                self.check_priced(f"{name}={limit!r}")
+            if limit <= nothing:
+                raise InvalidDefinition(f"{name}={limit!r}: more than nothing", field=name)
+
+    def check_priced(self, limit: str) -> None:
+        """Pass if the cost of this agent can be known, which a limit of it takes.
+
+        Raises:
+            InvalidDefinition: its model has no price.
+        """
+        if self.prices.of(self.model) is None:
+            message = (
+                f"{limit}: there is no price of {self.model!r}; give one, "
+                f"prices=PRICES.but({{{self.model!r}: Price(…)}})"
+            )
+            raise InvalidDefinition(message, field="prices")
 
     def _add(self, each: Any) -> None:
         if not isinstance(each, Tool):
@@ -78,11 +113,14 @@ class AgentConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallResult:
-    """One tool call of a run: exactly one of ``result`` and ``error`` is not None."""
+    """One tool call of a run: exactly one of ``result`` and ``error`` is not None.
+
+    A result is text, or content blocks if there are images or documents in it.
+    """
 
     tool_name: str
     args: JSON
-    result: str | None
+    result: str | list[Block] | None
     error: str | None
     duration: timedelta
 
@@ -91,8 +129,11 @@ class ToolCallResult:
 class AgentRunResult:
     """How a run ended. ``text`` is what the model said in its last step.
 
-    ``stop_reason`` is the provider's, or ``"turns_max"`` if the run was stopped at that limit.
-    ``duration`` is wall time from the run's first start, interruptions included.
+    ``stop_reason`` is the provider's, or the limit at which the run was stopped: ``"turns_max"``,
+    ``"tokens_max"``, ``"cost_max"``, ``"time_max"``, or ``"budget"``, the entity's own.
+    ``duration`` is wall time from the run's first start, interruptions included. ``usage`` and
+    ``cost``, in dollars, count broken model calls as far as the provider said; ``uncounted`` is how
+    many of them there were. ``cost`` is None if a model has no price.
     """
 
     text: str
@@ -101,3 +142,5 @@ class AgentRunResult:
     duration: timedelta
     steps: int
     stop_reason: str
+    cost: Decimal | None = None
+    uncounted: int = 0

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -39,6 +39,7 @@ from ray_agents.terminal.session import Session
 if TYPE_CHECKING:
     from ray_agents.findings import Verification
     from ray_agents.settings import Settings
+    from ray_agents.views import CostBy, CostLine
 
 PROGRAM = "ray-agents"
 
@@ -129,12 +130,34 @@ class Installed:
 
         def report(_: str, error: CorruptLog) -> None:
             if on_corrupt is not None:
-                on_corrupt(f"left out: {error.message}")
+                on_corrupt(f"left out, from the damaged file on: {error.message}")
 
         store = self._settings(target).store
         table = query(store, sql, on_corrupt=report if on_corrupt is not None else None)
         columns = [column.to_pylist() for column in table.columns]
         return Answer(columns=table.column_names, rows=list(zip(*columns, strict=True)))
+
+    def cost(
+        self,
+        target: Target,
+        *,
+        by: CostBy,
+        since: timedelta | None,
+        on_corrupt: Callable[[str], None] | None,
+    ) -> list[CostLine]:
+        """What was spent in the store."""
+        from ray_agents.tables.cost import cost
+
+        def report(_: str, error: CorruptLog) -> None:
+            if on_corrupt is not None:
+                on_corrupt(f"left out: {error.message}")
+
+        return cost(
+            self._settings(target).store,
+            by=by,
+            since=None if since is None else datetime.now(UTC) - since,
+            on_corrupt=report if on_corrupt is not None else None,
+        )
 
     def now(self) -> int:
         """Microseconds since the epoch."""

@@ -15,22 +15,30 @@ import builtins
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import ValidationError
-
 from ray_agents.address import Address
 from ray_agents.cluster.loopthread import LoopThread, before_exit
 from ray_agents.definition import Definition, Registry
-from ray_agents.errors import InvalidPayload, InvalidSetting, RuntimeUnavailable
+from ray_agents.errors import InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
-from ray_agents.ports import Runtime
-from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest, seconds_of
+from ray_agents.ports import Blobs, Runtime
+from ray_agents.requests import (
+    ForkRequest,
+    ListQuery,
+    SendRequest,
+    SpawnRequest,
+    checked,
+    message_of,
+    seconds_of,
+)
 from ray_agents.settings import Settings, from_env
 from ray_agents.views import (
+    CostBy,
+    CostLine,
     EntityView,
     ExportView,
     Page,
@@ -42,9 +50,10 @@ from ray_agents.views import (
 )
 
 T = TypeVar("T")
-R = TypeVar("R", ForkRequest, SendRequest, SpawnRequest, ListQuery)
 ASK_WITHIN = timedelta(minutes=1)
 Detach = Callable[[], None]
+Store = str | Blobs | None
+Where = str | PathLike[str]
 
 
 def connect(url: str | None = None, *, settings: Settings | None = None) -> Client:
@@ -94,7 +103,7 @@ def registry_at(source: str) -> Registry:
     return import_registry(source)
 
 
-def _prepare(url: str | None, settings: Settings | None) -> tuple[Runtime, Detach]:
+def _prepare(url: str | None, settings: Settings | None) -> tuple[Runtime, Detach, Store]:
     chosen = settings or from_env(os.environ)
     address = url or chosen.url
     if address is not None:
@@ -104,11 +113,11 @@ def _prepare(url: str | None, settings: Settings | None) -> tuple[Runtime, Detac
         from ray_agents.cluster.running import token_for
         from ray_agents.http.runtime import HttpRuntime
 
-        return HttpRuntime(address, token_for(chosen, address)), _nothing
+        return HttpRuntime(address, token_for(chosen, address)), _nothing, None
     from ray_agents.cluster.attach import ClusterRuntime, attach
 
     attachment = attach(chosen)
-    return ClusterRuntime(chosen, attachment), attachment.detach
+    return ClusterRuntime(chosen, attachment), attachment.detach, chosen.store
 
 
 def _nothing() -> None:
@@ -118,7 +127,8 @@ def _nothing() -> None:
 class AsyncClient:
     """The verbs as coroutines; enter it with ``async with``, once."""
 
-    def __init__(self, runtime: Runtime, detach: Detach = _nothing) -> None:
+    def __init__(self, runtime: Runtime, detach: Detach = _nothing, store: Store = None) -> None:
+        self._store = store
         self._entered: Runtime | None = None
         self._unentered: Runtime | None = runtime
         self._detach = detach
@@ -157,11 +167,10 @@ class AsyncClient:
         Raises:
             InvalidDefinition: one cannot be shipped.
         """
-        registry = what
+        registry = what if isinstance(what, Registry) else Registry()
         if isinstance(what, Definition):
-            registry = Registry()
             registry.define(what.type, what)
-        return await self._runtime.register(registry, source=source)  # type: ignore[arg-type]
+        return await self._runtime.register(registry, source=source)
 
     async def types(self) -> list[TypeView]:
         """The newest version of every definition."""
@@ -181,14 +190,11 @@ class AsyncClient:
         Raises:
             InvalidAddress, UnknownType, InvalidPayload, EntityExists: it is refused.
         """
-        fields: dict[str, Any] = {
-            "args": dict(args or {}),
-            "tags": dict(tags or {}),
-            "spawn_id": spawn_id,
-        }
+        fields: dict[str, Any] = {"args": dict(args or {}), "tags": dict(tags or {})}
+        fields["spawn_id"] = spawn_id
         if message is not None:
             fields["message"] = SendRequest(payload=message)
-        return await self._runtime.spawn(Address.parse(address), _checked(SpawnRequest, fields))
+        return await self._runtime.spawn(Address.parse(address), checked(SpawnRequest, fields))
 
     async def send(
         self,
@@ -209,7 +215,9 @@ class AsyncClient:
             InvalidAddress, UnknownEntity, EntityGone, InvalidPayload, PayloadTooLarge,
             BacklogFull, MessageConflict: it is refused.
         """
-        request = _message(payload, type=type, from_=from_, id=id, after_seconds=seconds_of(after))
+        request = message_of(
+            payload, type=type, from_=from_, id=id, after_seconds=seconds_of(after)
+        )
         return await self._runtime.send(Address.parse(address), request)
 
     async def ask(
@@ -228,7 +236,7 @@ class AsyncClient:
             AskTimedOut: no reply within ``within``; the message will still be handled.
             HandlerFailed: its wake was parked or skipped.
         """
-        request = _message(payload, type=type, from_=from_, id=id)
+        request = message_of(payload, type=type, from_=from_, id=id)
         return await self._runtime.ask(Address.parse(address), request, within=within)
 
     def observe(self, address: str, *, offset: int = 0, live: bool = True) -> AsyncIterator[Event]:
@@ -265,15 +273,9 @@ class AsyncClient:
         cursor: str | None = None,
     ) -> Page:
         """Some entities, by address; go on with the page's ``cursor``."""
-        fields = {
-            "type": type,
-            "status": status,
-            "parent": parent,
-            "tag": tag,
-            "limit": limit,
-            "cursor": cursor,
-        }
-        return await self._runtime.list(_checked(ListQuery, fields))
+        which = {"type": type, "status": status, "parent": parent, "tag": tag}
+        page = {"limit": limit, "cursor": cursor}
+        return await self._runtime.list(checked(ListQuery, which | page))
 
     async def fork(
         self, address: str, to: str, *, at: int | None = None, fork_id: str | None = None
@@ -287,11 +289,9 @@ class AsyncClient:
             UnknownEntity, EntityGone, UnknownOffset, EntityExists, InvalidAddress: it is refused.
         """
         fields = {"to": to, "at": at, "fork_id": fork_id}
-        return await self._runtime.fork(Address.parse(address), _checked(ForkRequest, fields))
+        return await self._runtime.fork(Address.parse(address), checked(ForkRequest, fields))
 
-    async def export(
-        self, address: str, path: str | PathLike[str], *, children: bool = False
-    ) -> ExportView:
+    async def export(self, address: str, path: Where, *, children: bool = False) -> ExportView:
         """Write an entity, with all that descend from it if asked, into one Arrow file at ``path``.
 
         It is whole, verified and synced when this returns; what was there before is replaced then.
@@ -306,9 +306,7 @@ class AsyncClient:
         async with aclosing(chunks):
             return await save(chunks, Path(path))
 
-    async def import_(
-        self, path: str | PathLike[str], *, to: str | None = None
-    ) -> builtins.list[EntityView]:
+    async def import_(self, path: Where, *, to: str | None = None) -> builtins.list[EntityView]:
         """Make the entities in an exported file, at their addresses; one alone may be named ``to``.
 
         Data is taken over, what was left to do is not, as in a fork. Durable when this returns; it
@@ -336,6 +334,18 @@ class AsyncClient:
         """Give parked wakes up, one or all; how many."""
         return await self._runtime.skip(Address.parse(address), wake=wake)
 
+    async def cost(
+        self, *, by: CostBy = "type", since: datetime | None = None
+    ) -> builtins.list[CostLine]:
+        """What was spent, by type, entity, model or day; see :func:`ray_agents.tables.cost.cost`.
+
+        Raises:
+            RuntimeUnavailable: this is a client of a control API, without a store to read.
+        """
+        from ray_agents.tables.cost import cost_in
+
+        return await cost_in(self._store, by=by, since=since)
+
 
 _unclosed: set[Client] = set()
 
@@ -355,9 +365,9 @@ class Client:
     What is not closed is closed when the interpreter ends.
     """
 
-    def __init__(self, runtime: Runtime, detach: Detach = _nothing) -> None:
+    def __init__(self, runtime: Runtime, detach: Detach = _nothing, store: Store = None) -> None:
         self._thread = LoopThread("ray-agents-client")
-        self._client = AsyncClient(runtime, detach)
+        self._client = AsyncClient(runtime, detach, store)
         self._closed = False
         _unclosed.add(self)
         try:
@@ -447,15 +457,11 @@ class Client:
         """See :meth:`AsyncClient.fork`."""
         return self._do(self._client.fork(address, to, **options))
 
-    def export(
-        self, address: str, path: str | PathLike[str], *, children: bool = False
-    ) -> ExportView:
+    def export(self, address: str, path: Where, *, children: bool = False) -> ExportView:
         """See :meth:`AsyncClient.export`."""
         return self._do(self._client.export(address, path, children=children))
 
-    def import_(
-        self, path: str | PathLike[str], *, to: str | None = None
-    ) -> builtins.list[EntityView]:
+    def import_(self, path: Where, *, to: str | None = None) -> builtins.list[EntityView]:
         """See :meth:`AsyncClient.import_`."""
         return self._do(self._client.import_(path, to=to))
 
@@ -471,18 +477,9 @@ class Client:
         """See :meth:`AsyncClient.skip`."""
         return self._do(self._client.skip(address, wake=wake))
 
-
-def _message(payload: JSON, **fields: Any) -> SendRequest:
-    return _checked(SendRequest, {"payload": payload, **fields})
-
-
-def _checked(model: type[R], fields: Mapping[str, Any]) -> R:
-    try:
-        return model.model_validate(dict(fields))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidPayload(f"{field!r} cannot be that: {first['msg']}", field=field) from error
+    def cost(self, **options: Any) -> builtins.list[CostLine]:
+        """See :meth:`AsyncClient.cost`."""
+        return self._do(self._client.cost(**options))
 
 
 async def _close(events: Any) -> None:

@@ -6,12 +6,15 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel
 
 from ray_agents.address import check_type
 from ray_agents.errors import InvalidAddress, InvalidDefinition, UnknownType
+from ray_agents.ledger import Spent
+from ray_agents.prices import check_money, micros_of
 from ray_agents.views import Durability
 
 Handler = Callable[..., Awaitable[Any]]
@@ -87,13 +90,42 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What one entity's agents may spend in its life: tokens of all kinds, and dollars.
+
+    It is looked at before each model call, so the call that goes beyond it is the last; a run then
+    ends with the stop reason ``budget``, and every later one before its first call. A life begins
+    with nothing spent, and so does a fork. Children have budgets of their own.
+    """
+
+    tokens_max: int | None = None
+    cost_max: Decimal | None = None
+
+    def __post_init__(self) -> None:
+        if self.cost_max is not None:
+            check_money("cost_max", self.cost_max)
+        for name in ("tokens_max", "cost_max"):
+            limit = getattr(self, name)
+            if limit is not None and limit <= 0:
+                raise InvalidDefinition(f"Budget({name}={limit!r}): more than nothing")
+
+    def is_used_up(self, spent: Spent) -> bool:
+        """Whether nothing more may be spent."""
+        tokens, cost = self.tokens_max, self.cost_max
+        return (tokens is not None and spent.tokens >= tokens) or (
+            cost is not None and spent.micros >= micros_of(cost)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """What is kept of a log: rows not older than ``age``, and at most ``bytes_max`` of files.
 
-    It is applied when an entity has worked and falls asleep, to whole files, so about an eighth
-    more is kept. State, tags, what is unfinished, and the ids of messages stay in any case; whoever
-    reads below the first offset that is kept is told so (:class:`ray_agents.errors.OffsetGone`).
-    Without either everything is kept.
+    It is applied when an entity falls asleep and its files are merged, to whole files that earlier
+    wakes have left; so what the last wake wrote stays, and of the rest about an eighth more. State,
+    tags, what is unfinished, and the ids of messages stay in any case; whoever reads below the
+    first offset that is kept is told so (:class:`ray_agents.errors.OffsetGone`). Without either
+    everything is kept.
     """
 
     age: timedelta | None = None
@@ -131,6 +163,7 @@ class Definition:
     limits: Limits = field(default_factory=Limits)
     keep_deltas: bool = True
     retention: Retention = field(default_factory=Retention)
+    budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
         try:

@@ -30,10 +30,19 @@ from ray_agents.errors import (
     StoreUnavailable,
 )
 from ray_agents.events import Draft
-from ray_agents.model import Answered, Block, Model, ModelRequest
+from ray_agents.model import AnswerBroken, Answered, Block, Model, ModelRequest, UsageSeen
 from ray_agents.narration import Narration
 from ray_agents.ports import Journal
-from ray_agents.runs import TURNS_MAX_REACHED, RunRecord, calls_in
+from ray_agents.prices import micros_of
+from ray_agents.runs import (
+    BUDGET,
+    COST_MAX,
+    TIME_MAX,
+    TOKENS_MAX,
+    TURNS_MAX,
+    RunRecord,
+    calls_in,
+)
 from ray_agents.timeline import INTERRUPTED, NOT_RUN, Timeline
 from ray_agents.tools import ERROR_CHARS_MAX, Tool, cut
 
@@ -73,7 +82,7 @@ class _Loop:
         self._agent = agent
         self._model = model
         recorded = journal.recorded()
-        self._record = RunRecord(journal.run_key, recorded)
+        self._record = RunRecord(journal.run_key, recorded, prices=agent.prices)
         self._timeline = Timeline((*journal.history(), *recorded))
         self._staged: list[Draft] = []
 
@@ -86,18 +95,22 @@ class _Loop:
 
     async def _go_on(self) -> None:
         step = self._record.steps_completed
-        while (stop := self._stop_reason(step)) is None:
+        while (stop := self._end_of(step) or self._limit(step)) is None:
             if step:
                 await self._run_tools(step)
+                if (stop := self._limit(step)) is not None:  # tools take time, and children tokens
+                    break
+            if not await self._ask(step + 1):
+                stop = TIME_MAX
+                break
             step += 1
-            await self._ask(step)
         self._refuse_calls(step, stop)
         now = self._journal.now()
         self._stage("run", self._record.run_completed(step, stop, now))
         await self._commit()
 
-    def _stop_reason(self, number: int) -> str | None:
-        """Why the run is over after a step, or None if it goes on."""
+    def _end_of(self, number: int) -> str | None:
+        """Why a step was the last by itself; None if there is more to do, or it is none yet."""
         step = self._record.completed_step(number)
         if step is None:
             return None
@@ -105,7 +118,26 @@ class _Loop:
         paused = reason == "pause_turn"
         if not paused and (reason in CUT_OFF or not calls_in(step["content"])):
             return reason
-        return TURNS_MAX_REACHED if number >= self._agent.turns_max else None
+        return None
+
+    def _limit(self, number: int) -> str | None:
+        """Which limit stands before another model call after that many steps; None if none does."""
+        agent, spent = self._agent, self._record.spent
+        reached = {
+            TURNS_MAX: number >= agent.turns_max,
+            TOKENS_MAX: agent.tokens_max is not None and spent.tokens >= agent.tokens_max,
+            COST_MAX: agent.cost_max is not None and spent.micros >= micros_of(agent.cost_max),
+            TIME_MAX: (left := self._seconds_left()) is not None and left <= 0,
+            BUDGET: self._journal.over_budget(),
+        }
+        return next((name for name, is_reached in reached.items() if is_reached), None)
+
+    def _seconds_left(self) -> float | None:
+        """How long the run may still take; None for as long as it likes."""
+        run, limit = self._record.run, self._agent.time_max
+        if run is None or limit is None:
+            return None
+        return limit.total_seconds() - (self._journal.now() - run["started_at"]) / 1e6
 
     def _stage(self, type_name: str, *drafts: Draft) -> None:
         """Keep rows for the next commit, and let the transcript know them."""
@@ -121,8 +153,8 @@ class _Loop:
 
     # -- the model ---------------------------------------------------------------------------
 
-    async def _ask(self, number: int) -> None:
-        """One model call; its answer is staged."""
+    async def _ask(self, number: int) -> bool:
+        """One model call; its answer is staged. False if there was no time left for it."""
         agent, record = self._agent, self._record
         request = ModelRequest(
             model=agent.model,
@@ -138,8 +170,15 @@ class _Loop:
         self._stage("step", *started)
         await self._commit()
         narration = Narration(self._journal, record, step=number)
+        limit = asyncio.timeout(self._seconds_left())
         try:
-            answer = await self._listen(request, narration)
+            async with limit:
+                answer = await self._listen(request, narration, number)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self._staged.extend(record.step_cut_off(number, TIME_MAX))
+            return False
         except ModelUnavailable as error:
             code, message = error.slug, error.message
             self._journal.post(record.run_failed(number, code=code, message=message))
@@ -148,23 +187,32 @@ class _Loop:
             narration.close()
         self._staged.extend(narration.finish(answer))
         self._stage("step", record.step_completed(number, answer, self._journal.now()))
+        return True
 
-    async def _listen(self, request: ModelRequest, narration: Narration) -> Answered:
+    async def _listen(self, request: ModelRequest, narration: Narration, number: int) -> Answered:
         async with aclosing(self._model.stream(request)) as events:
             async for event in events:
-                if isinstance(event, Answered):
-                    return event
-                narration.see(event)
+                match event:
+                    case Answered():
+                        return event
+                    case UsageSeen(usage=usage):
+                        if usage.tokens:
+                            self._journal.post([self._record.usage_seen(number, usage)])
+                    case AnswerBroken():
+                        narration.see(event)
+                        self._journal.post([self._record.attempt_broken(number)])
+                    case _:
+                        narration.see(event)
         message = f"the stream of {request.model!r} ended before its answer was complete"
         raise ModelUnavailable(message, model=request.model)
 
     # -- the tools ---------------------------------------------------------------------------
 
     def _refuse_calls(self, number: int, reason: str) -> None:
-        """Answer the calls of the last step, which will not run."""
+        """Answer the calls of the last step, which will not run, or not again."""
         told = NOT_RUN.format(reason=f"the run stopped ({reason})")
-        for key, block, _ in self._record.unanswered(number):
-            self._fail(key, block, told)
+        for key, block, status in self._record.unanswered(number):
+            self._fail(key, block, INTERRUPTED if status == "executing" else told)
 
     def _fail(self, key: str, block: Block, error: str) -> None:
         self._stage("tool_call", self._record.tool_call(key, block, "failed", error=error))

@@ -38,6 +38,14 @@ class Usage:
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(**{name: getattr(self, name) - getattr(other, name) for name in USAGE_FIELDS})
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all kinds."""
+        return sum(getattr(self, name) for name in USAGE_FIELDS)
+
     def as_row(self) -> dict[str, int]:
         """The four counts by field name, as step and run rows carry them."""
         return {name: getattr(self, name) for name in USAGE_FIELDS}
@@ -106,6 +114,13 @@ class ToolCallBegun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSeen:
+    """So much of this answer the provider has counted; should it break off, this is known of it."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerBroken:
     """The stream broke and the call is made again: all that came of this answer is void."""
 
@@ -122,7 +137,7 @@ class Answered:
     model: str = ""
 
 
-ModelEvent = TextDelta | ReasoningDelta | ToolCallBegun | AnswerBroken | Answered
+ModelEvent = TextDelta | ReasoningDelta | ToolCallBegun | UsageSeen | AnswerBroken | Answered
 
 
 class Model(Protocol):
@@ -144,24 +159,34 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """How to reach the provider; the doors read the environment and hand this in.
+    """How to reach a provider; the doors read the environment and hand this in.
 
-    ``call_timeout`` bounds the silence between two pieces of an answer, not the whole answer.
-    ``retries_max`` bounds the retries of one call: refused, overloaded, or broken off.
+    Attributes:
+        call_timeout: one attempt, from the request to the last piece of its answer; one that
+            takes longer is ended and not made again.
+        silence_timeout: between two pieces of an answer, and before the first.
+        retries_max: the retries of one call, whatever was wrong: refused, overloaded, broken off.
+        retry_delay: the pause before the first retry; it doubles up to ``retry_delay_max``.
+        retry_after_max: a server may ask for a pause of its own, up to this; one that asks for
+            more is not waited for.
     """
 
     api_key: str | None = field(default=None, repr=False)
     base_url: str | None = None
-    call_timeout: timedelta = timedelta(minutes=5)
+    call_timeout: timedelta = timedelta(minutes=30)
+    silence_timeout: timedelta = timedelta(minutes=5)
     connect_timeout: timedelta = timedelta(seconds=5)
     retries_max: int = 4
+    retry_delay: timedelta = timedelta(seconds=0.5)
+    retry_delay_max: timedelta = timedelta(seconds=8)
+    retry_after_max: timedelta = timedelta(minutes=1)
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Read ``ANTHROPIC_API_KEY`` and ``ANTHROPIC_BASE_URL`` from a mapping."""
+    def from_env(cls, env: Mapping[str, str], provider: str = "ANTHROPIC") -> Self:
+        """Read ``{provider}_API_KEY`` and ``{provider}_BASE_URL`` from a mapping."""
         return cls(
-            api_key=env.get("ANTHROPIC_API_KEY") or None,
-            base_url=env.get("ANTHROPIC_BASE_URL") or None,
+            api_key=env.get(f"{provider}_API_KEY") or None,
+            base_url=env.get(f"{provider}_BASE_URL") or None,
         )
 
     @property

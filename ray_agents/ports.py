@@ -146,6 +146,10 @@ class Journal(Protocol):
         """Append without waiting, in order with commits: deltas for whoever watches."""
         ...
 
+    def over_budget(self) -> bool:
+        """Whether the entity has used up what it may spend in its life."""
+        ...
+
     def effects_of(self, scope: str) -> EffectScope:
         """A context manager: effects staged inside belong to ``scope`` (a tool call's key)."""
         ...

@@ -29,6 +29,7 @@ from ray_agents.events import (
     WakeStatus,
     decode,
 )
+from ray_agents.ledger import Spent
 from ray_agents.origin import EntityForked
 
 USER_TYPE_PREFIX = "state:"
@@ -110,6 +111,7 @@ class State:
     pending: list[Event] = field(default_factory=list[Event])
     wakes: dict[str, WakeRecorded] = field(default_factory=dict[str, WakeRecorded])
     woken: bool = False
+    spent: Spent = field(default_factory=Spent)
     timers: dict[str, Timer] = field(default_factory=dict[str, Timer])
     outbox: dict[str, Outgoing] = field(default_factory=dict[str, Outgoing])
     deferred: dict[str, DeliveryDeferred] = field(default_factory=dict[str, DeliveryDeferred])
@@ -185,6 +187,8 @@ class State:
                 self.deferred[event.key] = DeliveryDeferred.of(event)
             case SendScheduled.TYPE if SendScheduled.is_row(event.type, event.key):
                 self._apply_schedule(event)
+            case Spent.TYPE:
+                self.spent = Spent.of(event)
             case _:
                 self._apply_life(event)
         self._note_effect(event)
@@ -204,7 +208,7 @@ class State:
     def _apply_created(self, event: Event) -> None:
         self.created, self.stopped, self.origin = EntityCreated.of(event), None, None
         self.life_offset = self.ids_offset = self.watermark = event.offset
-        self.woken = False
+        self.woken, self.spent = False, Spent()
         self.rows.clear()
         self._abandon()
 
@@ -215,7 +219,8 @@ class State:
         """
         if self.created is not None:
             self.created = origin.creation(self.created)
-        self.origin, self.ids_offset = origin, offset
+        self.origin, self.ids_offset, self.spent = origin, offset, Spent()
+        self.woken = self.woken or origin.woken
 
     def _abandon(self) -> None:
         """The end of a life ends its obligations."""

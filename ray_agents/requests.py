@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from ray_agents.errors import InvalidPayload
@@ -96,3 +97,25 @@ def seconds_of(after: timedelta | None) -> float | None:
         message = f"'after' must be a timedelta, not {after!r}"  # may have no type checker
         raise InvalidPayload(message, field="after")
     return after.total_seconds()
+
+
+R = TypeVar("R", bound=Request)
+
+
+def message_of(payload: Any, **fields: Any) -> SendRequest:
+    """A message with that payload; raises as :func:`checked`."""
+    return checked(SendRequest, {"payload": payload, **fields})
+
+
+def checked(request: type[R], fields: Mapping[str, Any]) -> R:
+    """A request of these fields.
+
+    Raises:
+        InvalidPayload: one of them cannot be that.
+    """
+    try:
+        return request.model_validate(dict(fields))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidPayload(f"{field!r} cannot be that: {first['msg']}", field=field) from error

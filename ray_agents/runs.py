@@ -12,6 +12,9 @@ Keys follow from the run's key and counters alone, so a resumed run goes on with
 A step that broke off is begun again under its key with ``attempt`` one higher, and every row its
 broken attempt wrote under ``{step}:`` is deleted in the same append: whoever reads the log sees
 the deletion of the ``text`` row and takes that text back.
+
+A step's counts are those of all its attempts, and grow: what broken ones cost, as far as the
+provider had said, stands in ``voided`` too, and ``uncounted`` says how many attempts broke off.
 """
 
 from __future__ import annotations
@@ -23,14 +26,19 @@ from typing import Any
 from ray_agents.agent import AgentRunResult, ToolCallResult
 from ray_agents.errors import NondeterministicWake
 from ray_agents.events import Draft, Event, Operation
-from ray_agents.model import Answered, Block, Usage
+from ray_agents.ledger import COST, UNCOUNTED, Spent
+from ray_agents.model import USAGE_FIELDS, Answered, Block, Usage
+from ray_agents.prices import PRICES, Prices, dollars_of
 
 Row = dict[str, Any]
 
 DELTA_TYPES = frozenset({"text_delta", "reasoning_delta"})
 RUN_TYPES = DELTA_TYPES | {"run", "step", "text", "reasoning", "tool_call"}
 ENDED = frozenset({"completed", "failed"})
-TURNS_MAX_REACHED = "turns_max"
+TURNS_MAX, TOKENS_MAX, COST_MAX, TIME_MAX = "turns_max", "tokens_max", "cost_max", "time_max"
+BUDGET = "budget"
+VOIDED = "voided"
+_BILLED = (*USAGE_FIELDS, COST)
 INTERRUPTED = "interrupted"
 
 
@@ -38,10 +46,12 @@ class RunRecord:
     """The rows of one run, as they stand in the log or are about to.
 
     Built from the rows already there; every ``*_drafts`` method takes its rows as written.
+    ``prices`` are those by which costs are recorded.
     """
 
-    def __init__(self, run_key: str, recorded: Sequence[Event]) -> None:
+    def __init__(self, run_key: str, recorded: Sequence[Event], *, prices: Prices = PRICES) -> None:
         self.key = run_key
+        self._prices = prices
         self._rows: dict[tuple[str, str], Row] = {}
         for event in recorded:
             self._take(event)
@@ -96,9 +106,16 @@ class RunRecord:
                 found.append((key, block, status))
         return found
 
+    @property
+    def spent(self) -> Spent:
+        """What the run has cost so far, failed steps included."""
+        steps = [row for (kind, _), row in self._rows.items() if kind == "step"]
+        return sum((Spent.in_row(step) for step in steps), Spent())
+
     def result(self) -> AgentRunResult:
         """What the completed run gave, from its rows alone."""
         run = self.run or {}
+        cost = run.get(COST)
         return AgentRunResult(
             text=run["text"],
             tool_calls=tuple(self._calls()),
@@ -106,6 +123,8 @@ class RunRecord:
             duration=timedelta(milliseconds=run["duration_ms"]),
             steps=run["steps"],
             stop_reason=run["finish_reason"],
+            cost=None if cost is None else dollars_of(cost),
+            uncounted=run.get(UNCOUNTED, 0),
         )
 
     def _calls(self) -> list[ToolCallResult]:
@@ -166,7 +185,33 @@ class RunRecord:
             "attempt": 1 + (before["attempt"] if before else 0),
             "started_at": now,
         }
+        if before is not None:  # whoever left it "started" died, so nobody saw its end
+            row |= _voided(before, broken=before["status"] == "started")
         return [*self.answer_voided(number), self.put("step", key, row)]
+
+    def usage_seen(self, number: int, usage: Usage) -> Draft:
+        """The provider has counted so much of the answer that is coming."""
+        row = self._rows["step", self.step_key(number)]
+        return self.put(
+            "step", self.step_key(number), row | self._bill(row, usage, row["model_id"])
+        )
+
+    def attempt_broken(self, number: int) -> Draft:
+        """The answer broke off, and the call is made again."""
+        key = self.step_key(number)
+        row = self._rows["step", key]
+        return self.put("step", key, row | _voided(row, broken=True))
+
+    def _bill(self, row: Row, usage: Usage, model: str) -> Row:
+        """What a step has cost with an answer of that usage, broken ones before it included."""
+        price = self._prices.of(model, row["model_id"])
+        before = Spent.in_row(row.get(VOIDED) or {})
+        now = Spent(
+            usage=usage,
+            micros=price.micros(usage) if price else 0,
+            unpriced=0 if price else usage.tokens,
+        )
+        return {name: value for name, value in (before + now).as_row().items() if name in _BILLED}
 
     def answer_voided(self, number: int) -> list[Draft]:
         """Delete the rows of a step's unfinished answer."""
@@ -186,7 +231,7 @@ class RunRecord:
             "finish_reason": answer.stop_reason,
             "model_id": answer.model or before["model_id"],
             "duration_ms": (now - before["started_at"]) // 1000,
-            **answer.usage.as_row(),
+            **self._bill(before, answer.usage, answer.model),
             "content": list(answer.content),
         }
         return self.put("step", key, row)
@@ -207,7 +252,6 @@ class RunRecord:
 
     def run_completed(self, number: int, stop_reason: str, now: int) -> Draft:
         """The run is over after that many steps; its row carries text and totals."""
-        steps = [self._rows["step", self.step_key(n)] for n in range(1, number + 1)]
         before = self._rows["run", self.key]
         row = before | {
             "status": "completed",
@@ -215,7 +259,7 @@ class RunRecord:
             "text": text_of(self._content(number)),
             "steps": number,
             "duration_ms": (now - before["started_at"]) // 1000,
-            **sum((Usage.of(step) for step in steps), Usage()).as_row(),
+            **self.spent.as_row(),
         }
         return self.put("run", self.key, row)
 
@@ -236,23 +280,41 @@ class RunRecord:
         key = self.step_key(number + 1)
         step = self.row("step", key)
         if step is not None and step["status"] == "started":
-            drafts += [*self.answer_voided(number + 1), self.put("step", key, step | ended)]
+            ended_step = step | _voided(step, broken=True) | ended
+            drafts += [*self.answer_voided(number + 1), self.put("step", key, ended_step)]
         error = {"error_code": INTERRUPTED, "message": message, "run_id": self.key}
         failure = self.put("error", f"{self.key}:{INTERRUPTED}", error)
-        return [*drafts, failure, self.put("run", self.key, run | ended)]
+        return [*drafts, failure, self.put("run", self.key, run | self.spent.as_row() | ended)]
+
+    def step_cut_off(self, number: int, reason: str) -> list[Draft]:
+        """The answer of a step was not waited for any longer."""
+        key = self.step_key(number)
+        row = self._rows["step", key]
+        ended = _voided(row, broken=True) | {"status": "failed", "finish_reason": reason}
+        return [*self.answer_voided(number), self.put("step", key, row | ended)]
 
     def run_failed(self, number: int, *, code: str, message: str) -> list[Draft]:
         """The model call of a step failed; running the wake again goes on from there."""
         key = self.step_key(number)
-        step = self._rows["step", key] | {"status": "failed", "finish_reason": "error"}
-        run = self._rows["run", self.key] | {"status": "failed", "finish_reason": "error"}
+        ended = {"status": "failed", "finish_reason": "error"}
+        row = self._rows["step", key]
+        begun = Usage.of(row) != Usage.of(row.get(VOIDED) or {})
+        step = row | _voided(row, broken=begun) | ended
         error = {"error_code": code, "message": message, "run_id": self.key, "step_id": key}
         return [
             *self.answer_voided(number),
             self.put("error", f"{key}:error:{step['attempt']}", error),
             self.put("step", key, step),
-            self.put("run", self.key, run),
+            self.put("run", self.key, self._rows["run", self.key] | self.spent.as_row() | ended),
         ]
+
+
+def _voided(row: Row, *, broken: bool) -> Row:
+    """The fields of a step whose attempts so far came to nothing; the last one may have broken."""
+    billed = {name: row[name] for name in _BILLED if name in row}
+    kept = billed | {VOIDED: billed} if billed else {}
+    uncounted = row.get(UNCOUNTED, 0) + broken
+    return kept | {UNCOUNTED: uncounted} if uncounted else kept
 
 
 def calls_in(content: Sequence[Block]) -> list[Block]:

@@ -1,7 +1,8 @@
 """How an installation is set up: one frozen value, read from the environment at the doors only.
 
 Every ``RAY_AGENTS_*`` variable is a field of :class:`Settings` in capitals; durations are in
-seconds, sizes in bytes. ``ANTHROPIC_API_KEY`` and ``ANTHROPIC_BASE_URL`` keep their own names.
+seconds, sizes in bytes. The providers' ``ANTHROPIC_API_KEY``, ``ANTHROPIC_BASE_URL``,
+``OPENAI_API_KEY`` and ``OPENAI_BASE_URL`` keep their own names.
 A variable that is misspelled is an error, not a default.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 from ray_agents.errors import InvalidSetting
 
 PREFIX = "RAY_AGENTS_"
+PROVIDERS = ("anthropic_", "openai_")
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -52,6 +54,8 @@ class Settings:
     stop_deadline: timedelta = timedelta(seconds=20)
     anthropic_api_key: str | None = field(default=None, repr=False)
     anthropic_base_url: str | None = None
+    openai_api_key: str | None = field(default=None, repr=False)
+    openai_base_url: str | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in _RANGES:
@@ -94,7 +98,7 @@ _RANGES: tuple[tuple[str, Any, Any], ...] = (
 
 def variable_of(name: str) -> str:
     """The environment variable that sets the field ``name``."""
-    return name.upper() if name.startswith("anthropic_") else PREFIX + name.upper()
+    return name.upper() if name.startswith(PROVIDERS) else PREFIX + name.upper()
 
 
 def from_env(environ: Mapping[str, str]) -> Settings:

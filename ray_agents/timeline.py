@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from ray_agents.events import JSON, Event, Operation, encode
+from ray_agents.media import blocks_in
 from ray_agents.model import Block, Message
 from ray_agents.runs import ENDED, calls_in
 
@@ -35,7 +36,7 @@ class Timeline:
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self._messages: list[Message] = []
-        self._waiting: list[tuple[int, str]] = []  # messages no wake has covered yet
+        self._waiting: list[tuple[int, list[Block]]] = []  # messages no wake has covered yet
         self._covered: int | None = None
         self._source: str | None = None
         self._wakes: set[str] = set()
@@ -51,7 +52,7 @@ class Timeline:
             return
         row = event.value
         if event.type == "inbox":
-            self._waiting.append((event.offset, said_in(row["payload"])))
+            self._waiting.append((event.offset, blocks_said_in(row["payload"])))
         elif event.type == "wake":
             self._covered = max(self._covered or 0, row["to_offset"])
             if event.key not in self._wakes:  # a later row of the same wake is no other reason
@@ -80,15 +81,14 @@ class Timeline:
         """A run begins: what it is told comes before it."""
         self._close()
         self._drop_unfinished_server_tools()
-        seen = [t for at, t in self._waiting if self._covered is None or at < self._covered]
+        seen = [said for at, said in self._waiting if self._is_covered(at)]
         self._waiting = [item for item in self._waiting if not self._is_covered(item[0])]
         if text is not None:
-            seen.append(text)
-        if not any(t.strip() for t in seen) and self._needs_user():
-            seen = [f"Woken by {self._source}." if self._source else "Continue."]
+            seen.append(_text(text))
+        if not any(seen) and self._needs_user():
+            seen = [_text(f"Woken by {self._source}." if self._source else "Continue.")]
         self._source = None
-        said: list[Block] = [{"type": "text", "text": t} for t in seen if t.strip()]
-        _say(self._messages, "user", said)
+        _say(self._messages, "user", [block for said in seen for block in said])
 
     def _is_covered(self, offset: int) -> bool:
         return self._covered is None or offset < self._covered
@@ -121,6 +121,22 @@ class Timeline:
         answered = {block["tool_use_id"] for block in content if "tool_use_id" in block}
         kept = [b for b in content if b["type"] != "server_tool_use" or b["id"] in answered]
         _say(self._messages, "assistant", sendable(kept))
+
+
+def blocks_said_in(payload: JSON) -> list[Block]:
+    """What a message's payload says to a model, as blocks; none if it says nothing.
+
+    ``{"content": [block, …]}`` with an image or a document among them is said as it stands.
+    """
+    if isinstance(payload, dict) and set(cast("dict[str, JSON]", payload)) == {"content"}:
+        blocks = blocks_in(cast("dict[str, JSON]", payload)["content"])
+        if blocks is not None:
+            return blocks
+    return _text(said_in(payload))
+
+
+def _text(text: str) -> list[Block]:
+    return [{"type": "text", "text": text}] if text.strip() else []
 
 
 def said_in(payload: JSON) -> str:

@@ -23,7 +23,8 @@ from pydantic_core import to_json
 
 from ray_agents.docstrings import argument_docs, without_arguments
 from ray_agents.errors import InvalidDefinition, InvalidPayload
-from ray_agents.model import ToolSpec
+from ray_agents.media import blocks_in, fitted
+from ray_agents.model import Block, ToolSpec
 
 RESULT_CHARS_MAX = 50_000
 ERROR_CHARS_MAX = 4_000
@@ -135,8 +136,10 @@ class Tool:
                 fields=[field for field, _ in wrong],
             ) from error
 
-    def render(self, result: Any) -> str:
+    def render(self, result: Any) -> str | list[Block]:
         """What the model reads of a result: text as it is, anything else as JSON, cut if long.
+
+        Images and documents (:mod:`ray_agents.media`), with strings among them, stay blocks.
 
         Raises:
             InvalidPayload: the result cannot be written as JSON.
@@ -145,12 +148,19 @@ class Tool:
             return cut(result, chars_max=self.result_chars_max) or "(empty text)"
         if result is None:
             return "(no result)"
+        if (blocks := blocks_in(result)) is not None:
+            return [self._cut_text(block) for block in fitted(blocks)]
         try:
             text = to_json(result, inf_nan_mode="constants").decode()
         except (ValueError, TypeError) as error:
             message = f"the result of {self.name!r} cannot be written as JSON: {error}"
             raise InvalidPayload(message, tool=self.name) from error
         return cut(text, chars_max=self.result_chars_max)
+
+    def _cut_text(self, block: Block) -> Block:
+        if block["type"] != "text":
+            return block
+        return block | {"text": cut(block["text"], chars_max=self.result_chars_max)}
 
 
 @overload

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -82,12 +82,47 @@ class Origin(View):
     offset: int
 
 
+class Spending(View):
+    """Tokens as the provider counted them, and what they cost in micro-dollars.
+
+    ``cost_micros`` is None if a part has no price; ``priced_micros`` is what the rest costs, and
+    ``unpriced_tokens`` counts that part. ``uncounted`` counts model calls whose end was not seen:
+    the provider may have billed more for them.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cost_micros: int | None = 0
+    priced_micros: int = 0
+    unpriced_tokens: int = 0
+    uncounted: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all kinds."""
+        cached = self.cache_read_tokens + self.cache_write_tokens
+        return self.input_tokens + self.output_tokens + cached
+
+
+CostBy = Literal["type", "entity", "model", "day"]
+
+
+class CostLine(Spending):
+    """One line of a report of costs: of the type, entity, model or day (UTC) that ``of`` names."""
+
+    of: str
+    steps: int = 0
+
+
 class EntityView(View):
     """One entity as ``inspect`` and ``list`` show it; times are microseconds since the epoch.
 
     ``events`` is the offset that comes next and ``first`` the first one that was not let go by the
     type's retention. ``schedules`` counts its pending delayed sends; ``next_due`` is when it next
-    wakes by the clock.
+    wakes by the clock. ``spent`` is what its agents have spent in this life; ``over_budget`` that
+    they may spend no more.
     """
 
     address: str
@@ -113,6 +148,8 @@ class EntityView(View):
     pid: int | None = None
     definition_version: int | None = None
     durability: Durability = Durability.SYNC
+    spent: Spending = Spending()
+    over_budget: bool = False
 
 
 class StateView(View):

@@ -22,7 +22,7 @@ from tests.terminal.stand_in import ADA, CONVERSATION, FakeClient, FakeInstallat
 README = Path(__file__).parents[1] / "README.md"
 COMMANDS = (
     "demo start stop status types version log "
-    "spawn send ask observe view inspect ps kill retry skip query fork export import"
+    "spawn send ask observe view inspect ps kill retry skip query cost fork export import"
 ).split()
 
 
@@ -231,6 +231,27 @@ def test_query_prints_csv_or_json(run: Run) -> None:
     assert run("query", "from x", "--csv").out == 'tool,calls\nadd,12\n"a,b\n",\n'
     rows = [{"tool": "add", "calls": 12}, {"tool": "a,b\n", "calls": None}]
     assert json.loads(run("query", "from x", "--json").out) == rows
+
+
+def test_cost_prints_tokens_by_kind_and_what_is_unknown(
+    run: Run, installation: FakeInstallation
+) -> None:
+    shell = run("--store", "/a", "cost", "--by", "type", "--since", "7d")
+    assert installation.asked == [("cost", ("/a", "type", timedelta(days=7)))]
+    heads, ada, odd, total = (line.split() for line in shell.out.splitlines())
+    assert heads[:4] == ["TYPE", "STEPS", "INPUT", "OUTPUT"]
+    assert ada == ["assistant", "2", "1200", "34", "0", "0", "$0.002740"]
+    assert odd == ["odd", "1", "5", "0", "0", "0", "cost", "unknown"]
+    assert total == ["total", "3", "1205", "34", "0", "0", "$0.002740", "+", "unknown"]
+
+
+def test_cost_prints_json_and_says_if_there_is_nothing(
+    run: Run, installation: FakeInstallation
+) -> None:
+    lines = json.loads(run("cost", "--json").out)
+    assert [line["cost_micros"] for line in lines] == [2740, None]
+    installation.costs.clear()
+    assert "nothing was spent" in run("cost", "--skip-corrupt").err
 
 
 def test_query_says_on_stderr_what_it_left_out(run: Run) -> None:

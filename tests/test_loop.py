@@ -13,6 +13,7 @@ from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.errors import Fenced, ModelUnavailable, NondeterministicWake
 from ray_agents.events import Draft, Event
 from ray_agents.loop import run_agent
+from ray_agents.media import image
 from ray_agents.model import Message, Model, ModelRequest, Usage
 from ray_agents.models.scripted import FunctionModel, Says, ScriptedModel
 from ray_agents.testing.journal import MemoryJournal, current_scope
@@ -62,6 +63,26 @@ class ResultSeen(MemoryJournal):
         if "tool_call completed" in shape(drafts):
             self.seen.set()
         return await super().commit(drafts)
+
+
+async def test_a_picture_that_a_tool_gives_is_shown_to_the_model() -> None:
+    picture = image(b"png")
+
+    @tool
+    async def paint() -> Any:
+        """Paint."""
+        return ["Here:", picture]
+
+    def answer(request: ModelRequest) -> Any:
+        check_messages(list(request.messages))
+        last = request.messages[-1]["content"][0]
+        if last["type"] == "text":
+            return "", [("paint", {})]
+        return last["content"][0]["text"] + last["content"][1]["type"]
+
+    result = await run(FunctionModel(answer), paint)
+    assert result.text == "Here:image"
+    assert result.tool_calls[0].result == [{"type": "text", "text": "Here:"}, picture]
 
 
 async def test_an_answer_without_tools_takes_two_commits() -> None:

@@ -25,12 +25,14 @@ def test_each_kind_of_value_is_read() -> None:
             "RAY_AGENTS_HEARTBEAT": "2.5",
             "RAY_AGENTS_REGISTER_BY_VALUE": "yes",
             "ANTHROPIC_API_KEY": "sk",
+            "OPENAI_BASE_URL": "http://127.0.0.1:8000/v1",
             "PATH": "/bin",
         }
     )
     assert (settings.store, settings.http_port) == ("s3://bucket/agents", 5000)
     assert settings.heartbeat == timedelta(seconds=2.5)
     assert (settings.register_by_value, settings.anthropic_api_key) == (True, "sk")
+    assert settings.openai_base_url == "http://127.0.0.1:8000/v1"
 
 
 def test_an_empty_variable_counts_as_absent() -> None:

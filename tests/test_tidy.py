@@ -55,9 +55,9 @@ SYNONYMS = {
 
 # What a pure module may not touch: the network, disk, processes, time, chance.
 IMPURE_MODULES = set(
-    "ray anthropic fastapi starlette uvicorn httpx httpx_sse psutil typer rich boto3 obstore "
-    "time random secrets uuid os shutil tempfile socket subprocess threading multiprocessing "
-    "signal sqlite3 urllib concurrent".split()
+    "ray anthropic openai fastapi starlette uvicorn httpx httpx_sse psutil typer rich boto3 "
+    "obstore time random secrets uuid os shutil tempfile socket subprocess threading "
+    "multiprocessing signal sqlite3 urllib concurrent".split()
 )
 IMPURE_CALLS = set(
     "open asyncio.sleep datetime.now datetime.utcnow datetime.today date.today "

@@ -13,6 +13,7 @@ from ray_agents.agent import AgentConfig
 from ray_agents.errors import ModelUnavailable
 from ray_agents.events import Draft, Event, MessageReceived
 from ray_agents.loop import run_agent
+from ray_agents.media import image
 from ray_agents.model import Answered, Block, Message, ModelEvent, ModelRequest
 from ray_agents.models.scripted import signature_of
 from ray_agents.testing.journal import MemoryJournal
@@ -69,6 +70,15 @@ def words_of(messages: Sequence[Message]) -> list[tuple[str, list[Any]]]:
 def test_messages_of_one_wake_are_one_turn() -> None:
     events = log(inbox("one"), inbox({"text": "two"}), inbox({"n": 3}), wake(3), begun(text="four"))
     assert words_of(Timeline(events).messages()) == [("user", ["one", "two", '{"n":3}', "four"])]
+
+
+def test_a_message_may_show_images_and_documents() -> None:
+    picture = image(b"png")
+    shown, unlike = {"content": ["look:", picture]}, {"content": [{"type": "image"}]}
+    messages = Timeline(log(inbox(shown), inbox(unlike), wake(2), begun())).messages()
+    assert messages[0]["content"][:2] == [text("look:"), picture]
+    assert messages[0]["content"][2] == text('{"content":[{"type":"image"}]}')
+    check_messages(messages)
 
 
 def test_a_message_that_came_during_a_run_is_told_to_the_next_one() -> None:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from ray_agents.errors import InvalidDefinition, InvalidPayload
+from ray_agents.media import image
 from ray_agents.tools import Tool, tool
 
 
@@ -167,6 +168,14 @@ def test_results_become_text(result: object, text: str) -> None:
 def test_a_long_result_is_cut_and_says_so() -> None:
     made = Tool.of(Place, repr, name="x", result_chars_max=10)
     assert made.render("x" * 25) == "x" * 10 + "\n[cut here: the first 10 of 25 characters]"
+
+
+def test_images_and_documents_stay_blocks_and_text_beside_them_is_cut() -> None:
+    made = Tool.of(Place, repr, name="x", result_chars_max=3)
+    picture = image(b"png")
+    assert made.render(picture) == [picture]
+    told = "lon\n[cut here: the first 3 of 4 characters]"
+    assert made.render(["long", picture]) == [{"type": "text", "text": told}, picture]
 
 
 def test_a_result_that_is_no_json_is_refused() -> None:

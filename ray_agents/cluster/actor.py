@@ -93,6 +93,7 @@ class EntityHost:
         models = ModelSettings(
             api_key=settings.anthropic_api_key, base_url=settings.anthropic_base_url
         )
+        openai = ModelSettings(api_key=settings.openai_api_key, base_url=settings.openai_base_url)
         self._host = Host(
             Equipment(
                 host=self._id,
@@ -102,7 +103,7 @@ class EntityHost:
                 clock=self._clock,
                 definitions=definitions,
                 peers=self._directory,
-                model_for=chooser(models),
+                model_for=chooser(models, openai=openai),
                 admit=self._admit,
                 departed=self._changed,
                 place=self._place,

@@ -70,7 +70,12 @@ async def past_as_of(
     """
     past = await settled(reader, address, clock=clock)
     offset = offset_within(address, past, at)
-    OffsetGone.check(offset, first=past.first and past.since, log=str(address))
+    if past.first and offset < past.since:
+        message = (
+            f"the state of {str(address)!r} as of offset {offset} is not kept: its type's "
+            f"retention let go what led to it; the first state that is kept is as of {past.since}"
+        )
+        raise OffsetGone(message, offset=offset, first=past.since)
     if offset < past.since:
         past = await settled(reader, address, clock=clock, whole=True)
     return past, offset

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from pydantic_core import to_json
@@ -22,6 +23,7 @@ from xxhash import xxh3_64_hexdigest
 from ray_agents.cluster.folders import TYPES, type_folder
 from ray_agents.cluster.shipping import shipped_by_path, shipped_by_value, unpacked
 from ray_agents.definition import (
+    Budget,
     Dedicated,
     Definition,
     Packed,
@@ -67,7 +69,11 @@ class Definitions:
         body = shipped_by_path(definition, source) if source else shipped_by_value(definition)
         view = view_of(definition, 0, source or "by value").model_dump(mode="json")
         placement = _placement_record(definition.placement)
-        digest = xxh3_64_hexdigest(to_json([body.pop("identity"), view, placement]))
+        told = [body.pop("identity"), view, placement]
+        if definition.budget != Budget():  # so that definitions without one are what they were
+            body["budget"] = _budget_record(definition.budget)
+            told.append(body["budget"])
+        digest = xxh3_64_hexdigest(to_json(told))
         _HERE[digest] = definition
         for _ in range(VERSION_TRIES_MAX):
             newest = self._newest(definition.type)
@@ -162,6 +168,16 @@ class Definitions:
             self._durabilities[type_name, version] = durability
         return durability
 
+    def budget(self, type_name: str) -> Budget:
+        """What an entity of the type's newest version may spend, without loading its code.
+
+        If there is no such definition, or it is damaged: as for :meth:`durability`.
+        """
+        try:
+            return _budget_read(self._record(type_name, self._newest(type_name)).get("budget"))
+        except (UnknownType, CorruptLog):
+            return Budget()
+
     def view(self, type_name: str) -> TypeView:
         """The newest version of a type as doors show it.
 
@@ -242,6 +258,18 @@ def _placement_read(record: dict[str, Any]) -> Placement:
         return Packed(hosts=record["packed"])
     resources = Resources(num_cpus=record["cpus"], num_gpus=record["gpus"], custom=record["custom"])
     return Dedicated(resources=resources)
+
+
+def _budget_record(budget: Budget) -> dict[str, Any]:
+    cost = None if budget.cost_max is None else str(budget.cost_max)
+    return {"tokens_max": budget.tokens_max, "cost_max": cost}
+
+
+def _budget_read(record: dict[str, Any] | None) -> Budget:
+    if record is None:
+        return Budget()
+    cost = record["cost_max"]
+    return Budget(tokens_max=record["tokens_max"], cost_max=None if cost is None else Decimal(cost))
 
 
 def _placement_words(definition: Definition) -> str:

@@ -16,6 +16,12 @@ def entity_folder(address: Address) -> str:
     return f"{ENTITIES}/{address.type}/{shard:02x}/{address.id}"
 
 
+def address_of(folder: str) -> str:
+    """Whose log is in a folder: an address, or the folder's own name."""
+    parts = folder.split("/")
+    return f"/{parts[1]}/{parts[3]}" if parts[0] == ENTITIES and len(parts) == 4 else folder
+
+
 def host_folder(host_id: str) -> str:
     """The folder of a host's own log."""
     return f"{HOSTS}/{host_id}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from ray_agents.cluster.calls import Follow, Followed
+from ray_agents.cluster.folders import address_of
 from ray_agents.errors import OffsetGone
 from ray_agents.events import Event
 from ray_agents.log.owner import LogOwner
@@ -23,7 +24,7 @@ async def followed(owner: LogOwner, call: Follow) -> Followed:
                 await owner.wait_beyond(call.offset)
         except TimeoutError:
             pass  # nothing new within that bound: an empty answer says so
-    OffsetGone.check(call.offset, first=owner.first, log=owner.folder)
+    OffsetGone.check(call.offset, first=owner.first, log=address_of(owner.folder))
     await owner.ready(call.offset, limit=call.limit)
     events = owner.history.read(call.offset, stop=owner.durable_tip, limit=call.limit)
     return Followed(events=tuple(events), tip=owner.durable_tip)

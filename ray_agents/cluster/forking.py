@@ -23,7 +23,7 @@ from ray_agents.errors import (
     OffsetGone,
     RuntimeUnavailable,
 )
-from ray_agents.events import Draft, Event
+from ray_agents.events import Draft, EntityStopped, Event
 from ray_agents.log.forking import Beginning, Inheritance, begin_log, first_events
 from ray_agents.log.history import History
 from ray_agents.log.owner import Claim, LogIO
@@ -112,7 +112,12 @@ class Forks:
         history = past.history.before(offset)
         state = state_as_of(fork.source, history, offset)
         if state.stopped is not None:
-            message = f"{str(fork.source)!r} was killed before offset {offset}; fork it as of then"
+            killed = history.last(EntityStopped.TYPE)
+            then = killed.offset if killed else offset
+            message = (
+                f"{str(fork.source)!r} was killed before offset {offset}; fork it as of {then}, "
+                "when it still lived"
+            )
             raise EntityGone(message, address=str(fork.source))
         if any(wake.from_offset < past.since for wake in state.wakes.values()):
             history = reader.everything().history.before(offset)  # its runs are not in the summary

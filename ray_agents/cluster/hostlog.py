@@ -55,9 +55,11 @@ class HostLog:
         async with self._mending:
             if not self.broken:
                 return
+            e = self._equipment
             await self._owner.abandon()
             try:
-                self._owner = await _reclaimed(self._equipment)
+                head = await read_head(e.blobs, host_folder(e.host), io=e.io)
+                self._owner = await _claim(e, _still_ours(head, e.host))
             except Fenced:
                 self._taken = True
                 raise
@@ -106,11 +108,10 @@ class HostLog:
         await self._owner.abandon()
 
 
-async def _reclaimed(e: Equipment) -> LogOwner:
-    head = await read_head(e.blobs, host_folder(e.host), io=e.io)
-    if head is None or head.host != e.host:
-        raise Fenced(f"the log of host {e.host!r} was taken over")
-    return await _claim(e, head)
+def _still_ours(head: Head | None, host: str) -> Head:
+    if head is None or head.host != host:
+        raise Fenced(f"the log of host {host!r} was taken over")
+    return head
 
 
 async def _claim(e: Equipment, head: Head | None) -> LogOwner:

@@ -8,10 +8,11 @@ from ray_agents.address import Address
 from ray_agents.cluster.awake import Awake
 from ray_agents.errors import UnknownEntity
 from ray_agents.events import WakeStatus
+from ray_agents.ledger import Spent
 from ray_agents.lifecycle import Known, status_of
 from ray_agents.projection import State
 from ray_agents.schedule import next_due
-from ray_agents.views import Durability, EntityView, Origin, ParkedWake
+from ray_agents.views import Durability, EntityView, Origin, ParkedWake, Spending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class Ownership:
     waiting_for: str | None = None
     definition_version: int | None = None
     durability: Durability
+    over_budget: bool = False
 
 
 def portrait(entity: Awake) -> EntityView:
@@ -51,6 +53,7 @@ def portrait(entity: Awake) -> EntityView:
         waiting_for=entity.waiting_for,
         definition_version=services.definitions.newest_version(entity.address.type),
         durability=owner.durability,
+        over_budget=entity.definition.budget.is_used_up(entity.state.spent),
     )
     return describe(entity.address, entity.state, ownership)
 
@@ -97,6 +100,19 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
         pid=ownership.pid,
         definition_version=ownership.definition_version,
         durability=ownership.durability,
+        spent=spending_of(state.spent),
+        over_budget=ownership.over_budget,
+    )
+
+
+def spending_of(spent: Spent) -> Spending:
+    """What was spent, as doors show it."""
+    return Spending(
+        **spent.usage.as_row(),
+        cost_micros=spent.cost_micros,
+        priced_micros=spent.micros,
+        unpriced_tokens=spent.unpriced,
+        uncounted=spent.uncounted,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol, Self, TypeVar
 
@@ -327,6 +328,9 @@ class HostRuntime:
             durability=await self._io.run(self._definitions.durability, address.type),
         )
         state = await self._io.run(load, past.history, tip=past.tip)
+        if state.spent.tokens:
+            budget = await self._io.run(self._definitions.budget, address.type)
+            ownership = replace(ownership, over_budget=budget.is_used_up(state.spent))
         return describe(address, state, ownership)
 
     async def export(

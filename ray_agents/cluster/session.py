@@ -14,6 +14,7 @@ from ray_agents.definition import Definition
 from ray_agents.effects import Effects
 from ray_agents.errors import Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
+from ray_agents.ledger import Spent
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.requests import SpawnRequest
 from ray_agents.runs import ENDED, RUN_TYPES
@@ -115,6 +116,8 @@ class EntitySession:
         from ray_agents.loop import run_agent
 
         self._runs += 1
+        if self.definition.budget.cost_max is not None:
+            config.check_priced(f"the budget of {self.definition.type!r} has a cost_max")
         await self._entity.owner.ready(self.state.life_offset)
         journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
         model = self._entity.services.model_for(config)
@@ -136,6 +139,7 @@ class RunJournal:
         self._history: list[Event] = [
             e for e in session.read(HISTORY_TYPES) if e.offset not in mine
         ]
+        self._billed = {e.key: Spent.in_row(e.value) for e in own if e.type == "step"}
         session.effects.adopt({e.key for e in own if e.type == "tool_call"})
 
     @property
@@ -156,11 +160,30 @@ class RunJournal:
         for draft in drafts:
             if draft.type == "tool_call" and decode(draft.text)["status"] in ENDED:
                 self._session.effects.release(draft.key)
-        return await self._session.append(self._session.effects.mark(drafts))
+        return await self._session.append(self._entered(drafts))
 
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append without waiting."""
-        self._session.post(self._session.effects.mark(drafts))
+        self._session.post(self._entered(drafts))
+
+    def over_budget(self) -> bool:
+        """Whether the entity has used up its budget."""
+        return self._session.definition.budget.is_used_up(self._session.state.spent)
+
+    def _entered(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """The rows as this wake's own, and beside steps that have cost something the ledger's.
+
+        Appending applies them to the state at once, so runs that go on side by side add up.
+        """
+        marked, added = self._session.effects.mark(drafts), Spent()
+        for draft in drafts:
+            if draft.type == "step":
+                now = Spent.in_row(decode(draft.text))
+                added += now - self._billed.get(draft.key, Spent())
+                self._billed[draft.key] = now
+        if added == Spent():
+            return marked
+        return [*marked, (self._session.state.spent + added).draft()]
 
     def effects_of(self, scope: str) -> ToolScope:
         """Effects staged inside belong to the tool call ``scope``; a failed one's are dropped."""

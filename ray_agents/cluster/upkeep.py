@@ -105,9 +105,9 @@ def _only_now(settings: Settings, *, known: RunningRay | None) -> Description:
     """What is only known of a fresh start, or of one that found a runtime."""
     if known is not None:
         return {"was running": True}
-    if settings.anthropic_base_url is not None:
-        return {"model API": settings.anthropic_base_url}
-    return {"model API": "Anthropic" if settings.anthropic_api_key else None}
+    claude = settings.anthropic_base_url or ("Anthropic" if settings.anthropic_api_key else None)
+    other = settings.openai_base_url or ("OpenAI" if settings.openai_api_key else None)
+    return {"model API": claude or other}
 
 
 async def _begin(settings: Settings, registry: Registry | None) -> list[str]:

@@ -27,6 +27,7 @@ from ray_agents.events import (
     WakeRecorded,
     WakeStatus,
 )
+from ray_agents.ledger import Spent
 from ray_agents.log.codec import to_batch
 from ray_agents.log.history import History
 from ray_agents.log.rows import Place, Rows
@@ -68,7 +69,10 @@ def load(history: History, *, tip: int | None = None) -> State:
     if SendScheduled.TYPE in row_types:
         state.timers = _timers(history, life)
     fold(history.read(cut, types=CONTROL_TYPES | row_types), state)
-    state.woken = ended is not None and _was_awake(history, state, ended)
+    ledger = history.find(Spent.TYPE, Spent.KEY)
+    if ledger is not None and ledger.offset > state.ids_offset:
+        state.spent = Spent.of(ledger)
+    state.woken = state.woken or (ended is not None and _was_awake(history, state, ended))
     if state.alive:
         state.pending = history.read(state.watermark, types={MessageReceived.TYPE})
     return state
@@ -99,7 +103,9 @@ def essential(history: History) -> Essence | None:
         row_types | {EffectStaged.TYPE, DeliveryDeferred.TYPE}, start=life, stop=cut
     )
     forked = history.find(EntityForked.TYPE, "entity")
-    found = {each for each in (life, ended, forked and forked.offset) if each is not None}
+    ledger = history.find(Spent.TYPE, Spent.KEY)
+    alone = (life, ended, forked and forked.offset, ledger and ledger.offset)
+    found = {each for each in alone if each is not None}
     found.update(*(_ends_of(place) for pair, place in places.items() if _counts(pair, place)))
     found.update(timer.offset for timer in _timers(history, life).values())
     found.update(history.offsets(CONTROL_TYPES | row_types, start=cut))

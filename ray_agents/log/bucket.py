@@ -185,6 +185,18 @@ class Bucket:
         return StoreUnavailable(message, path=path, reason=reason)
 
 
+def _check_endpoint(url: str, environ: Mapping[str, str]) -> None:
+    """Say what obstore would only call an error of a builder."""
+    endpoint = environ.get("AWS_ENDPOINT_URL", "")
+    plain = url.startswith("s3:") and endpoint.startswith("http://")
+    if plain and environ.get("AWS_ALLOW_HTTP", "").lower() not in ("1", "true", "yes", "on"):
+        message = (
+            f"store {url!r}: the server at {endpoint!r} is to be reached without encryption; set "
+            "AWS_ALLOW_HTTP=true if that is meant"
+        )
+        raise StoreUnavailable(message, path=url)
+
+
 def _reason(error: Exception) -> str:
     """The first line of what the client says, and the server's own code, if it gave one."""
     text = str(error)
@@ -210,6 +222,7 @@ def open_bucket(
         StoreUnavailable: a setting in the environment is none.
     """
     bounds = patience or Patience()
+    _check_endpoint(url, environ)
     open_store, prefix = (S3Store, "AWS_") if url.startswith("s3:") else (GCSStore, "GOOGLE_")
     given = {name: environ.get(f"{prefix}{name.upper()}") for name in CONNECTION}
     connection: dict[str, Any] = {name: text for name, text in given.items() if text}

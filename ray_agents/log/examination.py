@@ -50,7 +50,10 @@ RESTORE = (
 HARMLESS = "no row of the log is damaged; the file goes with the next merge, or restore it"
 STALE = "no manifest lists it, so no row of the log is damaged; it may be deleted"
 SCARRED = "no row is damaged, for the frame's other marker stands; restore the file from a backup"
-CUT = "it was never acknowledged; the next wake cuts it, or ray-agents log verify --repair does"
+CUT = (
+    "after a crash it was never acknowledged, and the next wake cuts it, or ray-agents log verify "
+    "--repair does; if the file was copied or restored, take the whole one first"
+)
 UPGRADE = "see to it that the file can be read by this version of ray-agents"
 DERIVED = "no row is damaged; the log is read without it until the next merge makes it anew"
 _INDEX_NAME = re.compile(r"(.*\.arrow)\.([0-9a-f]{16})\.keys", re.ASCII)

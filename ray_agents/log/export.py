@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 from pydantic_core import from_json, to_json
 from xxhash import xxh3_64
 
-from ray_agents.errors import CorruptLog, InvalidPayload
+from ray_agents.errors import InvalidPayload
 from ray_agents.log.arrow import Batch, ipc, pa
 from ray_agents.log.codec import SCHEMA as LOG_SCHEMA
 from ray_agents.log.rows import Rows
@@ -97,7 +97,7 @@ class ExportFile:
     """An export that was written, verified when it is opened. It blocks.
 
     Raises:
-        CorruptLog: it is not, byte for byte, what was exported; or it is no export at all.
+        InvalidPayload: it is not, byte for byte, what was exported; or it is no export at all.
         InvalidPayload: it is an export of a later version of ray-agents.
     """
 
@@ -122,7 +122,7 @@ class ExportFile:
                 f"{self._name!r} is no export, or is damaged: its bytes are not those of its "
                 "digest; export anew, or take another copy"
             )
-            raise CorruptLog(message, segment=self._name, after_offset=None)
+            raise InvalidPayload(message, file=self._name)
         return said.pop()
 
     def rows(self, log: Exported) -> Iterator[Rows]:

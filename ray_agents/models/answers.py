@@ -7,7 +7,7 @@ later one replaces an earlier one. Unknown events and deltas are passed over, as
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from ray_agents.model import (
     Answered,
@@ -17,6 +17,7 @@ from ray_agents.model import (
     TextDelta,
     ToolCallBegun,
     Usage,
+    UsageSeen,
 )
 
 _USAGE = {
@@ -48,6 +49,7 @@ class AnswerInParts:
             case "message_start":
                 self._model = event["message"].get("model", "")
                 self._count(event["message"].get("usage"))
+                return UsageSeen(usage=Usage(**self._usage))
             case "content_block_start":
                 return self._begin(event["index"], event["content_block"])
             case "content_block_delta":
@@ -106,19 +108,26 @@ class AnswerInParts:
         return None
 
     def _end(self, index: int) -> None:
-        """Complete a block.
-
-        Arguments that are no JSON (cut off by ``max_tokens``, say) stay readable: no tool accepts
-        them, and the model sees what it sent.
-        """
         text = "".join(self._json.pop(index, ()))
         if text:
-            try:
-                self._blocks[index]["input"] = json.loads(text)
-            except json.JSONDecodeError:
-                self._blocks[index]["input"] = {"INVALID_JSON": text}
+            self._blocks[index]["input"] = input_in(text)
 
     def _count(self, usage: dict[str, Any] | None) -> None:
         for name, ours in _USAGE.items():
             if usage and usage.get(name) is not None:
                 self._usage[ours] = usage[name]
+
+
+def input_in(text: str) -> dict[str, Any]:
+    """The arguments of a call; no text is none.
+
+    What is no JSON object (cut off by ``max_tokens``, say) stays readable: no tool accepts it, and
+    the model sees what it sent.
+    """
+    if not text.strip():
+        return {}
+    try:
+        read: Any = json.loads(text)
+    except json.JSONDecodeError:
+        read = None
+    return cast("dict[str, Any]", read) if isinstance(read, dict) else {"INVALID_JSON": text}

@@ -1,4 +1,7 @@
-"""Which model answers: the scripted one if the configuration carries responses, else Claude."""
+"""Which model answers: the scripted one if the configuration carries responses, else a provider.
+
+The provider is named before the model, ``openai:gpt-5.5``; a name without one is Claude's.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,25 @@ from collections.abc import Callable
 
 from ray_agents.agent import AgentConfig
 from ray_agents.model import Model, ModelSettings
+from ray_agents.models.openai import PREFIX as OPENAI
 from ray_agents.models.scripted import scripted
 
 
-def chooser(settings: ModelSettings) -> Callable[[AgentConfig], Model]:
-    """A function from an agent's configuration to the model that answers it."""
+def chooser(
+    settings: ModelSettings, *, openai: ModelSettings | None = None
+) -> Callable[[AgentConfig], Model]:
+    """A function from an agent's configuration to the model that answers it.
+
+    ``settings`` are Anthropic's, ``openai`` those of a server of Chat Completions.
+    """
 
     def model_for(config: AgentConfig) -> Model:
         if config.test_responses is not None:
             return scripted(config.test_responses)
+        if config.model.startswith(OPENAI):
+            from ray_agents.models.openai import OpenAIModel
+
+            return OpenAIModel(openai or ModelSettings())
         from ray_agents.models.anthropic import AnthropicModel
 
         return AnthropicModel(settings)

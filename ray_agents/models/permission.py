@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit
 
 from ray_agents.errors import ModelUnavailable
@@ -10,13 +12,34 @@ from ray_agents.errors import ModelUnavailable
 _forbidden = False
 
 
-def forbid_real_model_calls(*, forbidden: bool = True) -> None:
+class Switched:
+    """The switch as it was set; leaving ``with`` sets it back to what it was before."""
+
+    def __init__(self, *, before: bool) -> None:
+        self._before = before
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        forbid_real_model_calls(forbidden=self._before)
+
+
+def forbid_real_model_calls(*, forbidden: bool = True) -> Switched:
     """Refuse every call of a real model in this process from now on, or allow them again.
 
-    A server on this machine (the stand-in) is not a real model.
+    ``with forbid_real_model_calls():`` sets it back at the end. A server on this machine (a
+    stand-in, a recording) is not a real model. The pytest plugin ``ray_agents.testing.plugin``
+    has it as the fixture ``no_real_model_calls``.
     """
-    global _forbidden  # noqa: PLW0603 -- one switch per process is the point
-    _forbidden = forbidden
+    global _forbidden
+    before, _forbidden = _forbidden, forbidden
+    return Switched(before=before)
 
 
 def check_permission(base_url: str, model: str) -> None:
@@ -30,7 +53,7 @@ def check_permission(base_url: str, model: str) -> None:
             f"a call of {model!r} at {base_url!r} was refused: forbid_real_model_calls() is on; "
             "give the agent test_responses, or a base_url of the stand-in server"
         )
-        raise ModelUnavailable(message, model=model, base_url=base_url)
+        raise ModelUnavailable(message, model=model, base_url=base_url, kind="forbidden")
 
 
 def _is_loopback(host: str) -> bool:

@@ -124,11 +124,16 @@ def select(
         entity_type=entity_type,
         addresses=None if texts is None else tuple(Address.parse(text) for text in texts),
         types=None if wanted is None else frozenset(wanted),
-        since=None if since is None else _microseconds(since),
+        since=None if since is None else microseconds(since),
     )
 
 
-def _microseconds(since: datetime) -> int:
+def microseconds(since: datetime) -> int:
+    """Since the epoch.
+
+    Raises:
+        InvalidPayload: the time has no zone.
+    """
     if since.tzinfo is None:
         message = f"since={since!r} has no zone; write datetime(…, tzinfo=UTC)"
         raise InvalidPayload(message, field="since")

@@ -2,9 +2,9 @@
 
 Every view but ``events`` shows the current life of each entity by the rule of the fold: the last
 row of each (type, key), deleted ones left out. Times are ``TIMESTAMPTZ``, durations milliseconds,
-tokens as the provider counted them, JSON is text (``args->>'$.city'``). What an unfinished wake
-has committed counts already. The views read the table ``fleet_rows``, which has the columns of
-:data:`ray_agents.tables.scan.SCHEMA`.
+tokens as the provider counted them, costs micro-dollars (null if a model has no price), JSON is
+text (``args->>'$.city'``). What an unfinished wake has committed counts already. The views read the
+table ``fleet_rows``, which has the columns of :data:`ray_agents.tables.scan.SCHEMA`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ with run as (
     select *, from_json(value, '{
         "status": "VARCHAR", "finish_reason": "VARCHAR", "steps": "BIGINT",
         "input_tokens": "BIGINT", "output_tokens": "BIGINT",
-        "cache_read_tokens": "BIGINT", "cache_write_tokens": "BIGINT",
+        "cache_read_tokens": "BIGINT", "cache_write_tokens": "BIGINT", "cost_micros": "BIGINT",
         "started_at": "BIGINT", "duration_ms": "BIGINT",
         "input": "VARCHAR", "text": "VARCHAR"}') as facts
     from fleet_current where type = 'run'
@@ -69,6 +69,7 @@ with run as (
 )
 select run.address, entity_type, life, key as run, facts.status, facts.finish_reason, facts.steps,
     facts.input_tokens, facts.output_tokens, facts.cache_read_tokens, facts.cache_write_tokens,
+    facts.cost_micros,
     make_timestamptz(facts.started_at) as started, facts.duration_ms,
     facts.input, facts.text,
     case when facts.status = 'failed' then failure.error end as error,
@@ -83,7 +84,7 @@ with step as (
         "run_id": "VARCHAR", "step_number": "BIGINT", "status": "VARCHAR",
         "finish_reason": "VARCHAR", "model_provider": "VARCHAR", "model_id": "VARCHAR",
         "attempt": "BIGINT", "input_tokens": "BIGINT", "output_tokens": "BIGINT",
-        "cache_read_tokens": "BIGINT", "cache_write_tokens": "BIGINT",
+        "cache_read_tokens": "BIGINT", "cache_write_tokens": "BIGINT", "cost_micros": "BIGINT",
         "started_at": "BIGINT", "duration_ms": "BIGINT", "content": "JSON"}') as facts
     from fleet_current where type = 'step'
 ), failure as (
@@ -93,6 +94,7 @@ with step as (
 select step.address, entity_type, life, facts.run_id as run, key as step, facts.step_number,
     facts.status, facts.finish_reason, facts.model_provider, facts.model_id, facts.attempt,
     facts.input_tokens, facts.output_tokens, facts.cache_read_tokens, facts.cache_write_tokens,
+    facts.cost_micros,
     make_timestamptz(facts.started_at) as started, facts.duration_ms,
     facts.content::varchar as content,
     case when facts.status = 'failed' then failure.error end as error,

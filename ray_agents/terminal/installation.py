@@ -17,6 +17,8 @@ from ray_agents.events import JSON, Event
 from ray_agents.findings import Verification
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import (
+    CostBy,
+    CostLine,
     EntityView,
     ExportView,
     Page,
@@ -191,6 +193,17 @@ class Installation(Protocol):
         self, target: Target, sql: str, *, on_corrupt: Callable[[str], None] | None
     ) -> Answer:
         """Ask the logs of the store; ``on_corrupt`` is told of logs that are left out."""
+        ...
+
+    def cost(
+        self,
+        target: Target,
+        *,
+        by: CostBy,
+        since: timedelta | None,
+        on_corrupt: Callable[[str], None] | None,
+    ) -> builtins.list[CostLine]:
+        """What was spent in the store, as far back as ``since``; ``on_corrupt`` as above."""
         ...
 
     def now(self) -> int:

@@ -49,7 +49,11 @@ def verify(
     """Read every byte of a log, or of the whole store, and say what is wrong.
 
     Exit code 1 if anything is. It only reads, wakes nobody, and works while a runtime is running.
-    What --repair cuts was never acknowledged; corruption it never touches.
+    A crash may leave a torn tail, which was never acknowledged: that is all
+    --repair cuts; corruption it never touches. If a store was copied, compare
+    with the original first: a file that a copy has cut short looks the same.
+    Nothing tells of a newest segment that is gone as a whole, or was cut
+    exactly between two appends: keep backups apart.
 
     $ ray-agents log verify /assistant/ada
     $ ray-agents log verify --all --store /mnt/backup

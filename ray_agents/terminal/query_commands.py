@@ -1,8 +1,10 @@
-"""The command on the fleet's logs as tables: query."""
+"""The commands on the fleet's logs as tables: query, cost."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -15,6 +17,15 @@ from ray_agents.terminal.session import session_of
 FLEET = "The fleet"
 
 commands = typer.Typer()
+
+
+class By(StrEnum):
+    """What a line of ``cost`` stands for."""
+
+    TYPE = "type"
+    ENTITY = "entity"
+    MODEL = "model"
+    DAY = "day"
 
 
 @commands.command(rich_help_panel=FLEET)
@@ -54,3 +65,42 @@ def query(
         session.screen.csv(answer.columns, [map(cells.text, row) for row in answer.rows])
     elif answer.columns:
         session.screen.show(tables.rows(answer.columns, answer.rows))
+
+
+@commands.command(rich_help_panel=FLEET)
+def cost(
+    context: typer.Context,
+    *,
+    by: Annotated[By, typer.Option(help="What a line stands for.")] = By.TYPE,
+    since: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=typed.parse_duration, metavar="DURATION", help="Only that far back: 12h, 7d."
+        ),
+    ] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="Report damaged logs and go on without them.")
+    ] = False,
+    as_json: typed.AsJson = False,
+) -> None:
+    """Say what the agents have spent: tokens by kind, and dollars.
+
+    It sums the steps in the logs of all entities, at the prices of when they ran;
+    a model without a price is unknown, not free. Forks count only what is theirs.
+    It reads the store itself: no runtime is needed, nobody wakes.
+
+    $ ray-agents cost
+    $ ray-agents cost --by day --since 7d
+    """
+    session = session_of(context)
+    report = session.screen.note if skip_corrupt else None
+    with session.screen.busy("reading the logs"):
+        lines = session.installation.cost(
+            session.target, by=by.value, since=since, on_corrupt=report
+        )
+    if as_json:
+        session.screen.json([line.model_dump(mode="json") for line in lines])
+    elif lines:
+        session.screen.show(tables.costs(lines, by=by.value))
+    else:
+        session.screen.note("nothing was spent")

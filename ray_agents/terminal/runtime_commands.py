@@ -18,8 +18,8 @@ RUNTIME = "The runtime"
 STANDS_ON = ("ray-agents", "ray", "pyarrow", "anthropic", "pydantic")
 
 NO_KEY = (
-    "no ANTHROPIC_API_KEY: agents that call a model will fail. Stop and set it, or let the "
-    "stand-in answer: python -m ray_agents.testing.messages_api --port 4438 & "
+    "no ANTHROPIC_API_KEY or OPENAI_API_KEY: agents that call a model will fail. Stop and set it, "
+    "or let the stand-in answer: python -m ray_agents.testing.messages_api --port 4438 & "
     "ANTHROPIC_API_KEY=none ANTHROPIC_BASE_URL=http://127.0.0.1:4438 ray-agents start"
 )
 

@@ -11,11 +11,19 @@ from rich.text import Text
 
 from ray_agents.events import JSON, encode
 from ray_agents.findings import Verification
-from ray_agents.terminal import cells
+from ray_agents.terminal import cells, wording
 from ray_agents.terminal.flow import visible
 from ray_agents.terminal.spans import ago, until
 from ray_agents.terminal.wording import attempts
-from ray_agents.views import EntityView, ParkedWake, StateView, Status, TypeView
+from ray_agents.views import (
+    CostLine,
+    EntityView,
+    ParkedWake,
+    Spending,
+    StateView,
+    Status,
+    TypeView,
+)
 
 STATUS_STYLE: Mapping[Status, str] = {
     Status.SLEEPING: "dim",
@@ -66,18 +74,26 @@ def entity(view: EntityView, *, now: int) -> RenderableType:
         ("last active", ago(view.last_event, now=now)),
         ("backlog", str(view.backlog)),
         ("host", host(view)),
-        ("log", f"{view.events:,} events, life {view.life}, epoch {view.epoch}"),
+        ("log", f"{_kept(view)}, life {view.life}, epoch {view.epoch}"),
         ("durability", view.durability.value),
     ]
     if view.next_due is not None:
         count = f", {view.schedules} delayed" if view.schedules else ""
         rows.append(("next due", f"{until(view.next_due, now=now)}{count}"))
+    if view.spent.tokens or view.over_budget:
+        used_up = Text(", budget used up", style="red") if view.over_budget else Text()
+        rows.append(("spent", Text(wording.spent(view.spent)).append(used_up)))
     if view.definition_version is not None:
         rows.append(("definition", f"version {view.definition_version}"))
     rows += _origin(view)
     rows += _facts(view.args, view.tags)
     shown = _pairs(rows)
     return Group(shown, Text(), _parked(view.parked)) if view.parked else shown
+
+
+def _kept(view: EntityView) -> str:
+    kept = f", those from {view.first:,} on are kept" if view.first else ""
+    return f"{view.events:,} events{kept}"
 
 
 def state(view: StateView, *, now: int) -> RenderableType:
@@ -123,6 +139,27 @@ def rows(columns: Iterable[str], values: Iterable[Iterable[object]]) -> Renderab
     """``query``: a line for each row."""
     lines = [tuple(Text(cells.line(value)) for value in row) for row in values]
     return _table([cells.line(name) for name in columns], lines)
+
+
+def costs(lines: Sequence[CostLine], *, by: str) -> RenderableType:
+    """``cost``: a line for each type, entity, model or day, and their sum."""
+    headers = (by.upper(), "STEPS", "INPUT", "OUTPUT", "CACHE READ", "CACHE WRITE", "COST")
+    names = ("steps", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+    told = [
+        (visible(line.of), *(f"{getattr(line, name)}" for name in names), wording.cost(line))
+        for line in lines
+    ]
+    sums = (f"{sum(getattr(line, name) for line in lines)}" for name in names)
+    told.append(("total", *sums, wording.cost(_sum(lines))))
+    return _table(headers, [tuple(Text(cell) for cell in row) for row in told])
+
+
+def _sum(lines: Sequence[CostLine]) -> Spending:
+    unpriced = sum(line.unpriced_tokens for line in lines)
+    priced = sum(line.priced_micros for line in lines)
+    return Spending(
+        cost_micros=None if unpriced else priced, priced_micros=priced, unpriced_tokens=unpriced
+    )
 
 
 def summary(view: EntityView) -> RenderableType:

@@ -46,6 +46,7 @@ SILENT = frozenset(
         "log_sealed",
         "replay_watermark",
         "child_status",
+        "ledger",
     }
 )
 

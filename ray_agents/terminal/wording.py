@@ -19,8 +19,10 @@ from ray_agents.events import (
 )
 from ray_agents.origin import Cause, EntityForked
 from ray_agents.terminal.spans import MICROSECONDS, lasting, until
+from ray_agents.views import Spending
 
 TEXT_LENGTH_MAX = 500
+UNKNOWN = "cost unknown"
 USER_ROW_PREFIX = "state:"
 
 
@@ -70,11 +72,36 @@ def step(row: Mapping[str, JSON]) -> str:
     told = [f"step {row['step_number']}"] if "step_number" in row else ["step"]
     if row.get("input_tokens") is not None:
         told.append(f"{row['input_tokens']:,} tokens in, {row.get('output_tokens') or 0:,} out")
+    if "cost_micros" in row:
+        told.append(UNKNOWN if row["cost_micros"] is None else money(row["cost_micros"]))
     if row.get("duration_ms") is not None:
         told.append(lasting(row["duration_ms"]))
     if row.get("model_id"):
         told.append(str(row["model_id"]))
     return " · ".join(told)
+
+
+def money(micros: int) -> str:
+    """Micro-dollars as dollars, to the last of them: ``$0.000410``, ``$12.34``."""
+    whole, rest = divmod(micros, 1_000_000)
+    cents = f"{rest:06d}"
+    return f"${whole:,}.{cents[:2] if cents.endswith('0000') else cents}"
+
+
+def cost(spending: Spending) -> str:
+    """What was paid; what has no price is unknown, not nothing."""
+    known = money(spending.priced_micros)
+    if spending.cost_micros is not None:
+        return known
+    return f"{known} + unknown" if spending.priced_micros else UNKNOWN
+
+
+def spent(spending: Spending) -> str:
+    """Tokens and money."""
+    plural = "" if spending.uncounted == 1 else "s"
+    missed = f", {spending.uncounted} broken call{plural} not wholly counted"
+    told = f"{spending.tokens:,} tokens, {cost(spending)}"
+    return told + (missed if spending.uncounted else "")
 
 
 def woken(wake: WakeRecorded) -> str:

@@ -34,7 +34,8 @@ def local_client(
         clock: None for the machine's own.
         model_for: chooses the model of an agent run; None calls the real ones.
     """
-    with Client(LocalRuntime(store, clock=clock, model_for=model_for)) as client:
+    runtime = LocalRuntime(store, clock=clock, model_for=model_for)
+    with Client(runtime, store=runtime.blobs) as client:
         yield client
 
 
@@ -46,5 +47,6 @@ async def local_async_client(
     model_for: Callable[[AgentConfig], Model] | None = None,
 ) -> AsyncGenerator[AsyncClient]:
     """As :func:`local_client`, with coroutines."""
-    async with AsyncClient(LocalRuntime(store, clock=clock, model_for=model_for)) as client:
+    runtime = LocalRuntime(store, clock=clock, model_for=model_for)
+    async with AsyncClient(runtime, store=runtime.blobs) as client:
         yield client

@@ -33,13 +33,16 @@ class MemoryJournal:
         history: Sequence[Event] = (),
         crash_at: int | None = None,
         acknowledged_lost: bool = False,
+        used_up: bool = False,
+        began: int = 1_000_000,
     ) -> None:
         self._run_key = run_key
         self._recorded = tuple(recorded)
         self._history = tuple(history)
         self._crash_at = crash_at
         self._acknowledged_lost = acknowledged_lost
-        self._ticks = count(1_000_000, 1_000)
+        self._used_up = used_up
+        self._ticks = count(began, 1_000)
         self._offset = 1 + max((e.offset for e in (*history, *recorded)), default=-1)
         self.rows: list[Event] = [*recorded]
         self.commits: list[Sequence[Draft]] = []
@@ -73,6 +76,10 @@ class MemoryJournal:
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append."""
         self._append(drafts)
+
+    def over_budget(self) -> bool:
+        """What it was told."""
+        return self._used_up
 
     def effects_of(self, scope: str) -> MemoryScope:
         """Remember ``scope`` while it is entered; see :func:`current_scope`."""

@@ -1,12 +1,13 @@
 """A stand-in Messages API server: wire level, so that the real SDK cannot tell the difference.
 
-It streams, calls tools, thinks, counts tokens, refuses and breaks off by script, and checks every
-request by the provider's rules (:mod:`ray_agents.testing.rules`). In a test::
+It streams, calls tools, thinks, counts tokens, caches prompts, refuses and breaks off by script,
+and checks every request by the provider's rules (:mod:`ray_agents.testing.rules`). In a test::
 
     async with MessagesApi(script=["Hello!"]) as api:
-        ...  # ModelSettings(base_url=api.url); api.calls afterwards
+        ...  # ModelSettings(base_url=api.url); api.calls and api.totals afterwards
 
-As a process, for the demo without a key; its address is the first line it prints::
+As a process, for the demo without a key; its address is the first line it prints, and
+``GET /_totals`` gives its totals::
 
     python -m ray_agents.testing.messages_api --port 0
 """
@@ -15,41 +16,41 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from ray_agents.testing.assistant import assistant
-from ray_agents.testing.rules import RuleBroken, check_request
-from ray_agents.testing.script import Answer, Body, Refusal, Script, Step
-from ray_agents.testing.wire import Frame, encoded, error_of, message_of, stream_of, tokens_in
+from ray_agents.testing.calls import Call, CallBook, Totals
+from ray_agents.testing.loopback import LoopbackServer, json_answer, streamed_answer
+from ray_agents.testing.prompt_cache import CACHED_TOKENS_MIN, PromptCache, tokens_in
+from ray_agents.testing.rules import RuleBroken, check_prompt, check_request
+from ray_agents.testing.script import CROWDED, Body, Refusal, Script
+from ray_agents.testing.speaking import Spoken, Tongue
+from ray_agents.testing.wire import Frame, encoded, error_of, message_of, stream_of, usage_in
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
+__all__ = ["Call", "MessagesApi", "Totals"]
+
 WORD_DELAY = timedelta(milliseconds=15)
-CALLS_KEPT_MAX = 10_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One request that reached the server, and the status it got."""
-
-    body: Body
-    headers: Mapping[str, str]
-    status: int
-
-
-class MessagesApi:
+class MessagesApi(LoopbackServer):
     """The server, in this process, on a loopback port of its own.
 
-    ``script`` is a list of steps, one per accepted call, or a function of the request's body.
-    ``api_key`` is the only key it takes; None takes any, but there must be one.
+    Args:
+        script: a list of steps, one per accepted call, or a function of the request's body.
+        api_key: the only key it takes; None takes any, but there must be one.
+        word_delay: between two words; kept on average, so ``timedelta(milliseconds=10)`` is
+            100 words a second.
+        concurrent_max: more calls than that at once get ``crowded``, a 429.
+        cached_tokens_min: the shortest prompt that its cache keeps.
+        written: called with every stream event right before it is written.
     """
 
     def __init__(
@@ -59,44 +60,28 @@ class MessagesApi:
         port: int = 0,
         api_key: str | None = None,
         word_delay: timedelta = timedelta(0),
+        concurrent_max: int | None = None,
+        crowded: Refusal = CROWDED,
+        cached_tokens_min: int = CACHED_TOKENS_MIN,
+        written: Callable[[Frame], None] | None = None,
     ) -> None:
-        self._script = script
-        self._port = port
+        super().__init__(port=port)
         self._api_key = api_key
         self._word_delay = word_delay
+        self._book = CallBook(script, concurrent_max=concurrent_max, crowded=crowded)
+        self._cache = PromptCache(tokens_min=cached_tokens_min)
+        self._written = written
         self._answers = 0
-        self._server: Any = None
-        self._serving: asyncio.Task[None] | None = None
-        self.calls: list[Call] = []
 
     @property
-    def url(self) -> str:
-        """Its address, for ``base_url``."""
-        return f"http://127.0.0.1:{self._port}"
+    def calls(self) -> Sequence[Call]:
+        """The calls that reached it, in order."""
+        return self._book.calls
 
-    async def __aenter__(self) -> Self:
-        import uvicorn
-
-        listening = socket.create_server(("127.0.0.1", self._port))
-        # Inherited by its connections. asyncio sets it only where a socket says IPPROTO_TCP, which
-        # create_server leaves out; without it each answer waits 40 ms for a delayed ACK.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._port = listening.getsockname()[1]
-        config = uvicorn.Config(self.app(), log_level="critical", lifespan="off", ws="none")
-        self._server = _quiet_server(config)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        if self._serving is not None:
-            self._server.should_exit = True
-            self._server.force_exit = True
-            await self._serving
-
-    async def serve_forever(self) -> None:
-        """Return when the server has ended."""
-        if self._serving is not None:
-            await asyncio.shield(self._serving)
+    @property
+    def totals(self) -> Totals:
+        """Its own count of calls and tokens."""
+        return self._book.totals
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -107,100 +92,71 @@ class MessagesApi:
             routes=[
                 Route("/v1/messages", self._messages, methods=["POST"]),
                 Route("/v1/messages/count_tokens", self._count_tokens, methods=["POST"]),
+                Route("/_totals", self._tell_totals),
             ]
         )
 
+    async def _tell_totals(self, request: Request) -> Response:  # noqa: ARG002 -- a route's shape
+        return json_answer(self.totals.as_json())
+
     async def _count_tokens(self, request: Request) -> Response:
         body = await request.json()
-        return _json({"input_tokens": tokens_in(body)})
+        if wrong := self._wrong(request.headers, body, check_prompt):
+            return _refused(wrong)
+        self.totals.counts += 1
+        return json_answer({"input_tokens": tokens_in(body)})
 
     async def _messages(self, request: Request) -> Response:
-        body = await request.json()
-        step = self._decide(request.headers, body)
-        status = step.status if isinstance(step, Refusal) else 200
-        if len(self.calls) < CALLS_KEPT_MAX:
-            self.calls.append(Call(body=body, headers=dict(request.headers), status=status))
+        body, headers = await request.json(), dict(request.headers)
+        step = self._book.decide(body, self._wrong(headers, body, check_request))
         if isinstance(step, Refusal):
+            self._book.refuse(body, headers, step)
             return _refused(step)
         self._answers += 1
-        message = message_of(step, body, number=self._answers)
+        charged = self._cache.charge(body)
+        message = message_of(step, body, number=self._answers, charged=charged)
+        call = self._book.begin(body, headers, usage_in(message))
         if not body.get("stream"):
-            return _json(message)
-        return _streamed(self._speak(step, message))
+            self._book.end(call, whole=True)
+            return json_answer(message)
+        spoken = Spoken(step, stream_of(message), _TONGUE)
+        return streamed_answer(
+            spoken.chunks(self._word_delay, written=self._written),
+            ended=lambda: self._book.end(call, whole=spoken.whole),
+        )
 
-    def _decide(self, headers: Mapping[str, str], body: Body) -> Answer | Refusal:
+    def _wrong(
+        self, headers: Mapping[str, str], body: Body, check: Callable[[Body], None]
+    ) -> Refusal | None:
         key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
         if not key or (self._api_key is not None and key != self._api_key):
             return Refusal(status=401, kind="authentication_error", message="invalid x-api-key")
         try:
-            check_request(body)
+            check(body)
         except RuleBroken as error:
             return Refusal(status=400, kind="invalid_request_error", message=str(error))
-        step = self._next(body)
-        return Answer(text=step) if isinstance(step, str) else step
-
-    def _next(self, body: Body) -> Step:
-        if callable(self._script):
-            return self._script(body)
-        at = len([call for call in self.calls if call.status not in (400, 401)])
-        if at < len(self._script):
-            return self._script[at]
-        return Refusal(status=400, kind="invalid_request_error", message="the script is at its end")
-
-    async def _speak(self, answer: Answer, message: Frame) -> AsyncIterator[bytes]:
-        """The stream, at the speed and with the accident that the script asks for."""
-        delay = (
-            self._word_delay if answer.word_delay is None else answer.word_delay
-        ).total_seconds()
-        for sent, frame in enumerate(stream_of(message)):
-            if sent == answer.fails_after:
-                yield encoded(error_of("overloaded_error", "Overloaded"))
-                return
-            if sent == answer.breaks_after:
-                raise ConnectionResetError("broken off by script")
-            if delay and frame["type"] == "content_block_delta":
-                await asyncio.sleep(delay)
-            yield encoded(frame)
+        return None
 
 
-def _quiet_server(config: Any) -> Any:
-    """A uvicorn server that leaves this process's signal handlers alone."""
-    import contextlib
-
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        def capture_signals(self) -> Any:
-            return contextlib.nullcontext()
-
-    return Server(config)
+def _is_word(frame: Frame) -> bool:
+    return frame["type"] == "content_block_delta"
 
 
-def _json(
-    content: Frame, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    from starlette.responses import JSONResponse
-
-    return JSONResponse(content, status_code=status, headers=headers)
+_TONGUE = Tongue(encoded=encoded, is_word=_is_word, error_of=error_of)
 
 
 def _refused(refusal: Refusal) -> Response:
-    headers: dict[str, str] = {}
-    if refusal.retry_after is not None:
-        seconds = refusal.retry_after.total_seconds()
-        headers = {"retry-after": f"{seconds:g}", "retry-after-ms": f"{seconds * 1000:g}"}
     content = error_of(refusal.kind, refusal.message)
-    return _json(content, status=refusal.status, headers=headers)
+    return json_answer(content, status=refusal.status, headers=refusal.headers)
 
 
-def _streamed(chunks: AsyncIterator[bytes]) -> Response:
-    from starlette.responses import StreamingResponse
-
-    return StreamingResponse(chunks, media_type="text/event-stream")
-
-
-async def _main(port: int, word_delay: timedelta) -> None:
-    async with MessagesApi(port=port, word_delay=word_delay) as api:
+async def _main(options: argparse.Namespace) -> None:
+    api = MessagesApi(
+        port=options.port,
+        word_delay=timedelta(milliseconds=options.word_delay_ms),
+        concurrent_max=options.concurrent_max,
+    )
+    async with api:
         print(api.url, flush=True)  # noqa: T201 -- whoever started us reads it
         await api.serve_forever()
 
@@ -212,9 +168,9 @@ def main() -> None:
     parser.add_argument(
         "--word-delay-ms", type=float, default=WORD_DELAY.total_seconds() * 1000, help="per word"
     )
-    options = parser.parse_args()
+    parser.add_argument("--concurrent-max", type=int, help="answer 429 to more calls at once")
     with suppress(KeyboardInterrupt):
-        asyncio.run(_main(options.port, timedelta(milliseconds=options.word_delay_ms)))
+        asyncio.run(_main(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from ray_agents.media import is_media
 from ray_agents.models.scripted import signature_of
 
 Block = Mapping[str, Any]
@@ -20,7 +21,8 @@ _CALL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 CACHE_BREAKPOINTS_MAX = 4
 THINKING = frozenset({"thinking", "redacted_thinking"})
 ASSISTANT_TYPES = THINKING | {"text", "tool_use", "server_tool_use"}
-USER_TYPES = frozenset({"text", "image", "document", "tool_result", "search_result"})
+RESULT_TYPES = frozenset({"text", "image", "document", "search_result"})
+USER_TYPES = RESULT_TYPES | {"tool_result"}
 
 
 class RuleBroken(Exception):
@@ -34,11 +36,21 @@ def check_request(body: Any) -> None:
         RuleBroken: it is not.
     """
     _need(isinstance(body, dict), "the body must be an object")
-    _need(isinstance(body.get("model"), str) and body["model"], "model: Field required")
     tokens = body.get("max_tokens")
     _need(isinstance(tokens, int) and tokens >= 1, "max_tokens: must be at least 1")
-    _check_tools(body.get("tools") or [])
     _check_thinking(body.get("thinking"), tokens)
+    check_prompt(body)
+
+
+def check_prompt(body: Any) -> None:
+    """Pass if what a request asks is valid, as ``POST /v1/messages/count_tokens`` takes it.
+
+    Raises:
+        RuleBroken: it is not.
+    """
+    _need(isinstance(body, dict), "the body must be an object")
+    _need(isinstance(body.get("model"), str) and body["model"], "model: Field required")
+    _check_tools(body.get("tools") or [])
     _check_system(body.get("system"))
     check_messages(body.get("messages"))
     marks = str(body).count("'cache_control': {")
@@ -111,8 +123,8 @@ def _check_user(content: Sequence[Block], calls: Sequence[str], where: str) -> N
             _need(len(answered) == index, f"{at}: tool_result blocks must come first")
             _check_result(block, calls, at)
             answered.append(block["tool_use_id"])
-        elif block["type"] == "text":
-            _check_text(block, at)
+        else:
+            _check_shown(block, at)
     _need(len(set(answered)) == len(answered), f"{where}: each tool_use must have a single result")
     missing = [each for each in calls if each not in answered]
     _need(not missing, _UNANSWERED.format(where=where, ids=missing))
@@ -129,6 +141,18 @@ def _check_result(block: Block, calls: Sequence[str], at: str) -> None:
     inner = block.get("content", "")
     _need(isinstance(inner, str | list), f"{at}.content: must be text or blocks")
     _need(inner or not block.get("is_error"), f"{at}: content cannot be empty if is_error is true")
+    for index, each in enumerate(cast("list[Block]", inner) if isinstance(inner, list) else ()):
+        where = f"{at}.content.{index}"
+        _need(each.get("type") in RESULT_TYPES, f"{where}: {each.get('type')!r} is not allowed")
+        _check_shown(each, where)
+
+
+def _check_shown(block: Block, at: str) -> None:
+    if block["type"] == "text":
+        _check_text(block, at)
+    elif block["type"] in ("image", "document"):
+        bare = {name: value for name, value in block.items() if name != "cache_control"}
+        _need(is_media(bare), f"{at}.source: Input should be a valid source")
 
 
 def _check_assistant(content: Sequence[Block], seen: set[str], where: str) -> list[str]:

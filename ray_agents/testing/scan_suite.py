@@ -1,7 +1,7 @@
 """The conformance suite of ``scan``: what it gives of a fleet, whatever the fleet is kept in.
 
 Inherit it in a test module and give it a fixture ``blobs`` that returns an empty tree, as with
-:class:`ray_agents.testing.log_suite.BlobsSuite`.
+:class:`ray_agents.testing.blobs_suite.BlobsSuite`.
 """
 
 from __future__ import annotations

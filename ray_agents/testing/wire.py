@@ -13,12 +13,13 @@ from ray_agents.testing.script import Answer, Body
 Frame = dict[str, Any]
 
 
-def message_of(answer: Answer, body: Body, *, number: int) -> Frame:
-    """The whole answer, as a call that does not stream gets it; ``number`` makes its ids unique."""
-    content = _content(answer, number)
-    usage = answer.usage or Usage(
-        input_tokens=tokens_in(body), output_tokens=max(1, len(json.dumps(content)) // 4)
-    )
+def message_of(answer: Answer, body: Body, *, number: int, charged: Usage) -> Frame:
+    """The whole answer, as a call that does not stream gets it; ``number`` makes its ids unique.
+
+    ``charged`` is what the server counts for the input, unless the answer says otherwise.
+    """
+    content = content_of(answer, number)
+    usage = answer.usage or charged + Usage(output_tokens=max(1, len(json.dumps(content)) // 4))
     return {
         "id": f"msg_{number:06d}",
         "type": "message",
@@ -29,12 +30,6 @@ def message_of(answer: Answer, body: Body, *, number: int) -> Frame:
         "stop_sequence": None,
         "usage": _wire_usage(usage),
     }
-
-
-def tokens_in(body: Body) -> int:
-    """An estimate of a request's tokens: about four characters each."""
-    counted = {name: body.get(name) for name in ("system", "tools", "messages")}
-    return max(1, len(json.dumps(counted)) // 4)
 
 
 def stream_of(message: Frame) -> Iterator[Frame]:
@@ -63,7 +58,10 @@ def error_of(kind: str, message: str) -> Frame:
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
-def _content(answer: Answer, number: int) -> list[Frame]:
+def content_of(answer: Answer, number: int) -> list[Frame]:
+    """The content blocks of an answer."""
+    if answer.content is not None:
+        return [dict(block) for block in answer.content]
     content: list[Frame] = []
     if answer.thinking:
         signed = {"thinking": answer.thinking, "signature": signature_of(answer.thinking)}
@@ -77,7 +75,7 @@ def _content(answer: Answer, number: int) -> list[Frame]:
 
 
 def _block_events(index: int, block: Frame) -> Iterator[Frame]:
-    begun, deltas = _BLOCKS[block["type"]](block)
+    begun, deltas = _BLOCKS.get(block["type"], _whole)(block)
     yield {"type": "content_block_start", "index": index, "content_block": begun}
     for delta in deltas:
         yield {"type": "content_block_delta", "index": index, "delta": delta}
@@ -92,7 +90,9 @@ def _thinking(block: Frame) -> tuple[Frame, Sequence[Frame]]:
 
 def _text(block: Frame) -> tuple[Frame, Sequence[Frame]]:
     said = [{"type": "text_delta", "text": word} for word in words(block["text"])]
-    return block | {"text": ""}, said
+    cited = [{"type": "citations_delta", "citation": each} for each in block.get("citations", ())]
+    bare = {name: value for name, value in block.items() if name != "citations"}
+    return bare | {"text": ""}, [*cited, *said]
 
 
 def _tool_use(block: Frame) -> tuple[Frame, Sequence[Frame]]:
@@ -102,7 +102,27 @@ def _tool_use(block: Frame) -> tuple[Frame, Sequence[Frame]]:
     return block | {"input": {}}, said
 
 
-_BLOCKS = {"thinking": _thinking, "text": _text, "tool_use": _tool_use}
+def _whole(block: Frame) -> tuple[Frame, Sequence[Frame]]:
+    return block, ()
+
+
+_BLOCKS = {
+    "thinking": _thinking,
+    "text": _text,
+    "tool_use": _tool_use,
+    "server_tool_use": _tool_use,
+}
+
+
+def usage_in(message: Frame) -> Usage:
+    """What a message says that it cost."""
+    usage = message["usage"]
+    return Usage(
+        input_tokens=usage["input_tokens"],
+        output_tokens=usage["output_tokens"],
+        cache_read_tokens=usage["cache_read_input_tokens"],
+        cache_write_tokens=usage["cache_creation_input_tokens"],
+    )
 
 
 def _wire_usage(usage: Usage) -> Frame:

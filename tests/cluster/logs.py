@@ -22,6 +22,8 @@ from ray_agents.events import (
     SendScheduled,
     WakeStatus,
 )
+from ray_agents.ledger import Spent
+from ray_agents.model import Usage
 from ray_agents.origin import Cause, EntityForked
 from ray_agents.projection import State
 
@@ -54,7 +56,7 @@ class LogMaker:
             return
         steps: list[Callable[[], None]] = [self.message, self.wake, self.wake, self.effect]
         steps += [self.effect, self.end, self.end, self.resolve, self.deliver, self.other]
-        steps += [self.schedule, self.fire]
+        steps += [self.schedule, self.fire, self.pay]
         if self.random.random() < self.kill_chance:
             steps = [self.kill, self.fork]
         self.random.choice(steps)()
@@ -164,6 +166,16 @@ class LogMaker:
             self.effects.stage("delete", key, content=None, drafts=[draft])
         if self.random.random() < 0.5:
             self.write(*self.effects.take())
+
+    def pay(self) -> None:
+        """A model has answered: its step, and beside it the ledger."""
+        if self.effects is None:
+            return
+        usage = Usage(input_tokens=self.random.randrange(9), output_tokens=len(self.events))
+        cost = Spent(usage=usage, micros=3, uncounted=self.random.randrange(2))
+        row = {"status": "completed", **cost.as_row()}
+        step = Draft.of("step", f"r:s{len(self.events)}", value=row)
+        self.write(*self.effects.mark([step]), (self.state.spent + cost).draft())
 
     def end(self) -> None:
         """The running attempt ends, well or badly."""

@@ -31,7 +31,7 @@ class DyingBlobs:
         self.linger = inner.linger
         self.writes = 0
         self.dead = False
-        self.crash_at = crash_at
+        self.crash_at: int | None = crash_at
         self._after = after
         self.died = died
         self.writing = Lock()

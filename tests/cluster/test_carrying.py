@@ -19,7 +19,6 @@ from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Registry
 from ray_agents.errors import (
-    CorruptLog,
     EntityExists,
     InvalidAddress,
     InvalidPayload,
@@ -177,7 +176,7 @@ async def test_a_damaged_file_or_a_name_of_another_type_is_refused(
     await spawned(runtime, str(A))
     data = await exported(runtime, A)
     flipped = data[:700] + bytes([data[700] ^ 1]) + data[701:]
-    with pytest.raises(CorruptLog, match="damaged"):
+    with pytest.raises(InvalidPayload, match="damaged"):
         await elsewhere.import_(of(flipped))
     with pytest.raises(InvalidAddress, match="keeps its type"):
         await elsewhere.import_(of(data), to=Address.parse("/other/a"))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ray_agents import wakes
 from ray_agents.cluster import waking
 from ray_agents.events import Draft, Event
+from ray_agents.ledger import Spent
 from ray_agents.log.codec import to_batch
 from ray_agents.log.history import History
 from ray_agents.log.rows import Rows
@@ -61,6 +62,24 @@ def test_it_is_so_for_long_logs_which_are_read_by_column(seed: int) -> None:
     assert_same(waking.load(history_of(events, seed=seed)), fold(events))
 
 
+@given(seed=seeds, steps=st.integers(0, 150))
+def test_the_ledger_is_the_sum_of_this_lifes_own_steps(seed: int, steps: int) -> None:
+    events = random_log(seed, steps=steps)
+    own: list[Event] = []
+    for event in events:
+        own = [] if event.type in ("entity_created", "entity_forked") else own
+        own += [event] if event.type == "step" else []
+    assert fold(events).spent == sum((Spent.in_row(step.value) for step in own), Spent())
+
+
+def test_what_was_spent_is_known_from_a_snapshot_that_holds_no_step() -> None:
+    events = random_log(3, steps=5000, kill_chance=0)
+    snapshot = snapshot_of(events)
+    assert snapshot is not None
+    assert "step" not in snapshot.types
+    assert waking.load(History([snapshot])).spent == fold(events).spent != Spent()
+
+
 def snapshot_of(events: list[Event], *, before: Rows | None = None) -> Rows | None:
     """The rows that tell the state after ``before`` and ``events``."""
     history = History([] if before is None else [before])
@@ -86,6 +105,19 @@ def test_a_snapshot_and_what_comes_later_tell_the_same_state(
     assert_same(waking.load(history), fold(events))
 
 
+def test_a_fork_of_one_whose_only_wake_is_to_be_retried_has_been_awake() -> None:
+    maker = LogMaker(Random(1))
+    maker.spawn()
+    maker.message()
+    maker.wake()
+    wake = maker.state.current
+    assert wake is not None
+    maker.write(wakes.retried(wake, now=0, version=1).draft())  # its attempts count from 0 again
+    maker.fork()
+    assert fold(maker.events).woken
+    assert_same(waking.load(history_of(maker.events, seed=1)), fold(maker.events))
+
+
 def test_a_snapshot_keeps_the_order_in_which_keys_were_first_written() -> None:
     maker = LogMaker(Random(1))
     maker.spawn()
@@ -102,7 +134,7 @@ def test_a_snapshot_keeps_the_order_in_which_keys_were_first_written() -> None:
 
 
 def test_a_snapshot_is_as_long_as_the_state_and_not_as_the_log() -> None:
-    short, long = random_log(5, steps=1000), random_log(5, steps=8000)
+    short, long = random_log(2, steps=1000), random_log(2, steps=8000)
     few, many = snapshot_of(short), snapshot_of(long)
     assert few is not None
     assert many is not None

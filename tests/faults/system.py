@@ -36,9 +36,7 @@ SHORT, HALF, DONE = "short", "half", "done"
 WAYS: dict[str, tuple[str, ...]] = {
     "write": (SHORT, HALF, DONE),
     "pread": (SHORT,),
-    "link": (DONE,),
-    "fdatasync": (DONE,),
-    "unlink": (DONE,),
+    **dict.fromkeys(("link", "fdatasync", "unlink"), (DONE,)),
 }
 
 

@@ -27,7 +27,6 @@ from ray_agents.log.threads import Kept
 from ray_agents.ports import Blobs
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import FOLDER, Log, keys_of, message
-from tests.log.claims import claim_only
 
 
 @pytest.fixture(params=["memory", "directory"])
@@ -132,7 +131,7 @@ async def test_a_reader_holds_what_it_confirmed_while_a_new_owner_has_not_begun(
     await old.append([message("a")])
     tip = (await reader.read(0)).tip
     await old.append([message("b")])
-    claim_only(log)
+    await log.claim_only()
     reading = await reader.read(0)
     assert (keys_of(reading.events), reading.tip) == (["a"], tip)
     new = await log.claim()
@@ -392,7 +391,7 @@ async def test_what_an_owner_deleted_before_it_died_is_not_missed_while_the_next
     with pytest.raises(StoreUnavailable, match="dies"):
         await owner.seal()
     assert blobs.deleted == [segment_name(FOLDER, 1)]
-    claim_only(log)
+    await log.claim_only()
     with pytest.raises(StoreUnavailable, match="try again"):
         await read_afresh(log)
     assert keys_of((await log.wake("d")).history.read(0)) == ["a", "b", "c", "d"]
@@ -408,7 +407,7 @@ async def test_an_idle_owner_that_tidied_leaves_the_deletion_to_the_next(log: Lo
     idle = await log.claim()
     await idle.tidy_up()
     await idle.seal()
-    claim_only(log)
+    await log.claim_only()
     assert await read_afresh(log) == ["a"]
     assert log.blobs.exists(segment_name(FOLDER, 1))
     await log.wake("b")

@@ -82,8 +82,10 @@ class OwnerProcess:
 @contextmanager
 def owner_process(root: Path, acknowledged: dict[int, str]) -> Generator[OwnerProcess]:
     command = [sys.executable, "-c", APPENDS_UNTIL_FENCED, str(root)]
-    pipe, clone = subprocess.PIPE, Path(__file__).parents[2]
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=clone) as process:
+    pipe, root_of_repository = subprocess.PIPE, Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, text=True, cwd=root_of_repository, stdin=pipe, stdout=pipe
+    ) as process:
         try:
             yield OwnerProcess(process, acknowledged)
         finally:

@@ -204,7 +204,7 @@ class PowerWorld:
     async def check(self, runtime: LocalRuntime) -> None:
         for address in self.addresses:  # a claim that came to nothing hides the last rows till then
             self.told.append(await runtime.send(address, SendRequest(payload=1, id="last")))
-        views: list[EntityView] = []
+        views = list[EntityView]()
         for _ in range(PATIENCE):
             views = [await runtime.inspect(address) for address in self.addresses]
             if all(view.status is Status.SLEEPING for view in views):

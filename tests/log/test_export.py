@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_agents.errors import CorruptLog, InvalidPayload, StoreUnavailable
+from ray_agents.errors import InvalidPayload, StoreUnavailable
 from ray_agents.events import Draft, Event
 from ray_agents.log import export
 from ray_agents.log.arrow import ipc
@@ -79,14 +79,14 @@ def test_every_flipped_bit_is_found() -> None:
     for place in range(len(data)):
         flipped = bytearray(data)
         flipped[place] ^= 1 << chance.randrange(8)
-        with pytest.raises(CorruptLog, match=r"'x.arrow' is no export, or is damaged"):
+        with pytest.raises(InvalidPayload, match=r"'x.arrow' is no export, or is damaged"):
             opened(bytes(flipped))
 
 
 def test_a_file_cut_short_or_of_something_else_is_refused() -> None:
     data = exported([events_of([("a", "hello")])])
     for wrong in (b"", b"ARROW1", data[:-1], data[: len(data) // 2], b"x" * 100, data + b"\0"):
-        with pytest.raises(CorruptLog):
+        with pytest.raises(InvalidPayload):
             opened(wrong)
 
 
@@ -116,7 +116,7 @@ async def test_a_saved_export_is_there_whole_or_not_at_all(tmp_path: Path) -> No
 
     path = tmp_path / "x.arrow"
     path.write_bytes(b"an older one")
-    with pytest.raises(CorruptLog):
+    with pytest.raises(InvalidPayload):
         await save(arriving(data[:100]), path)
     assert path.read_bytes() == b"an older one"
     view = await save(arriving(data[:100], data[100:]), path)

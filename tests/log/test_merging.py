@@ -11,7 +11,6 @@ from ray_agents.events import Event
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.testing.log_suite import Log, message
 from tests.faults.stage import StageIO
-from tests.log.claims import claim_only
 
 # How a wake ends: sealed, tidied and sealed, abandoned, idle, idle and tidied, never begun.
 ENDINGS = "sstaaiIn"
@@ -28,7 +27,7 @@ class Told:
 
     async def wake(self, ending: str, rows: int) -> None:
         if ending == "n":
-            claim_only(self.log)
+            await self.log.claim_only()
             return
         owner = await self.log.claim()
         if ending not in "iI":

@@ -17,7 +17,8 @@ from ray_agents.log.bucket import Bucket, Stored
 from ray_agents.log.examination import examine_log
 from ray_agents.log.objects import ObjectBlobs, part_name
 from ray_agents.ports import Blobs
-from ray_agents.testing.log_suite import BlobsSuite, Log, LogSuite, keys_of, message
+from ray_agents.testing.blobs_suite import BlobsSuite
+from ray_agents.testing.log_suite import Log, LogSuite, keys_of, message
 
 
 class CountedBucket(Bucket):

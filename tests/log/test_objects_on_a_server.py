@@ -19,7 +19,8 @@ from ray_agents.log.bucket import Bucket, Patience
 from ray_agents.log.store import FORMAT_FILE, look_into, open_blobs, store_identity
 from ray_agents.ports import Blobs
 from ray_agents.settings import Settings
-from ray_agents.testing.log_suite import BlobsSuite, LogSuite
+from ray_agents.testing.blobs_suite import BlobsSuite
+from ray_agents.testing.log_suite import LogSuite
 from ray_agents.testing.scan_suite import ADA, log_of
 from tests.buckets import BucketServer, Fate
 

@@ -11,7 +11,8 @@ import pytest
 from ray_agents.errors import StoreFull, StoreUnavailable
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.ports import Blobs
-from ray_agents.testing.log_suite import BlobsSuite, LogSuite
+from ray_agents.testing.blobs_suite import BlobsSuite
+from ray_agents.testing.log_suite import LogSuite
 
 
 @pytest.mark.parametrize("prompt", [True, False], ids=["local", "far"])

@@ -19,7 +19,6 @@ from ray_agents.log.repair import repair_found
 from ray_agents.log.verification import verify_store
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import FOLDER, Log, keys_of, message
-from tests.log.claims import claim_only
 from tests.log.trees import rewrite
 
 
@@ -115,7 +114,7 @@ async def test_a_log_claimed_by_one_who_has_not_begun_is_left_to_the_next_wake(
     log: Log, blobs: DirectoryBlobs, tmp_path: Path
 ) -> None:
     await torn_log(log)
-    claim_only(log)
+    await log.claim_only()
     before = tree(tmp_path)
     outcome = await repaired(log, blobs)
     assert "not begun" in outcome.findings[0].remedy

@@ -13,14 +13,20 @@ from ray_agents.log.threads import THREADS_MAX, LogIO
 PATIENCE = 10
 
 
+BEFORE: set[threading.Thread] = set()
+
+
 @pytest.fixture
 def io() -> Iterator[LogIO]:
+    BEFORE.clear()
+    BEFORE.update(threading.enumerate())  # those of crashed runtimes, of other tests
     with closing(LogIO()) as io:
         yield io
 
 
 def running() -> int:
-    return sum(thread.name.startswith("log-io") for thread in threading.enumerate())
+    fresh = set(threading.enumerate()) - BEFORE
+    return sum(thread.name.startswith("log-io") for thread in fresh)
 
 
 def test_nothing_runs_before_there_is_work(io: LogIO) -> None:

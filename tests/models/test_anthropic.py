@@ -2,14 +2,17 @@
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from anthropic.types import StopReason
 
 from ray_agents.errors import ModelUnavailable
+from ray_agents.media import document, image
 from ray_agents.model import (
     AnswerBroken,
     Answered,
+    Block,
     Message,
     ModelEvent,
     ModelRequest,
@@ -19,28 +22,43 @@ from ray_agents.model import (
     ToolCallBegun,
     ToolSpec,
     Usage,
+    UsageSeen,
 )
-from ray_agents.models import anthropic
 from ray_agents.models.anthropic import AnthropicModel, close_clients
 from ray_agents.models.permission import forbid_real_model_calls
 from ray_agents.models.scripted import signature_of
 from ray_agents.testing.messages_api import MessagesApi
 from ray_agents.testing.script import OVERLOADED, Answer, Refusal
 
+FOUND = {
+    "type": "web_search_result",
+    "url": "https://example.org",
+    "title": "X",
+    "encrypted_content": "c",
+}
+CITED = {
+    "type": "web_search_result_location",
+    "url": "https://example.org",
+    "title": "X",
+    "cited_text": "x",
+    "encrypted_index": "i",
+}
 HI: Message = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
 LOOK = ToolSpec(name="look", description="Look.", input_schema={"type": "object", "properties": {}})
 SOON = timedelta(milliseconds=1)
+NOW = timedelta(0)
 
 
 @pytest.fixture(autouse=True)
-async def _clients(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:  # pyright: ignore[reportUnusedFunction]
-    monkeypatch.setattr(anthropic, "RETRY_DELAY", 0.0)
+async def _clients() -> AsyncIterator[None]:  # pyright: ignore[reportUnusedFunction]
     yield
     await close_clients()
 
 
 def model(api: MessagesApi, retries_max: int = 2, api_key: str | None = None) -> AnthropicModel:
-    settings = ModelSettings(base_url=api.url, api_key=api_key, retries_max=retries_max)
+    settings = ModelSettings(
+        base_url=api.url, api_key=api_key, retries_max=retries_max, retry_delay=NOW
+    )
     return AnthropicModel(settings)
 
 
@@ -93,17 +111,44 @@ async def test_thinking_keeps_its_signature_and_is_accepted_when_sent_back() -> 
     assert api.calls[0].body["thinking"] == {"type": "enabled", "budget_tokens": 2048}
 
 
-@pytest.mark.parametrize("reason", ["max_tokens", "refusal", "pause_turn", "stop_sequence"])
+async def test_redacted_thinking_and_server_tools_are_kept_as_they_came() -> None:
+    content: list[Any] = [
+        {"type": "redacted_thinking", "data": "sealed"},
+        {"type": "thinking", "thinking": "hm", "signature": signature_of("hm")},
+        {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"query": "x"}},
+        {"type": "web_search_tool_result", "tool_use_id": "srv_1", "content": [FOUND]},
+        {"type": "text", "text": "Found.", "citations": [CITED]},
+    ]
+    async with MessagesApi(script=[Answer(content=content), "Yes."]) as api:
+        answer = answer_in(await ask(api))
+        assert answer.content == content
+        again = await ask(api, HI, {"role": "assistant", "content": answer.content}, HI)
+    assert answer_in(again).content[0]["text"] == "Yes."
+
+
+async def test_images_and_documents_are_sent_as_they_are() -> None:
+    shown = [image(b"png"), document(b"%PDF"), HI["content"][0]]
+    call: Block = {"type": "tool_use", "id": "t", "name": "look", "input": {}}
+    seen = {"type": "tool_result", "tool_use_id": "t", "content": [image(b"png")]}
+    async with MessagesApi(script=["I see."]) as api:
+        await ask(
+            api,
+            {"role": "user", "content": shown},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [seen]},
+        )
+    assert api.calls[0].body["messages"][0]["content"] == shown
+    assert api.calls[0].body["messages"][2]["content"] == [seen]
+
+
+@pytest.mark.parametrize("reason", get_args(StopReason))
 async def test_every_stop_reason_is_passed_on(reason: str) -> None:
     async with MessagesApi(script=[Answer(text="…", stop_reason=reason)]) as api:
         assert answer_in(await ask(api)).stop_reason == reason
 
 
 @pytest.mark.parametrize("refusal", [Refusal(retry_after=SOON), OVERLOADED])
-async def test_a_busy_server_is_asked_again(
-    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("anthropic._base_client.INITIAL_RETRY_DELAY", 0.0)
+async def test_a_busy_server_is_asked_again(refusal: Refusal) -> None:
     async with MessagesApi(script=[refusal, refusal, "Hello."]) as api:
         assert answer_in(await ask(api)).content[0]["text"] == "Hello."
     assert [call.status for call in api.calls] == [refusal.status, refusal.status, 200]
@@ -121,14 +166,67 @@ async def test_a_server_that_stays_busy_is_reported() -> None:
 async def test_a_stream_that_breaks_is_taken_back_and_begun_again(accident: Any) -> None:
     async with MessagesApi(script=[Answer(text="Hello there.", **accident), "Hi."]) as api:
         events = await ask(api)
-    kinds = [type(event) for event in events]
+    kinds = [type(event) for event in events if not isinstance(event, UsageSeen)]
     assert kinds == [TextDelta, AnswerBroken, TextDelta, Answered]
     assert answer_in(events).content == [{"type": "text", "text": "Hi."}]
 
 
+async def test_an_error_before_anything_was_said_tells_of_its_cost_alone() -> None:
+    script = [Answer(text="Hello.", fails_after=1), Answer(text="Hi.", breaks_after=0), "Hi."]
+    async with MessagesApi(script=script) as api:
+        kinds = [type(event) for event in await ask(api)]
+    assert kinds == [UsageSeen, AnswerBroken, UsageSeen, TextDelta, Answered]
+
+
+@pytest.mark.parametrize("kind", ["overloaded_error", "api_error", "rate_limit_error"])
+async def test_a_server_in_trouble_in_the_middle_is_asked_again(kind: str) -> None:
+    script = [Answer(text="Hello there.", fails_after=4, error_kind=kind), "Hi."]
+    async with MessagesApi(script=script) as api:
+        assert AnswerBroken(reason=f"ended its answer with {kind}: by script") in await ask(api)
+
+
+async def test_an_error_in_the_middle_that_will_come_again_is_reported() -> None:
+    script = [Answer(text="Hello.", fails_after=4, error_kind="invalid_request_error")]
+    async with MessagesApi(script=script) as api:
+        with pytest.raises(ModelUnavailable, match="will be refused again"):
+            await ask(api)
+
+
+async def test_a_stream_that_falls_silent_is_begun_again() -> None:
+    script = [Answer(text="Hello there.", stalls_after=4), "Hi."]
+    async with MessagesApi(script=script) as api:
+        settings = ModelSettings(
+            base_url=api.url, silence_timeout=timedelta(milliseconds=300), retry_delay=NOW
+        )
+        events = [event async for event in AnthropicModel(settings).stream(request())]
+    kinds = [type(event) for event in events]
+    assert kinds == [UsageSeen, TextDelta, AnswerBroken, UsageSeen, TextDelta, Answered]
+
+
+async def test_an_answer_that_takes_too_long_is_ended() -> None:
+    async with MessagesApi(script=[Answer(text="Hello.", stalls_after=4)]) as api:
+        settings = ModelSettings(base_url=api.url, call_timeout=timedelta(milliseconds=300))
+        with pytest.raises(ModelUnavailable, match="within call_timeout"):
+            async for _ in AnthropicModel(settings).stream(request()):
+                pass
+
+
+async def test_the_pause_between_attempts_is_the_servers() -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    refusal = Refusal(retry_after=timedelta(seconds=7))
+    async with MessagesApi(script=[refusal, OVERLOADED, "Hi."]) as api:
+        patient = AnthropicModel(ModelSettings(base_url=api.url), sleep=sleep, chance=lambda: 0.0)
+        assert [event async for event in patient.stream(request())]
+    assert pauses == [7.0, 1.0]
+
+
 async def test_a_stream_that_keeps_breaking_is_reported() -> None:
     async with MessagesApi(script=[Answer(text="Hello.", breaks_after=3)] * 3) as api:
-        with pytest.raises(ModelUnavailable, match="3 times"):
+        with pytest.raises(ModelUnavailable, match="3 attempts"):
             await ask(api)
 
 

@@ -25,6 +25,8 @@ from ray_agents.findings import Verification
 from ray_agents.terminal.installation import Answer, Description, Target
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import (
+    CostBy,
+    CostLine,
     EntityView,
     ExportView,
     Origin,
@@ -133,6 +135,12 @@ STATE = StateView(
     tags={"team": "red"},
     schedules=1,
 )
+COSTS = (
+    CostLine(
+        of="assistant", steps=2, input_tokens=1200, output_tokens=34, priced_micros=2740
+    ).model_copy(update={"cost_micros": 2740}),
+    CostLine(of="odd", steps=1, input_tokens=5, cost_micros=None, unpriced_tokens=5),
+)
 ANSWER = Answer(columns=("tool", "calls"), rows=(("add", 12), ("a,b\n", None)))
 
 
@@ -240,6 +248,7 @@ class FakeInstallation:
     missing: RayAgentsError | None = None
     verification: Verification = field(default_factory=lambda: Verification(logs=2_000))
     answer: Answer = ANSWER
+    costs: list[CostLine] = field(default_factory=lambda: list(COSTS))
     asked: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
 
     def connect(self, target: Target) -> AbstractContextManager[FakeClient]:
@@ -297,6 +306,19 @@ class FakeInstallation:
         if on_corrupt is not None:
             on_corrupt("left out: /a/b")
         return self.answer
+
+    def cost(
+        self,
+        target: Target,
+        *,
+        by: CostBy,
+        since: timedelta | None,
+        on_corrupt: Callable[[str], None] | None,
+    ) -> builtins.list[CostLine]:
+        self.asked.append(("cost", (target.store, by, since)))
+        if on_corrupt is not None:
+            on_corrupt("left out: /a/b")
+        return self.costs
 
     def now(self) -> int:
         return NOW

@@ -8,9 +8,9 @@ from textwrap import dedent
 import pytest
 from rich.console import Console, RenderableType
 
-from ray_agents.terminal import tables
+from ray_agents.terminal import tables, wording
 from ray_agents.terminal.screen import Screen
-from ray_agents.views import Durability, Status, TypeView
+from ray_agents.views import Durability, Spending, Status, TypeView
 from tests.terminal.stand_in import NOW, PARKED, entity
 
 
@@ -75,6 +75,25 @@ def test_inspect_says_what_an_acknowledgement_is_worth(durability: Durability) -
 def test_inspect_says_when_it_is_next_due() -> None:
     view = entity(schedules=2, next_due=NOW + 90_000_000)
     assert "\nnext due      in 1 min 30 s, 2 delayed\n" in printed(tables.entity(view, now=NOW))
+
+
+def test_inspect_says_what_was_spent_and_if_no_more_may_be() -> None:
+    spent = Spending(input_tokens=1_200, output_tokens=34, cost_micros=2_740, priced_micros=2_740)
+    lost = spent.model_copy(update={"cost_micros": None, "uncounted": 1})
+    shown = printed(tables.entity(entity(spent=spent), now=NOW))
+    assert "\nspent         1,234 tokens, $0.002740\n" in shown
+    over = printed(tables.entity(entity(spent=lost, over_budget=True), now=NOW))
+    assert "1,234 tokens, $0.002740 + unknown, 1 broken call not wholly counted" in over
+    assert "budget used up" in over
+    assert "spent" not in printed(tables.entity(entity(), now=NOW))
+
+
+@pytest.mark.parametrize(
+    ("micros", "told"),
+    [(0, "$0.00"), (1, "$0.000001"), (1_250_000, "$1.25"), (10**10, "$10,000.00")],
+)
+def test_money_is_told_to_the_last_micro_dollar(micros: int, told: str) -> None:
+    assert wording.money(micros) == told
 
 
 def test_a_description_puts_each_item_of_a_list_on_its_line() -> None:

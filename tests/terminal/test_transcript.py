@@ -17,6 +17,7 @@ from ray_agents.events import (
     SendScheduled,
     WakeStatus,
 )
+from ray_agents.ledger import Spent
 from ray_agents.terminal.transcript import Stroke, Transcript
 from tests.terminal.stand_in import (
     ADA,
@@ -170,3 +171,14 @@ def test_a_long_result_is_cut_and_says_so() -> None:
 
 def test_escape_sequences_in_a_log_are_spelled_out() -> None:
     assert "\x1b" not in told(text("\x1b[2J"), error("\x1b]0;x\x07"), message("\x1b[31m"))
+
+
+def test_a_step_tells_what_it_cost_or_that_nobody_knows() -> None:
+    step = {"status": "completed", "step_number": 1, "input_tokens": 5, "output_tokens": 1}
+    known, unknown = (row("step", "s", **step, cost_micros=micros) for micros in (20, None))
+    assert "step 1 · 5 tokens in, 1 out · $0.000020\n" in told(known)
+    assert "step 1 · 5 tokens in, 1 out · cost unknown\n" in told(unknown)
+
+
+def test_the_ledger_s_own_rows_are_not_told() -> None:
+    assert told(Spent().draft()) == ""

@@ -42,6 +42,8 @@ def test_a_paused_server_tool_turn_may_be_continued() -> None:
         ([user(), claude(CALL)], "without `tool_result`"),
         ([user(), claude(CALL), user(TEXT, RESULT)], "come first"),
         ([user(), claude(CALL), user(RESULT, RESULT)], "single result"),
+        ([user({"type": "image", "source": {"type": "url"}})], "valid source"),
+        ([user(), claude(CALL), user(RESULT | {"content": [CALL]})], "not allowed"),
         ([user(RESULT)], "unexpected `tool_use_id`"),
         ([user(), claude(CALL, CALL), user(RESULT)], "unique"),
         ([user(), claude(CALL), user(RESULT | {"content": "", "is_error": True})], "empty"),
