@@ -33,7 +33,7 @@ from tests.faults.test_log_unsynced import Worst
 from tests.simulation.world import SeededClock, World, options
 
 FIRST = int(os.environ.get("POWER_SEED", "0"))
-SEEDS = int(os.environ.get("POWER_SEEDS", "200"))
+SEEDS = int(os.environ.get("POWER_SEEDS", "100"))
 SEEDS_IN_SHORT = 6
 BOOTS, STEPS, ENTITIES = 3, 14, 2
 TRIES_MAX, PATIENCE = 30, 2000
