@@ -370,7 +370,8 @@ class LogOwner:
         value: dict[str, JSON] = {"epoch": self.epoch}
         if self._tidied is not None:
             value[TIDIED] = self._tidied.value()
-            replaced = [f"{self.folder}/{name}" for name in self._tidied.dropped]
+            if not self._opening:  # a reader that waits for the next owner does not believe us yet
+                replaced = [f"{self.folder}/{name}" for name in self._tidied.dropped]
         closing = Draft.of(SEALED_ROW, "sealed", value=value, operation=Operation.UPSERT)
         frame = encode_frame([*self._opening, *self._assign([closing])])
         try:

@@ -402,6 +402,19 @@ def die() -> None:
     raise StoreUnavailable("the process dies here", path="")
 
 
+async def test_an_idle_owner_that_tidied_leaves_the_deletion_to_the_next(log: Log) -> None:
+    await log.wake("a")
+    idle = await log.claim()
+    await idle.tidy_up()
+    await idle.seal()
+    await log.claim_only()
+    assert await read_afresh(log) == ["a"]
+    assert log.blobs.exists(segment_name(FOLDER, 1))
+    await log.wake("b")
+    assert not log.blobs.exists(segment_name(FOLDER, 1))
+    assert await read_afresh(log) == ["a", "b"]
+
+
 async def test_each_row_is_rewritten_a_logarithm_of_times(log: Log) -> None:
     blobs = FaultyBlobs(log.blobs)
     log.blobs = blobs

@@ -24,7 +24,7 @@ from tests.faults.promises import Promises
 from tests.faults.stage import StageIO
 from tests.faults.system import FULL, SHORT, FailingSystem, Failure, failures_at
 
-HOW_MANY = os.environ.get("SYSCALL_FAULTS", "600")
+HOW_MANY = os.environ.get("SYSCALL_FAULTS", "300")
 HOW_MANY_IN_SHORT = "40"
 WAKES_BEFORE = 17
 

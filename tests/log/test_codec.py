@@ -51,20 +51,28 @@ def test_plain_arrow_reads_every_frame(groups: list[list[Event]]) -> None:
     assert [to_events(batch) for batch in parse_segment(NAME, data).batches] == groups
 
 
-@given(st.lists(events_of_a_log, min_size=1, max_size=4), st.floats(0, 1), st.integers(0, 3))
+@given(
+    st.lists(events_of_a_log, min_size=1, max_size=4),
+    st.integers(0, 4) | st.floats(0, 1),
+    st.integers(0, 50),
+)
 @settings(max_examples=40)
 def test_a_segment_cut_at_any_byte_is_clean_or_torn_and_keeps_its_whole_frames(
-    groups: list[list[Event]], place: float, zeros: int
+    groups: list[list[Event]],
+    place: float,
+    zeros: int,  # an integer is an end of a frame
 ) -> None:
-    """Also if zeros follow, as where a file grew and its content never came."""
+    """Also if zeros follow a whole frame, as where a file grew and its content never came."""
     frames = [encode_frame(events).data for events in groups]
     ends = [len(HEADER), *accumulate(map(len, frames), initial=len(HEADER))][1:]
     length = len(HEADER) + round(place * (ends[-1] - len(HEADER)))
-    data = (HEADER + b"".join(frames))[:length] + bytes(zeros)
+    if isinstance(place, int):
+        length = ends[min(place, len(frames))]
+    at_an_end = length in ends
+    data = (HEADER + b"".join(frames))[:length] + bytes(zeros if at_an_end else 0)
     segment = parse_segment(NAME, data)
     whole = sum(end <= length for end in ends[1:])
-    clean = length == ends[whole] and not zeros
-    assert segment.ending is (Ending.CLEAN if clean else Ending.TORN)
+    assert segment.ending is (Ending.CLEAN if at_an_end and not zeros else Ending.TORN)
     assert segment.position == ends[whole]
     assert [to_events(batch) for batch in segment.batches] == groups[:whole]
 
