@@ -57,14 +57,14 @@ def registered() -> Registry:
 
 @pytest.fixture
 async def runtime(monkeypatch: pytest.MonkeyPatch, wait_until: Any) -> AsyncIterator[LocalRuntime]:
-    """Two entities of thirty wakes, each wake an ownership."""
+    """Two entities of forty wakes, each wake an ownership."""
     monkeypatch.setattr(tidying, "UNMERGED_SEGMENTS_MAX", 3)
     monkeypatch.setattr(tidying, "SNAPSHOT_ROWS_MIN", 8)
     async with LocalRuntime(FaultyBlobs(MemoryBlobs())) as runtime:
         await runtime.register(registered())
         for address in (ALL, SOME):
             await runtime.spawn(address, SpawnRequest(tags={"t": "1"}))
-            for n in range(30):
+            for n in range(40):
                 await ask(runtime, address, n)
 
                 async def asleep() -> bool:

@@ -1,6 +1,6 @@
 """Owners that are real processes, each stopped in the midst of appending and continued too late.
 
-``STOPPED_ROUNDS=2000 .venv/bin/pytest -n 0 -m slow tests/faults/test_log_stopped.py`` does many rounds.
+``STOPPED_ROUNDS=2000 .venv/bin/pytest -n 0 -m slow tests/faults/test_log_stopped.py`` does many.
 """
 
 from __future__ import annotations
