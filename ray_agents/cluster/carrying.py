@@ -94,6 +94,7 @@ class Carrier:
         exported = Exported(
             address=str(address),
             first=past.first,
+            since=max(past.first, past.since) if past.first else 0,
             tip=past.tip,
             epoch=past.head.epoch if past.head else 0,
             life=created.life if created else 0,
@@ -172,7 +173,7 @@ class Carrier:
         told: list[Rows] = []
         for rows in parts:
             end = check_order(IMPORTED, rows, start=end).end
-            before = rows.before(exported.first)
+            before = rows.before(exported.since)
             told += [before] if before else []
             if end > exported.first:
                 kept = rows.behind(exported.first)
@@ -187,7 +188,7 @@ class Carrier:
                 self._blobs,
                 folder,
                 rows=Rows([rows.batch for rows in told]),
-                end=exported.first,
+                end=exported.since,
                 epoch=epoch,
             )
         return Beginning(

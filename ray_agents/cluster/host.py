@@ -306,12 +306,14 @@ class Host:
             while not entity.leaving:
                 idle = self._idle_seconds(entity)
                 quiet = self._equipment.clock.monotonic() - entity.last_active
-                if quiet >= idle and self._is_idle(entity) and await entity.timers.agree():
+                if quiet >= idle and self._is_idle(entity):
                     if not entity.owner.tidy:
                         await entity.owner.tidy_up()
-                    if self._is_idle(entity):
-                        break
-                    continue
+                        continue  # much may have come meanwhile
+                    if await entity.timers.agree():
+                        if self._is_idle(entity):
+                            break
+                        continue
                 wait = max(idle - quiet, min(idle, IDLE_LOOK_MAX), IDLE_LOOK_MIN)
                 await _stirred(entity, wait)
             if entity.sealing:

@@ -193,6 +193,7 @@ class WakeLoop:
         entity = self._entity
         definitions = entity.services.definitions
         definition = definitions.load(entity.address.type, wake.definition_version).definition
+        await entity.owner.ready(wake.from_offset, stop=wake.to_offset)
         session = EntitySession(entity, wake, definition)
         context = Context(session, wakes.as_seen(wake, session.events))
         self._session = session

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ray_agents.errors import CorruptLog
-from ray_agents.log.files import LogFiles, acknowledged, manifest_of, tidied_of
+from ray_agents.errors import CorruptLog, RayAgentsError
+from ray_agents.log.files import LOGGER, LogFiles, acknowledged, manifest_of, tidied_of
 from ray_agents.log.listed import Listed, Part
 from ray_agents.log.manifest import FileEntry, Manifest, deletion_order
 from ray_agents.log.rows import Rows, check_order
@@ -76,9 +76,20 @@ def adopt(
     if upkeep.latest_only:
         manifest, own = _keep_latest(files, manifest)
     elif is_overdue(manifest):
-        after = tidied(files, manifest, upkeep=upkeep, epoch=epoch, now=now)
-        manifest = replace(after, dropped=(*manifest.dropped, *after.dropped))
+        manifest = _tidied_if_possible(files, manifest, upkeep=upkeep, epoch=epoch, now=now)
     return _adopted(files, manifest, own, base=base, summarise=summarise)
+
+
+def _tidied_if_possible(
+    files: LogFiles, manifest: Manifest, *, upkeep: Upkeep, epoch: int, now: int
+) -> Manifest:
+    """``manifest``, tidied; as it is if that fails, for nobody's wake depends on it."""
+    try:
+        after = tidied(files, manifest, upkeep=upkeep, epoch=epoch, now=now)
+    except (ArithmeticError, RayAgentsError, ValueError) as error:  # pyarrow's own are ValueErrors
+        LOGGER.warning("%s cannot be tidied: %s", files.folder, error, exc_info=True)
+        return manifest
+    return replace(after, dropped=(*manifest.dropped, *after.dropped))
 
 
 def _adopted(

@@ -44,10 +44,15 @@ _BLANK = "<xxh3:" + "0" * _DIGITS + ">"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """One log in an export, as its metadata tells it."""
+    """One log in an export, as its metadata tells it.
+
+    Of the rows below the offset ``first``, which were let go, the file holds those that tell, with
+    all that follow, the states from the offset ``since`` on.
+    """
 
     address: str
     first: int
+    since: int
     tip: int
     epoch: int
     life: int

@@ -135,6 +135,10 @@ class LogFiles:
         self._kept.put((self.blobs, name, entry.keys), index, size=len(data))
         return index
 
+    def is_there(self, entry: FileEntry) -> bool:
+        """Whether a listed file is there now."""
+        return self.blobs.exists(f"{self.folder}/{entry.name}")
+
     def snapshot(self, entry: FileEntry) -> Rows | None:
         """The rows of a snapshot; None if the file is gone.
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Coroutine, Generator, Sequence
+from contextlib import contextmanager, suppress
 
-from ray_agents.errors import CorruptLog, Fenced, RayAgentsError, StoreFull, StoreUnavailable
+from ray_agents.errors import CorruptLog, Fenced, RayAgentsError
 from ray_agents.events import JSON, Draft, Event, Operation
 from ray_agents.log.adoption import PLAIN, Adopted, adopt
 from ray_agents.log.appending import SETTLED, Appending, Group, again, size_of
@@ -312,12 +312,23 @@ class LogOwner:
             CorruptLog, Fenced, StoreUnavailable: they cannot be had.
         """
         if not self.history.loaded(start, stop=stop, limit=limit):
-            await self._io.run(self.history.load, start, stop=stop, limit=limit)
+            with self._noticing():
+                await self._io.run(self.history.load, start, stop=stop, limit=limit)
 
     async def ready_to_find(self, type_name: str, key: str) -> None:
         """The same, for ``history.find``; raises as :meth:`ready`."""
         if not self.history.knows(type_name, key):
-            await self._io.run(self.history.find, type_name, key)
+            with self._noticing():
+                await self._io.run(self.history.find, type_name, key)
+
+    @contextmanager
+    def _noticing(self) -> Generator[None]:
+        """End the ownership if what is done inside shows that it has ended."""
+        try:
+            yield
+        except Fenced as error:
+            self._lose(error)
+            raise
 
     @property
     def tidy(self) -> bool:
@@ -327,8 +338,8 @@ class LogOwner:
     async def tidy_up(self) -> None:
         """Merge small files, and renew the snapshot, for the next owner to list; once is enough.
 
-        A failure is told of in the process's log: the files stay as they are, and a later owner
-        tries again.
+        It may always be left undone, so whatever fails is told of in the process's log: the files
+        stay as they are, and a later owner tries again.
         """
         self._tidy = True
         try:
@@ -340,8 +351,8 @@ class LogOwner:
                 epoch=self.epoch,
                 now=self._clock.now(),
             )
-        except (CorruptLog, Fenced, StoreFull, StoreUnavailable) as error:
-            LOGGER.warning("%s cannot be tidied: %s", self.folder, error.message)
+        except Exception as error:  # noqa: BLE001 - nobody waits for it, and it is told
+            LOGGER.warning("%s cannot be tidied: %s", self.folder, error, exc_info=True)
 
     async def wait_beyond(self, offset: int) -> None:
         """Return when ``durable_tip`` is greater than ``offset``, or the ownership has ended."""
@@ -438,7 +449,7 @@ def _take_and_adopt(
         adopted = adopt(
             files, epoch=preamble.epoch, head=head, upkeep=upkeep, summarise=summarise, now=now
         )
-    except CorruptLog as error:
+    except (CorruptLog, Fenced) as error:
         lost = superseded(files, preamble.epoch)
         raise lost or error from error
     return live, adopted

@@ -70,12 +70,11 @@ class _View:
     rows: Rows | None = None
     head: Head | None = None
     held: bool = False
+    begun_at: int = 0  # the offset of the manifest, which is behind all that it lists, or listed
 
     @property
     def tip(self) -> int:
-        if self.rows is not None:
-            return self.rows.end
-        return max((entry.end for entry in self.manifest.files), default=0)
+        return self.begun_at if self.rows is None else self.rows.end
 
 
 class LogReader:
@@ -87,6 +86,7 @@ class LogReader:
         self._newest: Segment | None = None
         self._page: tuple[FileEntry, Rows] | None = None  # the file that is being read
         self._view = _View()
+        self._missed: FileEntry | None = None
 
     async def read(self, offset: int, *, limit: int = 1000) -> Reading:
         """At most ``limit`` events from ``offset`` on; 0 is the beginning, wherever that is now.
@@ -278,7 +278,8 @@ class LogReader:
     def _serve(self, segment: Segment, batches: tuple[Batch, ...], *, head: Head) -> _View:
         batches = batches[:-1] if segment.sealed and batches is segment.batches else batches
         rows = check_order(segment.name, Rows(batches), start=0) if batches else None
-        return _View(manifest=listing_of(segment), rows=rows, head=head)
+        begun_at = segment.batches[0].column(0)[0].as_py()
+        return _View(manifest=listing_of(segment), rows=rows, head=head, begun_at=begun_at)
 
     def _hold(self, head: Head) -> _View | None:
         """The view while the newest owner has not begun: what it is certain to have adopted."""
@@ -321,7 +322,12 @@ class LogReader:
         listed = view.manifest.snapshot
         if listed and self._files.newest_epoch() != (view.head or _NONE).epoch:
             return listed  # it may be gone for a good reason: look again
-        snapshot = usable_snapshot(self._files, view.manifest)
+        try:
+            snapshot = usable_snapshot(self._files, view.manifest)
+        except CorruptLog:
+            if listed is None or not self._just_missed(listed):
+                raise
+            return listed
         found = [] if snapshot is None else [snapshot]
         for entry in files_behind(view.manifest, snapshot):
             rows = self._files.listed(entry)
@@ -329,6 +335,12 @@ class LogReader:
                 return entry
             found.append(rows.behind(told_until(view.manifest, snapshot)))
         return found if view.rows is None else [*found, view.rows]
+
+    def _just_missed(self, listed: FileEntry) -> bool:
+        """Whether a file is gone, for the first time: its owner may just have replaced it."""
+        fresh = listed != self._missed and not self._files.is_there(listed)
+        self._missed = listed if fresh else self._missed
+        return fresh
 
     def _collect(self, view: _View, offset: int, limit: int) -> list[Event] | FileEntry:
         """The events; or a listed file that is gone."""

@@ -69,6 +69,8 @@ class Rows:
 
     def without(self, types: Collection[str]) -> Rows | None:
         """The rows of other types; None if there are none."""
+        if not types:
+            return self
         mask = pc.invert(pc.is_in(self.batch.column(2), pa.array(list(types), pa.string())))
         batch = self.batch.filter(mask)
         return Rows([batch]) if batch.num_rows else None

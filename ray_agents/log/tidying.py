@@ -40,6 +40,7 @@ from ray_agents.log.rows import Rows
 from ray_agents.log.sealed import FOLDER, IDS, SNAPSHOTS, write_sealed, write_snapshot
 
 UNMERGED_SEGMENTS_MAX = 16
+MERGED_BYTES_MAX = 128 * 1024 * 1024  # of a file that is merged again, and of rows in one
 UNMERGED_ROWS_MAX = 1_024
 OVERDUE_SEGMENTS_MAX = 4 * UNMERGED_SEGMENTS_MAX
 SNAPSHOT_ROWS_MIN = 256  # fewer are folded as fast as a snapshot is opened
@@ -86,10 +87,11 @@ class Upkeep:
 
     def merges(self, entries: Sequence[FileEntry]) -> bool:
         """Whether these files may become one."""
+        bytes_max = MERGED_BYTES_MAX
         if self.bytes_max is not None:
-            bytes_max = self.bytes_max // RETAINED_PARTS
-            if sum(entry.bytes for entry in entries) > bytes_max:
-                return False
+            bytes_max = min(bytes_max, self.bytes_max // RETAINED_PARTS)
+        if sum(entry.bytes for entry in entries) > bytes_max:
+            return False
         times = [entry.time for entry in entries if entry.time]
         if self.age is None or not times:
             return True
@@ -178,6 +180,19 @@ def tidied(
     return tidying.outcome()
 
 
+def _portions(parts: Sequence[Rows]) -> list[Rows]:
+    """The parts joined, but into no file that is too large: Arrow's texts end at 2 GiB."""
+    found: list[list[Rows]] = []
+    size = MERGED_BYTES_MAX
+    for part in parts:
+        if size + part.size > MERGED_BYTES_MAX:
+            found.append([])
+            size = 0
+        found[-1].append(part)
+        size += part.size
+    return [Rows([part.batch for part in portion]) for portion in found]
+
+
 def _split(rows: Rows) -> list[Rows]:
     """The rows as the files they become: of many, the newest apart."""
     if rows.count < SPLIT_ROWS_MIN:
@@ -214,10 +229,10 @@ class _Tidying:
                 break
             start -= 1
         parts = [self._rows(entry) for entry in entries[start:] if entry.rows]
-        rows = Rows([part.batch for part in parts]) if parts else None
-        if rows is not None and self._upkeep.fleeting:
-            rows = rows.without(self._upkeep.fleeting)
-        written = [] if rows is None else [self._written(piece) for piece in _split(rows)]
+        kept = [part.without(self._upkeep.fleeting) for part in parts]
+        portions = _portions([part for part in kept if part is not None])
+        pieces = [*portions[:-1], *(_split(portions[-1]) if portions else [])]
+        written = [self._written(piece) for piece in pieces]
         self.after = replace(self.after, files=(*entries[:start], *written))
 
     def _written(self, rows: Rows, *, place: str = FOLDER) -> FileEntry:

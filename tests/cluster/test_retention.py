@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from ray_agents.address import Address
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Definition, Registry, Retention
 from ray_agents.errors import InvalidDefinition, MessageConflict, OffsetGone
-from ray_agents.log import tidying
+from ray_agents.log import owner, tidying
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.views import Status
 from tests.cluster.conftest import ask, log_of
@@ -92,3 +93,30 @@ async def test_state_and_message_ids_stay(runtime: LocalRuntime, wait_until: Wai
 def test_a_retention_of_nothing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidDefinition, match="Retention"):
         Retention(**wrong)
+
+
+async def test_a_delayed_send_that_is_accepted_while_the_log_is_tidied_fires(
+    monkeypatch: pytest.MonkeyPatch, wait_until: Wait, runtime: LocalRuntime
+) -> None:
+    gate, entered = threading.Event(), threading.Event()
+
+    def held_up(*args: Any, **options: Any) -> Any:
+        entered.set()
+        gate.wait(10)
+        return tidying.tidied(*args, **options)
+
+    async def tidying_or_asleep() -> bool:
+        return entered.is_set() or (await runtime.inspect(ADA)).status is Status.SLEEPING
+
+    monkeypatch.setattr(owner, "tidied", held_up)
+    while not entered.is_set():
+        await ask(runtime, ADA, "once more")
+        await wait_until(tidying_or_asleep)
+    await runtime.send(ADA, SendRequest(payload="later", id="late", after_seconds=0.2))
+    gate.set()
+
+    async def fired() -> bool:
+        rows = await log_of(runtime, ADA)
+        return any((row.type, row.key) == ("inbox", "late") for row in rows)
+
+    await wait_until(fired)

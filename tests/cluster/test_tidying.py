@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 
 from ray_agents.cluster import waking
 from ray_agents.definition import Definition, Retention
+from ray_agents.errors import Fenced
 from ray_agents.events import Draft, Event, MessageReceived
 from ray_agents.log import tidying
 from ray_agents.log.examination import examine_log
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import PLAIN, LogOwner
 from ray_agents.projection import fold
-from ray_agents.testing.log_suite import Log
+from ray_agents.testing.log_suite import Log, keys_of, message
 from tests.cluster.logs import LogMaker
 from tests.cluster.test_waking import assert_same
+from tests.log.trees import rewrite
 
 
 async def handler(ctx: object, wake: object) -> None:
@@ -138,3 +140,84 @@ def check_ids(author: Author, owner: LogOwner) -> None:
             assert found.offset == event.offset
             assert waking.digest_of_message(found) == MessageReceived.of(event).digest
     assert owner.history.find(MessageReceived.TYPE, "never sent") is None
+
+
+async def damage(blobs: MemoryBlobs, folder: str) -> None:
+    """Flip a bit in the oldest sealed file."""
+    name = next(n for n in blobs.names(f"{folder}/sealed") if n.endswith(".arrow"))
+    rewrite(blobs, f"{folder}/sealed/{name}", lambda data: data[:200] + b"?" + data[201:])
+
+
+async def test_damage_in_what_is_past_keeps_nobody_from_waking_however_often() -> None:
+    definition = Definition(type="t", handler=handler)
+    blobs = MemoryBlobs()
+    with closing(Log(blobs, upkeep=waking.upkeep_of(definition))) as log:
+        for number in range(5):
+            await log.wake(f"m{number}")
+        await damage(blobs, log.folder)
+        for number in range(12):
+            await log.wake(f"n{number}")
+        newest = await log.claim()
+        assert newest.epoch == 18
+        await newest.seal()
+
+
+async def test_a_tidying_that_fails_in_an_unforeseen_way_is_left_undone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with closing(Log(MemoryBlobs())) as log:
+        for number in range(3):
+            await log.wake(f"m{number}")
+        owner = await log.claim()
+        await owner.append([message("last")])
+        monkeypatch.setattr(tidying, "write_sealed", overflow)
+        await owner.tidy_up()
+        await owner.seal()
+        assert owner.cause is None
+        assert len(keys_of((await log.reader().read(0)).events)) == 4
+
+
+def overflow(*_: object, **__: object) -> None:
+    raise ValueError("offset overflow while concatenating arrays")
+
+
+async def test_a_large_log_is_merged_into_several_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tidying, "MERGED_BYTES_MAX", 3_000)
+    blobs = MemoryBlobs()
+    with closing(Log(blobs)) as log:
+        for number in range(30):
+            await log.wake(f"m{number}")
+        sealed = [n for n in blobs.names(f"{log.folder}/sealed") if n.endswith(".arrow")]
+        assert len(sealed) > 5
+        assert keys_of((await log.reader().read(0)).events) == [f"m{n}" for n in range(30)]
+        assert examine_log(blobs, log.folder, in_use=lambda _: False).sound
+
+
+async def test_the_end_of_a_log_does_not_go_back_when_its_last_rows_are_left_out() -> None:
+    definition = Definition(type="t", handler=handler, keep_deltas=False)
+    tips: list[int] = []
+    with closing(Log(MemoryBlobs(), upkeep=waking.upkeep_of(definition))) as log:
+        for _ in range(5):
+            owner = await log.claim()
+            await owner.append([Draft.of("text_delta", "d", value="")])
+            await (owner.tidy_up() if not owner.tidy else owner.append([]))
+            await owner.seal()
+            tips.append((await log.reader().read(0)).tip)
+        idle = await log.claim()
+        await idle.tidy_up()
+        await idle.seal()
+        tips.append((await log.reader().read(0)).tip)
+    assert tips == sorted(tips)
+
+
+async def test_an_owner_that_finds_its_files_replaced_gives_up() -> None:
+    with closing(Log(MemoryBlobs())) as log:
+        await log.wake("a")
+        await log.wake("b")
+        stale = await log.claim()
+        for number in range(4):
+            await log.wake(f"m{number}")
+        with pytest.raises(Fenced):
+            await stale.ready()
+        assert stale.lost.is_set()
+        await stale.abandon()

@@ -34,7 +34,7 @@ def events_of(rows: list[tuple[str, str]]) -> list[Event]:
 def exported(all_events: list[list[Event]], *, portions: int = 3) -> bytes:
     file = BytesIO()
     facts = [
-        Exported(address=f"/t/{n}", first=0, tip=100, epoch=n, life=0, parent=None)
+        Exported(address=f"/t/{n}", first=0, since=0, tip=100, epoch=n, life=0, parent=None)
         for n, _ in enumerate(all_events)
     ]
     batches = [
