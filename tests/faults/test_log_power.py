@@ -110,7 +110,7 @@ async def test_the_runs_are_not_idle() -> None:
 @pytest.mark.timeout(900)
 async def test_power_fails_at_any_call_for_long() -> None:
     """The whole count: ``POWER_SEEDS=1000 .venv/bin/pytest -n 0 -m slow tests/faults``."""
-    for seed in range(1000, 1000 + int(os.environ.get("POWER_SEEDS", "200"))):
+    for seed in range(1000, 1000 + int(os.environ.get("POWER_SEEDS", "100"))):
         try:
             await run(seed)
         except Exception as error:

@@ -20,7 +20,7 @@ import pytest
 from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.testing.log_suite import Log
 
-ROUNDS = int(os.environ.get("STOPPED_ROUNDS", "20"))
+ROUNDS = int(os.environ.get("STOPPED_ROUNDS", "10"))
 MOMENT_MAX = 0.004  # seconds: an append takes about two of these thousandths
 
 APPENDS_UNTIL_FENCED = """

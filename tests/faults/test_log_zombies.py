@@ -19,7 +19,7 @@ from tests.faults.stage import Stage
 from tests.faults.zombies import ACTORS_MAX, Beginning, Disguise, Play, beginnings
 
 FIRST = int(os.environ.get("ZOMBIE_SEED", "1000"))
-PLAYS = int(os.environ.get("ZOMBIES", "3000"))
+PLAYS = int(os.environ.get("ZOMBIES", "1500"))
 PLAYS_IN_SHORT = 300
 PARTS = 2
 
