@@ -59,7 +59,11 @@ class SteppedBlobs(FaultyBlobs):
 
     def append(self, name: str) -> Appender:
         """See :class:`ray_agents.ports.Blobs`."""
-        return SteppedAppender(super().append(name), lambda: self.spoil(name))
+        return SteppedAppender(super().append(name), lambda: self._sync_failed(name))
+
+    def _sync_failed(self, name: str) -> None:
+        if self.steps_left is None:  # or it never came to that: the process died
+            self.spoil(name)
 
 
 class SteppedAppender:
@@ -102,9 +106,11 @@ async def beginning(ends: str) -> Beginning:
     blobs = FaultyBlobs(disk)
     log = Log(blobs, io=StageIO(prompt=True))
     for number, end in enumerate(ends):
+        if end == "n":
+            await log.claim_only()
+            continue
         owner = await log.claim(token=f"before-{number}")
-        if end != "n":
-            promises.acknowledge(await owner.append([message(f"before-{number}")]))
+        promises.acknowledge(await owner.append([message(f"before-{number}")]))
         if end == "f":
             blobs.refuse["sync"] = StoreUnavailable("the process dies here", path="")
             with suppress(StoreUnavailable):
