@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from ray_agents.errors import CorruptLog, Fenced
@@ -76,14 +77,24 @@ class LogFiles:
         Raises:
             CorruptLog: the file does not hold what the manifest says.
         """
+        read = self._listed_segment if entry.epoch else self._listed_sealed
+        return self._once(entry, read, lambda rows: rows.end == entry.end)
+
+    def _once(
+        self,
+        entry: FileEntry,
+        read: Callable[[FileEntry], Rows | None],
+        ends_right: Callable[[Rows], bool],
+    ) -> Rows | None:
+        """What ``read`` gives, checked against its entry and kept; None if the file is gone."""
         name = f"{self.folder}/{entry.name}"
         key = (self.blobs, name, entry.digest)
         known: Rows | None = self._kept.get(key)
         if known is not None:
             return known
-        rows = self._listed_segment(entry) if entry.epoch else self._listed_sealed(name, entry)
+        rows = read(entry)
         if rows is not None:
-            if rows.count != entry.rows or rows.first != entry.first or rows.end != entry.end:
+            if rows.count != entry.rows or rows.first != entry.first or not ends_right(rows):
                 raise _not_as_listed(name, entry)
             self._kept.put(key, check_order(name, rows, start=entry.first), size=rows.size)
         return rows
@@ -145,22 +156,11 @@ class LogFiles:
         Raises:
             CorruptLog: the file does not hold what the manifest says.
         """
-        name = f"{self.folder}/{entry.name}"
-        key = (self.blobs, name, entry.digest)
-        known: Rows | None = self._kept.get(key)
-        if known is not None:
-            return known
-        data = self.blobs.read(name)
-        if data is None:
-            return None
-        rows = decode_sealed(name, data, digest=entry.digest)
-        if rows.count != entry.rows or rows.first != entry.first or rows.end > entry.end:
-            raise _not_as_listed(name, entry)
-        self._kept.put(key, check_order(name, rows, start=entry.first), size=rows.size)
-        return rows
+        return self._once(entry, self._listed_sealed, lambda rows: rows.end <= entry.end)
 
-    def _listed_sealed(self, name: str, entry: FileEntry) -> Rows | None:
+    def _listed_sealed(self, entry: FileEntry) -> Rows | None:
         """The first rows of a sealed file, as many as are listed: a fork may use a part of it."""
+        name = f"{self.folder}/{entry.name}"
         data = self.blobs.read(name)
         if data is None:
             return None

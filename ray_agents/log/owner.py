@@ -5,9 +5,11 @@ gathers in a group; each group is one frame, one write, one sync, one fence chec
 a thread. The first group carries the manifest in front. Any failure of a group ends the ownership:
 nothing is written or synced after it, and every waiting append gets the error.
 
-Grouping is bounded. In delay: nothing is ever held back in the hope of company; an append to an
-idle owner is written at once, and one that comes while a sync is under way waits for that one and
-its own. In bytes: :data:`GROUP_BYTES_MAX`, and what comes behind a full group goes into the next.
+Grouping is bounded. In delay: an append that somebody waits for is never held back in the hope of
+company; to an idle owner it is written at once, and one that comes while a sync is under way waits
+for that one and its own. What nobody waits for lingers only where a write is dear
+(``Blobs.linger``). In bytes: :data:`GROUP_BYTES_MAX`; what comes behind a full group goes into the
+next.
 With ``Durability.BATCH`` an acknowledgement waits for no sync, but one follows within
 :data:`BATCH_SYNC_WITHIN`. Logs of one host share threads, and nothing else: a sync is of one file,
 so a group across logs would cost as many, and make each log wait for the slowest.

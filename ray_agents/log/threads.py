@@ -8,9 +8,9 @@ from 40 µs down to 15 (measured).
 Syncs are per file, and one that waits for the disk keeps its thread: so the number of threads is
 that of the files a host syncs at once. There are more of them than processors need, for disks that
 take long and many at a time, as volumes in a cloud do: where a sync takes 4 ms, 64 appenders on 64
-logs came to 200 appends a second with one thread, 800 with 4, 3,200 with 16 and no more with 64;
-on a disk that takes 0.2 ms the processors are the limit, with 4 threads as with 16 (measured). They
-are started one by one, when all others are busy.
+logs came to 200 appends a second with one thread, 800 with 4, 3,200 with 16 and no more with 64; on
+a disk that takes 0.2 ms the processors are the limit, with 4 threads as with 16 (measured, the slow
+disk by a sync that sleeps). They are started one by one, when all others are busy.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ owner's manifest drops again.
 
 *Merging*: all segments become one sealed file, and with it those sealed files before them that are
 not larger than what follows: so the number of files grows with the logarithm of the rows, and each
-row is rewritten as often. An index of the message ids lies beside it. Of a long one the newest rows
-become a file of their own: a file is read and verified as a whole, and most who read a log want its
-end.
+row is rewritten as often, up to files of :data:`MERGED_BYTES_MAX`, which are not merged again. An
+index of the message ids lies beside it. Of a long one the newest rows become a file of their own: a
+file is read and verified as a whole, and most who read a log want its end.
 
 *The snapshot* holds those rows from which ``essential`` comes to the same state as from all of
 them. A new one is due when what has come since the last is half as long as it, or was merged with

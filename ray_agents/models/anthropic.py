@@ -7,23 +7,17 @@ first call, or by :func:`preload`.
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
-from ray_agents.errors import ModelUnavailable
-from ray_agents.model import DEFAULT_BASE_URL, ModelEvent, ModelRequest, ModelSettings
+from ray_agents.model import DEFAULT_BASE_URL, ModelEvent, ModelRequest
 from ray_agents.models.answers import AnswerInParts, TornAnswer
-from ray_agents.models.clients import NO_KEY, client_of, close_clients
-from ray_agents.models.permission import check_permission
+from ray_agents.models.calling import CalledModel
+from ray_agents.models.clients import NO_KEY, close_clients
 from ray_agents.models.retrying import (
     ADVICE,
     TROUBLE,
     CallFailed,
-    Retrying,
-    Sleep,
     broken_off,
     may_help_again,
     retry_after_in,
@@ -46,66 +40,33 @@ def preload() -> None:
     _ = AsyncAnthropic(api_key=NO_KEY, base_url=DEFAULT_BASE_URL).messages
 
 
-class AnthropicModel:
-    """Claude as :class:`~ray_agents.model.Model`. ``sleep`` and ``chance`` pace its retries."""
+class AnthropicModel(CalledModel):
+    """Claude as :class:`~ray_agents.model.Model`."""
 
     provider = "anthropic"
-
-    def __init__(
-        self,
-        settings: ModelSettings,
-        *,
-        sleep: Sleep = asyncio.sleep,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
-        self._settings = settings
-        self._base_url = settings.base_url or DEFAULT_BASE_URL
-        self._retrying = Retrying(settings=settings, sleep=sleep, chance=chance)
-
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """Answer one request.
-
-        Made again, at most ``retries_max`` times in all: a refusal with 408, 409, 429, or 5xx
-        (529 is "overloaded"), a server that cannot be reached, an answer that breaks off, falls
-        silent, or ends with a server's error event.
-
-        Raises:
-            ModelUnavailable: no key, a refused key or request, or none of the attempts succeeded.
-        """
-        self._check(request)
-        client = client_of(self.provider, self._settings, self._new_client)
-        events = self._retrying.events(
-            lambda: _answer(client, request), model=request.model, base_url=self._base_url
-        )
-        async with aclosing(events):
-            async for event in events:
-                yield event
+    default_url = DEFAULT_BASE_URL
+    no_key = (
+        "set ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL to a server that needs none (the stand-in: "
+        "python -m ray_agents.testing.messages_api)"
+    )
 
     def _check(self, request: ModelRequest) -> None:
-        if not self._settings.usable:
-            message = (
-                f"there is no key to call {request.model!r}: set ANTHROPIC_API_KEY, or "
-                "ANTHROPIC_BASE_URL to a server that needs none (the stand-in: "
-                "python -m ray_agents.testing.messages_api)"
-            )
-            raise ModelUnavailable(
-                message, model=request.model, base_url=self._base_url, kind="no_key"
-            )
-        check_permission(self._base_url, request.model)
+        """Claude can do all that a request can ask."""
 
     def _new_client(self) -> AsyncAnthropic:
         from anthropic import AsyncAnthropic, Timeout
 
-        settings = self._settings
         return AsyncAnthropic(
-            api_key=settings.api_key or NO_KEY,
+            api_key=self._settings.api_key or NO_KEY,
             base_url=self._base_url,
             max_retries=0,
-            timeout=Timeout(
-                settings.silence_timeout.total_seconds(),
-                connect=settings.connect_timeout.total_seconds(),
-            ),
+            timeout=Timeout(**self._seconds),
         )
+
+    def _answer(
+        self, client: AsyncAnthropic, request: ModelRequest
+    ) -> AsyncGenerator[ModelEvent, None]:
+        return _answer(client, request)
 
 
 async def _answer(

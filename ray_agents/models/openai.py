@@ -7,24 +7,18 @@ mapping is :mod:`ray_agents.models.chat`'s.
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
-from ray_agents.errors import ModelUnavailable
-from ray_agents.model import ModelEvent, ModelRequest, ModelSettings
+from ray_agents.model import ModelEvent, ModelRequest
 from ray_agents.models.answers import TornAnswer
+from ray_agents.models.calling import CalledModel
 from ray_agents.models.chat import ChatInParts, chat_messages, chat_tools
-from ray_agents.models.clients import NO_KEY, client_of
-from ray_agents.models.permission import check_permission
+from ray_agents.models.clients import NO_KEY
 from ray_agents.models.retrying import (
     ADVICE,
     TROUBLE,
     CallFailed,
-    Retrying,
-    Sleep,
     broken_off,
     may_help_again,
     retry_after_in,
@@ -39,74 +33,40 @@ OPENAI_BASE_URL = "https://api.openai.com/v1"
 PERMANENT = frozenset({"invalid_request_error", "insufficient_quota", "authentication_error"})
 
 
-class OpenAIModel:
-    """A model behind Chat Completions. ``sleep`` and ``chance`` pace its retries."""
+class OpenAIModel(CalledModel):
+    """A model behind Chat Completions."""
 
     provider = "openai"
-
-    def __init__(
-        self,
-        settings: ModelSettings,
-        *,
-        sleep: Sleep = asyncio.sleep,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
-        self._settings = settings
-        self._base_url = settings.base_url or OPENAI_BASE_URL
-        self._retrying = Retrying(settings=settings, sleep=sleep, chance=chance)
-
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """Answer one request; see :class:`~ray_agents.models.anthropic.AnthropicModel`.
-
-        Raises:
-            ModelUnavailable: no SDK, no key, ``thinking`` asked for, a refused key or request, or
-                none of the attempts succeeded.
-        """
-        self._check(request)
-        client = client_of(self.provider, self._settings, self._new_client)
-        events = self._retrying.events(
-            lambda: _answer(client, request), model=request.model, base_url=self._base_url
-        )
-        async with aclosing(events):
-            async for event in events:
-                yield event
+    default_url = OPENAI_BASE_URL
+    no_key = "set OPENAI_API_KEY, or OPENAI_BASE_URL to a server that needs none"
 
     def _check(self, request: ModelRequest) -> None:
-        if not self._settings.usable:
-            message = (
-                f"there is no key to call {request.model!r}: set OPENAI_API_KEY, or "
-                "OPENAI_BASE_URL to a server that needs none"
-            )
-            raise self._unavailable(message, request, kind="no_key")
         if request.thinking is not None:
             message = (
                 f"thinking={request.thinking!r} cannot be asked of {request.model!r}: Chat "
                 "Completions has no such setting; leave it out, the model decides"
             )
             raise self._unavailable(message, request, kind="thinking")
-        check_permission(self._base_url, request.model)
         try:
             import openai  # noqa: F401 # pyright: ignore[reportUnusedImport]
         except ImportError as error:
             message = f"{request.model!r} needs the openai SDK: pip install 'ray-agents[openai]'"
             raise self._unavailable(message, request, kind="no_sdk") from error
 
-    def _unavailable(self, message: str, request: ModelRequest, *, kind: str) -> ModelUnavailable:
-        return ModelUnavailable(message, model=request.model, base_url=self._base_url, kind=kind)
-
     def _new_client(self) -> AsyncOpenAI:
         from openai import AsyncOpenAI, Timeout
 
-        settings = self._settings
         return AsyncOpenAI(
-            api_key=settings.api_key or NO_KEY,
+            api_key=self._settings.api_key or NO_KEY,
             base_url=self._base_url,
             max_retries=0,
-            timeout=Timeout(
-                settings.silence_timeout.total_seconds(),
-                connect=settings.connect_timeout.total_seconds(),
-            ),
+            timeout=Timeout(**self._seconds),
         )
+
+    def _answer(
+        self, client: AsyncOpenAI, request: ModelRequest
+    ) -> AsyncGenerator[ModelEvent, None]:
+        return _answer(client, request)
 
 
 async def _answer(client: AsyncOpenAI, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 
-class LoopbackServer:
+class LoopbackServer(ABC):
     """Serves what :meth:`app` gives, from ``async with`` to its end. Port 0 chooses a free one."""
 
     def __init__(self, *, port: int = 0) -> None:
@@ -30,9 +31,9 @@ class LoopbackServer:
         """Its address, for ``base_url``."""
         return f"http://127.0.0.1:{self._port}"
 
+    @abstractmethod
     def app(self) -> Starlette:
         """The ASGI application."""
-        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         import uvicorn
