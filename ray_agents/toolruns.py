@@ -1,0 +1,155 @@
+"""Runs the tools a model has called: checks, executes, and gives each call its one result.
+
+A call is recorded as executing before it runs, and its result before the next model call. One that
+a crash interrupted is run again only if its tool is idempotent; else the model is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from ray_agents.agent import AgentConfig
+from ray_agents.errors import (
+    CorruptLog,
+    Fenced,
+    InvalidPayload,
+    NondeterministicWake,
+    StoreFull,
+    StoreUnavailable,
+)
+from ray_agents.model import Block
+from ray_agents.runwriting import RunWriter
+from ray_agents.timeline import INTERRUPTED, NOT_RUN
+from ray_agents.tools import ERROR_CHARS_MAX, Tool, cut
+
+TOOLS_PARALLEL_MAX = 16
+_Ended = dict[str, Any]  # how a tool ended, as fields of its row
+UPWARDS = (Fenced, NondeterministicWake, StoreFull, StoreUnavailable, CorruptLog)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """A tool call that may run: its row's key, its block, and its checked arguments."""
+
+    key: str
+    block: Block
+    tool: Tool
+    args: BaseModel
+
+
+class ToolRuns:
+    """The tool calls of one run."""
+
+    def __init__(self, writer: RunWriter, agent: AgentConfig) -> None:
+        self._writer = writer
+        self._record = writer.record
+        self._journal = writer.journal
+        self._agent = agent
+
+    def refuse(self, number: int, reason: str) -> None:
+        """Answer the calls of the last step, which will not run, or not again."""
+        told = NOT_RUN.format(reason=f"the run stopped ({reason})")
+        for key, block, status in self._record.unanswered(number):
+            self._fail(key, block, INTERRUPTED if status == "executing" else told)
+
+    def _fail(self, key: str, block: Block, error: str) -> None:
+        self._put(key, block, "failed", error=error)
+
+    def _put(self, key: str, block: Block, status: str, **fields: Any) -> None:
+        self._writer.stage("tool_call", self._record.tool_call(key, block, status, **fields))
+
+    async def run(self, number: int) -> None:
+        """Give every call of a step its result; the last results are staged, not committed."""
+        calls = [
+            call
+            for key, block, status in self._record.unanswered(number)
+            if (call := self._admit(key, block, status)) is not None
+        ]
+        if not calls:
+            return
+        for call in calls:
+            self._writer.stage(
+                "tool_call", self._record.tool_call(call.key, call.block, "executing")
+            )
+        await self._writer.commit()
+        gate = asyncio.Semaphore(TOOLS_PARALLEL_MAX)
+        tasks = {asyncio.create_task(self._execute(call, gate)): call for call in calls}
+        try:
+            await self._collect(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _admit(self, key: str, block: Block, status: str | None) -> _Call | None:
+        """The call, ready to run; or None, and the model is told why not."""
+        tool = self._agent.tools_by_name.get(block["name"])
+        if tool is None:
+            known = ", ".join(self._agent.tools_by_name) or "none"
+            self._fail(key, block, f"There is no tool {block['name']!r}; there are: {known}.")
+            return None
+        if status == "executing" and not tool.idempotent:
+            self._fail(key, block, INTERRUPTED)
+            return None
+        try:
+            args = tool.check(block["input"])
+        except InvalidPayload as error:
+            self._fail(key, block, cut(error.message, chars_max=ERROR_CHARS_MAX))
+            return None
+        return _Call(key=key, block=block, tool=tool, args=args)
+
+    async def _collect(self, tasks: dict[asyncio.Task[_Ended], _Call]) -> None:
+        running = set(tasks)
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in (each for each in tasks if each in done):
+                call = tasks[task]
+                ended = _CANCELLED if task.cancelled() else task.result()
+                self._writer.stage(
+                    "tool_call", self._record.tool_call(call.key, call.block, **ended)
+                )
+            if running:
+                await self._writer.commit()
+
+    async def _execute(self, call: _Call, gate: asyncio.Semaphore) -> _Ended:
+        """Run one tool; how it ended, as fields of its row."""
+        async with gate:
+            started = self._journal.now()
+            limit = asyncio.timeout(call.tool.timeout.total_seconds())
+            try:
+                with self._journal.effects_of(call.key):
+                    async with limit:
+                        result = await _invoke(call.tool, call.args)
+                    ended: _Ended = {"status": "completed", "result": call.tool.render(result)}
+            except UPWARDS:
+                raise
+            except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever a tool raises, the model reads
+                ended = {
+                    "status": "failed",
+                    "error": _told(error, call.tool, expired=limit.expired()),
+                }
+            return ended | {"duration_ms": (self._journal.now() - started) // 1000}
+
+
+_CANCELLED: _Ended = {"status": "failed", "error": "The tool was cancelled."}
+
+
+async def _invoke(tool: Tool, args: BaseModel) -> object:
+    if tool.blocking:
+        return await asyncio.to_thread(tool.call, args)
+    return await tool.call(args)
+
+
+def _told(error: BaseException, tool: Tool, *, expired: bool) -> str:
+    """What the model reads of a tool's failure."""
+    if expired:
+        seconds = f"{tool.timeout.total_seconds():g} s"
+        left = " It may still be running." if tool.blocking else ""
+        return f"Timed out: {tool.name!r} did not end within {seconds}.{left}"
+    text = str(error)
+    name = type(error).__name__
+    return cut(f"{name}: {text}" if text else name, chars_max=ERROR_CHARS_MAX)
