@@ -18,20 +18,20 @@ from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.collections import Collections
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
-from ray_agents.errors import EntityExists, InvalidPayload, MissingKey
+from ray_agents.errors import EntityExists, InvalidPayload
 from ray_agents.events import (
     JSON,
     Draft,
     EffectStaged,
     Event,
-    Operation,
     OutboxKind,
     decode,
     digest_of,
     encode,
 )
 from ray_agents.handles import Actions, AgentHandle, EntityHandle, RunHandle
-from ray_agents.projection import CONTEXT_TYPE, MANIFEST_TYPE, TAGS_TYPE, State
+from ray_agents.notes import Notes
+from ray_agents.projection import MANIFEST_TYPE, State
 from ray_agents.records import Records
 from ray_agents.requests import (
     MESSAGE_ID_LENGTH_MAX,
@@ -81,10 +81,11 @@ class Session(Protocol):
         ...
 
 
-class Context:
+class Context(Notes):
     """The first argument of every handler."""
 
     def __init__(self, session: Session, wake: Wake) -> None:
+        super().__init__(session)
         self._session = session
         self.wake = wake
         self.state = Collections(session.definition.state, session.effects)
@@ -246,60 +247,6 @@ class Context:
         effects.stage(kind.value, str(target), content=body, drafts=drafts)
         return message_id
 
-    # -- tags and context entries -------------------------------------------------------------
-
-    @property
-    def tags(self) -> Mapping[str, str]:
-        """This entity's tags as the handler sees them now."""
-        created = self._session.state.created
-        tags = dict(created.tags) if created else {}
-        for key, text in self._session.effects.rows(TAGS_TYPE).items():
-            value = decode(text)["value"]
-            if value is None:
-                tags.pop(key, None)
-            else:
-                tags[key] = value
-        return tags
-
-    def set_tag(self, key: str, value: str) -> None:
-        """Set a tag."""
-        self.record((TAGS_TYPE, key), value={"key": key, "value": value})
-
-    def remove_tag(self, key: str) -> None:
-        """Remove a tag; absent is fine."""
-        self.record((TAGS_TYPE, key), value={"key": key, "value": None})
-
-    def insert_context(
-        self, entry_id: str, *, name: str, content: str, attrs: Mapping[str, JSON] | None = None
-    ) -> None:
-        """Keep a text in the model's context on all later wakes; an existing id is replaced."""
-        value = {"id": entry_id, "name": name, "attrs": dict(attrs or {}), "content": content}
-        self.record((CONTEXT_TYPE, entry_id), value=value)
-
-    def remove_context(self, entry_id: str) -> None:
-        """Drop a context entry.
-
-        Raises:
-            MissingKey: no such entry.
-        """
-        self.get_context(entry_id)
-        self.record((CONTEXT_TYPE, entry_id), value=None, operation=Operation.DELETE)
-
-    def get_context(self, entry_id: str) -> Any:
-        """One context entry.
-
-        Raises:
-            MissingKey: no such entry.
-        """
-        text = self._session.effects.row(CONTEXT_TYPE, entry_id)
-        if text is None:
-            raise MissingKey(f"no context entry {entry_id!r}", key=entry_id)
-        return decode(text)
-
-    def list_context(self) -> list[Any]:
-        """All context entries."""
-        return [decode(text) for text in self._session.effects.rows(CONTEXT_TYPE).values()]
-
     # -- flow ---------------------------------------------------------------------------------
 
     async def commit(self) -> None:
@@ -312,15 +259,6 @@ class Context:
         The idle time-out is not waited for, unless something has come meanwhile.
         """
         self._session.rest()
-
-    def record(
-        self, row: tuple[str, str], *, value: JSON, operation: Operation = Operation.UPSERT
-    ) -> None:
-        """Stage a row of a built-in type, ``row`` being its type and key."""
-        type_name, key = row
-        draft = Draft.of(type_name, key, value=value, operation=operation)
-        content = [operation.value, value]
-        self._session.effects.stage("record", f"{type_name}/{key}", content=content, drafts=[draft])
 
 
 def _plain(value: JSON, what: str) -> JSON:
