@@ -16,6 +16,9 @@ from pydantic import ValidationError
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.collections import Collections
+from ray_agents.contextplan import ContextPlan, Source, TimedMessage, plan_of
+from ray_agents.contextreport import ContextReport
+from ray_agents.conversation import Projection, timed_messages
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
 from ray_agents.errors import EntityExists, InvalidPayload
@@ -40,6 +43,8 @@ from ray_agents.requests import (
     SpawnRequest,
     seconds_of,
 )
+from ray_agents.runs import CONTEXT
+from ray_agents.timeline import TYPES
 from ray_agents.wakes import Wake
 
 R = TypeVar("R", bound=Request)
@@ -55,6 +60,8 @@ class Session(Protocol):
     effects: Effects
     events: Sequence[Event]
     cancelled: asyncio.Event
+    plan: ContextPlan | None
+    report: ContextReport | None
 
     async def commit(self) -> None:
         """Make everything staged durable."""
@@ -137,6 +144,47 @@ class Context(Notes):
         config = AgentConfig(system_prompt=system_prompt, **options)
         self.agent = AgentHandle(self._session.run_agent, config)
         return self.agent
+
+    def use_context(
+        self, *, source_budget: int, sources: Mapping[str, Source | Mapping[str, Any]]
+    ) -> ContextPlan:
+        """Compose the prompts of the agent's runs from sources, in place of the whole transcript.
+
+        Args:
+            source_budget: tokens of all sources together.
+            sources: by name, each a :class:`ray_agents.contextplan.Source` or a dict of its fields
+                ``content``, ``max`` (tokens) and ``cache``. The transcript is one only if it is
+                given: ``{"content": ctx.timeline_messages}``. What a run itself is told and says
+                stands behind the sources, whole.
+
+        Raises:
+            InvalidDefinition: the plan cannot hold; the message has the numbers.
+        """
+        self._session.plan = plan_of(source_budget, sources)
+        return self._session.plan
+
+    def timeline_messages(
+        self, *, since: int = 0, projection: Projection | None = None, whole: bool = False
+    ) -> list[TimedMessage]:
+        """What was said in this entity's life, as messages with their offsets, oldest first.
+
+        Args:
+            since: only items from that offset on.
+            projection: called with each :class:`ray_agents.conversation.TimelineItem`; the
+                messages it returns are said in the item's place, None says the item as it is.
+            whole: read past summaries, as if nothing had ever been summed up.
+        """
+        events = self._session.read(TYPES)
+        return timed_messages(events, since=since, projection=projection, whole=whole)
+
+    def context_report(self) -> ContextReport | None:
+        """Tokens by source of the last prompt of an agent, and how many a cache could give.
+
+        In this wake, or else the last that was answered; None if none ever was.
+        """
+        steps = () if self._session.report else self._session.read(frozenset({"step"}))
+        asked = (event.value.get(CONTEXT) for event in reversed(steps))
+        return self._session.report or next((ContextReport.of(row) for row in asked if row), None)
 
     def reply_text(self, text: str) -> None:
         """Say something without a model: the same rows a chat reads."""

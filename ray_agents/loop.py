@@ -21,6 +21,7 @@ from ray_agents.model import AnswerBroken, Answered, Model, ModelRequest, UsageS
 from ray_agents.narration import Narration
 from ray_agents.ports import Journal
 from ray_agents.prices import micros_of
+from ray_agents.prompting import Prompting
 from ray_agents.runs import (
     BUDGET,
     COST_MAX,
@@ -36,24 +37,33 @@ CUT_OFF = frozenset({"max_tokens", "model_context_window_exceeded", "refusal"})
 
 
 async def run_agent(
-    journal: Journal, agent: AgentConfig, *, model: Model, input: str | None = None
+    journal: Journal,
+    agent: AgentConfig,
+    *,
+    model: Model,
+    input: str | None = None,
+    prompting: Prompting | None = None,
 ) -> AgentRunResult:
     """Run the agent, or go on with its recorded run; a completed one is only read.
 
     ``input`` is said to the model as the user, after the messages of the journal's history.
+    ``prompting`` composes the prompts; without it they are the system prompt and the transcript.
 
     Raises:
         ModelUnavailable: the model cannot be reached; running again goes on from here.
         NondeterministicWake: the recorded run began with another input.
     """
-    return await _Loop(journal, agent, model).run(input)
+    return await _Loop(journal, agent, model, prompting or Prompting(agent, model)).run(input)
 
 
 class _Loop:
-    def __init__(self, journal: Journal, agent: AgentConfig, model: Model) -> None:
+    def __init__(
+        self, journal: Journal, agent: AgentConfig, model: Model, prompting: Prompting
+    ) -> None:
         self._journal = journal
         self._agent = agent
         self._model = model
+        self._prompting = prompting
         self._writer = RunWriter(journal, prices=agent.prices)
         self._record = self._writer.record
         self._tools = ToolRuns(self._writer, agent)
@@ -72,6 +82,9 @@ class _Loop:
                 await self._tools.run(step)
                 if (stop := self._limit(step)) is not None:  # tools take time, and children tokens
                     break
+            summed_up = await self._prompting.compact(self._writer, seconds=self._seconds_left())
+            if summed_up and (stop := self._limit(step)) is not None:
+                break
             if not await self._ask(step + 1):
                 stop = TIME_MAX
                 break
@@ -116,14 +129,7 @@ class _Loop:
     async def _ask(self, number: int) -> bool:
         """One model call; its answer is staged. False if there was no time left for it."""
         agent, record = self._agent, self._record
-        request = ModelRequest(
-            model=agent.model,
-            messages=self._writer.timeline.messages(),
-            system=agent.system_prompt,
-            tools=agent.specs,
-            max_tokens=agent.max_tokens,
-            thinking=agent.thinking,
-        )
+        request = await self._prompting.request(self._writer, number)
         started = record.step_started(
             number, provider=self._model.provider, model=agent.model, now=self._journal.now()
         )

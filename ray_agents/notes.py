@@ -48,7 +48,7 @@ class Notes:
     def insert_context(
         self, entry_id: str, *, name: str, content: str, attrs: Mapping[str, JSON] | None = None
     ) -> None:
-        """Keep a text in the model's context on all later wakes; an existing id is replaced."""
+        """Keep a text in the model's context from the next run on; an existing id is replaced."""
         value = {"id": entry_id, "name": name, "attrs": dict(attrs or {}), "content": content}
         self.record((CONTEXT_TYPE, entry_id), value=value)
 

@@ -15,34 +15,40 @@ transcript changes because of what came after it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 from ray_agents.events import JSON, Event, Operation, encode
 from ray_agents.media import blocks_in
 from ray_agents.model import Block, Message
-from ray_agents.runs import ENDED, calls_in
+from ray_agents.runs import COMPACTION, ENDED, PURPOSE, calls_in
+from ray_agents.transcript import Turn, as_messages, replaced, turn
 
-TYPES = frozenset({"inbox", "wake", "run", "step", "tool_call"})
+TYPES = frozenset({"inbox", "wake", "run", "step", "tool_call", COMPACTION})
 INTERRUPTED = (
     "Interrupted: the process ended while this tool ran, before its result was recorded. It may "
     "or may not have taken effect, and it was not run again."
 )
 NOT_RUN = "Not run: {reason}."
 REFUSED = "refusal"
+SUMMARY = "Summary of the conversation so far, of which only the end follows:\n\n{summary}"
 
 
 class Timeline:
-    """Messages built from rows, fed in log order."""
+    """Turns built from rows, fed in log order; a ``whole`` one passes over compactions."""
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
-        self._messages: list[Message] = []
-        self._waiting: list[tuple[int, list[Block]]] = []  # messages no wake has covered yet
+    def __init__(self, events: Iterable[Event] = (), *, whole: bool = False) -> None:
+        self._whole = whole
+        self._turns: list[Turn] = []
+        self._waiting: list[tuple[int, str, list[Block]]] = []  # messages no wake has covered yet
         self._covered: int | None = None
         self._source: str | None = None
         self._wakes: set[str] = set()
-        self._runs: set[str] = set()
+        self._begun: dict[str, int] = {}  # where each run's turns begin
         self._open: list[Block] = []  # tool calls of the last step
+        self._opened: tuple[str, int | None] = ("", None)  # its run, and its offset
         self._results: dict[str, Block] = {}
+        self._summed_up = 0  # answers that are in no turn any more
         for event in events:
             self.see(event)
 
@@ -52,75 +58,135 @@ class Timeline:
             return
         row = event.value
         if event.type == "inbox":
-            self._waiting.append((event.offset, blocks_said_in(row["payload"])))
+            said = blocks_said_in(row["payload"])
+            self._waiting.append((event.offset, event.key, said))
         elif event.type == "wake":
             self._covered = max(self._covered or 0, row["to_offset"])
             if event.key not in self._wakes:  # a later row of the same wake is no other reason
                 self._wakes.add(event.key)
                 self._source = row.get("source")
         else:
-            self.take(event.type, event.key, row)
+            self.take(event.type, event.key, row, at=event.offset)
 
-    def take(self, type_name: str, key: str, row: dict[str, Any]) -> None:
-        """Take in a row of a run, wherever it comes from."""
-        if type_name == "run" and key not in self._runs:
-            self._runs.add(key)
-            self._begin(row.get("input"))
-        elif type_name == "step" and row["status"] == "completed" and self._runs:
-            self._answer(row)
+    def take(self, type_name: str, key: str, row: dict[str, Any], *, at: int | None = None) -> None:
+        """Take in a row of a run, wherever it comes from; ``at`` is its offset, if it has one."""
+        if type_name == "run" and key not in self._begun:
+            self._begin(key, row.get("input"), at)
+        elif type_name == "step" and row["status"] == "completed" and PURPOSE not in row:
+            if self._begun or self._turns:
+                self._answer(key, row, at)
         elif type_name == "tool_call" and row["status"] in ENDED:
             self._results[row["tool_call_id"]] = result_block(row)
+        elif type_name == COMPACTION and not self._whole:
+            self._compact(key, row)
 
     def messages(self) -> list[Message]:
         """The transcript so far; tool calls without a result are answered as interrupted."""
-        messages = list(self._messages)
-        _say(messages, "user", self._pending_results())
-        return messages
+        return as_messages(self.turns())
 
-    def _begin(self, text: str | None) -> None:
+    @property
+    def answers(self) -> int:
+        """How many messages of the model there are, those in a summary's place included."""
+        return self._summed_up + _answers_in(self._turns)
+
+    def turns(self, run: str | None = None) -> list[Turn]:
+        """The turns so far, or those since a run began, what it was told included."""
+        since = 0 if run is None else self._begun.get(run, len(self._turns))
+        return [*self._turns[since:], *self._pending_results()]
+
+    def waiting(self) -> list[Turn]:
+        """The messages that no run has been told yet, and that a wake has covered."""
+        return [
+            turn("inbox", key, role="user", content=said, at=at)
+            for at, key, said in self._waiting
+            if said and self._is_covered(at)
+        ]
+
+    def _begin(self, run: str, text: str | None, at: int | None) -> None:
         """A run begins: what it is told comes before it."""
         self._close()
         self._drop_unfinished_server_tools()
-        seen = [said for at, said in self._waiting if self._is_covered(at)]
+        self._begun[run] = len(self._turns)
+        seen = [item for item in self._waiting if self._is_covered(item[0])]
         self._waiting = [item for item in self._waiting if not self._is_covered(item[0])]
-        if text is not None:
-            seen.append(_text(text))
-        if not any(seen) and self._needs_user():
-            seen = [_text(f"Woken by {self._source}." if self._source else "Continue.")]
+        told = [] if text is None else _text(text)
+        if not told and not any(said for _, _, said in seen) and self._needs_user():
+            told = _text(f"Woken by {self._source}." if self._source else "Continue.")
         self._source = None
-        _say(self._messages, "user", [block for said in seen for block in said])
+        for _, key, said in seen:
+            self._say(turn("inbox", key, role="user", content=said, at=at, anchor=f"inbox {key}"))
+        self._say(turn("run", run, role="user", content=told, at=at, anchor=f"run {run}"))
+
+    def _say(self, said: Turn) -> None:
+        if said.content:
+            self._turns.append(said)
 
     def _is_covered(self, offset: int) -> bool:
         return self._covered is None or offset < self._covered
 
     def _needs_user(self) -> bool:
-        return not self._messages or self._messages[-1]["role"] == "assistant"
+        return not self._turns or self._turns[-1].role == "assistant"
 
-    def _answer(self, step: dict[str, Any]) -> None:
+    def _answer(self, key: str, step: dict[str, Any], at: int | None) -> None:
         self._close()
         if step["finish_reason"] == REFUSED:  # the provider asks that a refused turn be left out
             return
         content = sendable(step["content"])
-        _say(self._messages, "assistant", content)
-        self._open = calls_in(content)
+        run = key.partition(":")[0]
+        anchor = None if self._needs_user() else f"step {key}"  # a paused turn is not cut in two
+        self._say(turn("run", run, role="assistant", content=content, at=at, anchor=anchor))
+        self._open, self._opened = calls_in(content), (run, at)
 
     def _close(self) -> None:
         """Answer the last step's tool calls."""
-        pending = self._pending_results()
+        self._turns.extend(self._pending_results())
         self._open, self._results = [], {}
-        _say(self._messages, "user", pending)
 
-    def _pending_results(self) -> list[Block]:
-        return [self._results.get(block["id"]) or _interrupted(block) for block in self._open]
+    def _pending_results(self) -> list[Turn]:
+        blocks = [self._results.get(block["id"]) or _interrupted(block) for block in self._open]
+        run, at = self._opened
+        return [turn("run", run, role="user", content=blocks, at=at)] if blocks else []
+
+    def _compact(self, key: str, row: dict[str, Any]) -> None:
+        """Put a summary in the place of all turns before the one it names.
+
+        If that one is not there, it was let go with what stood before it.
+        """
+        anchors = [each.anchor for each in self._turns]
+        kept_from = row["kept_from"]
+        cut = anchors.index(kept_from) if kept_from in anchors else 0
+        at = self._turns[cut].at if cut < len(self._turns) else None
+        self._summed_up += _answers_in(self._turns[:cut])
+        told = _text(SUMMARY.format(summary=row["summary"]))
+        said = turn("summary", key, role="user", content=told, at=at)
+        self._turns = [said, *self._turns[cut:]]
+        self._begun = {
+            run: 0 if since < cut else since - cut + 1 for run, since in self._begun.items()
+        }
 
     def _drop_unfinished_server_tools(self) -> None:
         """A paused turn is not continued: its unanswered server tool calls would be invalid."""
-        if not self._messages or self._messages[-1]["role"] == "user":
-            return
-        content = cast("list[Block]", self._messages.pop()["content"])
-        answered = {block["tool_use_id"] for block in content if "tool_use_id" in block}
-        kept = [b for b in content if b["type"] != "server_tool_use" or b["id"] in answered]
-        _say(self._messages, "assistant", sendable(kept))
+        paused: list[Turn] = []
+        while self._turns and self._turns[-1].role == "assistant":
+            paused.append(self._turns.pop())
+        blocks = [block for each in paused for block in each.content]
+        answered = {block["tool_use_id"] for block in blocks if "tool_use_id" in block}
+        kept: list[Turn] = []
+        for each in paused:  # from the last on: what ends a message is not thinking
+            content = [
+                b for b in each.content if b["type"] != "server_tool_use" or b["id"] in answered
+            ]
+            content = content if kept else sendable(content)
+            if content:
+                kept.append(replaced(each, content))
+        self._turns.extend(reversed(kept))
+
+
+def _answers_in(turns: Iterable[Turn]) -> int:
+    roles = [each.role for each in turns]
+    return sum(
+        role == "assistant" and before != role for before, role in pairwise(["user", *roles])
+    )
 
 
 def blocks_said_in(payload: JSON) -> list[Block]:
@@ -172,12 +238,3 @@ def result_block(row: dict[str, Any]) -> Block:
 def _interrupted(call: Block) -> Block:
     row = {"status": "failed", "tool_call_id": call["id"], "error": INTERRUPTED}
     return result_block(row)
-
-
-def _say(messages: list[Message], role: str, content: list[Block]) -> None:
-    """Add a message, or join it to the last one of its role. Messages are replaced, not changed."""
-    if not content:
-        return
-    if messages and messages[-1]["role"] == role:
-        content = [*messages.pop()["content"], *content]
-    messages.append({"role": role, "content": content})

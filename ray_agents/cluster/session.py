@@ -10,16 +10,18 @@ from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.cluster.awake import Awake
 from ray_agents.collections import validated
+from ray_agents.contextplan import ContextPlan
+from ray_agents.contextreport import ContextReport
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
 from ray_agents.errors import Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
 from ray_agents.ledger import Spent
 from ray_agents.projection import CONTEXT_TYPE, State
+from ray_agents.prompting import Prompting, summariser_config
 from ray_agents.requests import SpawnRequest
 from ray_agents.runs import ENDED, RUN_TYPES
-
-HISTORY_TYPES = frozenset({"inbox", "run", "step", "tool_call", "wake", CONTEXT_TYPE})
+from ray_agents.timeline import TYPES
 
 
 class EntitySession:
@@ -48,6 +50,8 @@ class EntitySession:
             types=frozenset({MessageReceived.TYPE}),
         )
         self.run_text: str | None = None
+        self.plan: ContextPlan | None = None
+        self.report: ContextReport | None = None
 
     @property
     def over(self) -> bool:
@@ -119,11 +123,22 @@ class EntitySession:
         if self.definition.budget.cost_max is not None:
             config.check_priced(f"the budget of {self.definition.type!r} has a cost_max")
         await self._entity.owner.ready(self.state.life_offset)
+        entries = [decode(text) for text in self.effects.rows(CONTEXT_TYPE).values()]
         journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
-        model = self._entity.services.model_for(config)
-        result = await run_agent(journal, config, model=model, input=input_text)
+        model_for, summing_up = self._entity.services.model_for, summariser_config(config)
+        model = model_for(config)
+        summariser = model_for(summing_up) if summing_up else None
+        prompting = Prompting(
+            config, model, plan=self.plan, entries=entries, summariser=summariser, seen=self._seen
+        )
+        result = await run_agent(
+            journal, config, model=model, input=input_text, prompting=prompting
+        )
         self.run_text = result.text
         return result
+
+    def _seen(self, report: ContextReport) -> None:
+        self.report = report
 
 
 class RunJournal:
@@ -136,9 +151,7 @@ class RunJournal:
         own = [e for e in recent if e.key == run_key or e.key.startswith(f"{run_key}:")]
         mine = {e.offset for e in own}
         self._recorded: list[Event] = own
-        self._history: list[Event] = [
-            e for e in session.read(HISTORY_TYPES) if e.offset not in mine
-        ]
+        self._history: list[Event] = [e for e in session.read(TYPES) if e.offset not in mine]
         self._billed = {e.key: Spent.in_row(e.value) for e in own if e.type == "step"}
         session.effects.adopt({e.key for e in own if e.type == "tool_call"})
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from ray_agents.errors import ModelUnavailable
 from ray_agents.model import ModelEvent, ModelRequest, ModelSettings
 from ray_agents.models.clients import client_of
+from ray_agents.models.counts import digest_of_prompt, keep, known
 from ray_agents.models.permission import check_permission
 from ray_agents.models.retrying import Retrying, Sleep
 
@@ -61,6 +62,30 @@ class CalledModel(ABC):
         async with aclosing(events):
             async for event in events:
                 yield event
+
+    async def count(self, request: ModelRequest) -> int | None:
+        """The tokens of a request's prompt by the provider's count; None if it does not tell.
+
+        A prompt is counted once in a process, as long as the count is among the newest ones.
+
+        Raises:
+            ModelUnavailable: calls of real models are forbidden.
+        """
+        if not self._settings.usable:
+            return None
+        check_permission(self._base_url, request.model)
+        digest = digest_of_prompt(request)
+        tokens = known(digest)
+        if tokens is None:
+            client = client_of(self.provider, self._settings, self._new_client)
+            tokens = await self._count(client, request)
+            if tokens is not None:
+                keep(digest, tokens)
+        return tokens
+
+    async def _count(self, client: Any, request: ModelRequest) -> int | None:  # noqa: ARG002 -- for those that can
+        """Ask the provider; None if it cannot count, or does not now."""
+        return None
 
     def _unavailable(self, message: str, request: ModelRequest, *, kind: str) -> ModelUnavailable:
         return ModelUnavailable(message, model=request.model, base_url=self._base_url, kind=kind)
