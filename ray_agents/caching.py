@@ -29,11 +29,13 @@ class CachePoints:
     """Places in a prompt, each after so much of it.
 
     ``system`` counts characters of the system prompt, 0 is right behind the tools; ``messages``
-    counts messages.
+    counts messages. ``parts`` are the places at which the system prompt is divided, marked or not:
+    a provider takes the same text in other pieces for another text.
     """
 
     system: tuple[int, ...] = ()
     messages: tuple[int, ...] = ()
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,7 @@ def chosen(places: Sequence[Place]) -> CachePoints:
     return CachePoints(
         system=tuple(each.system for each in kept if each.system is not None),
         messages=tuple(each.messages for each in kept if each.messages is not None),
+        parts=tuple(each.system for each in distinct.values() if each.system),
     )
 
 

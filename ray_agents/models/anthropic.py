@@ -170,10 +170,10 @@ def prompt_arguments(request: ModelRequest) -> dict[str, Any]:
         message = arguments["messages"][count - 1]
         *before, last = message["content"]
         arguments["messages"][count - 1] = message | {"content": [*before, last | _MARK]}
-    if request.system and not any(points.system):
+    if request.system and not points.parts:
         arguments["system"] = request.system
     elif request.system:
-        cuts = sorted({at for at in points.system if at > 0} | {len(request.system)})
+        cuts = sorted({*points.parts, len(request.system)})
         arguments["system"] = [
             {"type": "text", "text": request.system[start:end]}
             | (_MARK if end in points.system else {})

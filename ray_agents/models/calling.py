@@ -74,7 +74,7 @@ class CalledModel(ABC):
         if not self._settings.usable:
             return None
         check_permission(self._base_url, request.model)
-        digest = digest_of_prompt(request)
+        digest = digest_of_prompt(request, self._base_url)
         tokens = known(digest)
         if tokens is None:
             client = client_of(self.provider, self._settings, self._new_client)

@@ -11,10 +11,10 @@ COUNTS_MAX = 4_096
 _counts: OrderedDict[str, int] = OrderedDict()
 
 
-def digest_of_prompt(request: ModelRequest) -> str:
+def digest_of_prompt(request: ModelRequest, base_url: str) -> str:
     """What makes two prompts count the same."""
     tools = [each.as_json() for each in request.tools]
-    return digest_of([request.model, request.system, tools, list(request.messages)])
+    return digest_of([base_url, request.model, request.system, tools, list(request.messages)])
 
 
 def known(digest: str) -> int | None:
