@@ -27,7 +27,7 @@ from ray_agents.model import (
     ModelRequest,
     UsageSeen,
 )
-from ray_agents.runs import COMPACTION, TIME_MAX, text_of
+from ray_agents.runs import COMPACTION, INTERRUPTED, TIME_MAX, text_of
 from ray_agents.runwriting import RunWriter
 from ray_agents.transcript import Turn, as_messages
 
@@ -185,7 +185,11 @@ class _Summary:
             system=compaction.prompt,
             max_tokens=compaction.max_tokens,
         )
-        answer = await self._answer(request, name, seconds)
+        try:
+            answer = await self._answer(request, name, seconds)
+        except asyncio.CancelledError:  # by an interrupt: the run may go on to its end
+            writer.stage_unsaid(record.step_cut_off(name, INTERRUPTED))
+            raise
         if answer is None:
             writer.stage_unsaid(record.step_cut_off(name, TIME_MAX))
             return

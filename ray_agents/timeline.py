@@ -40,7 +40,7 @@ class Timeline:
     def __init__(self, events: Iterable[Event] = (), *, whole: bool = False) -> None:
         self._whole = whole
         self._turns: list[Turn] = []
-        self._waiting: list[tuple[int, str, list[Block]]] = []  # messages no wake has covered yet
+        self._waiting: dict[int, tuple[str, list[Block]]] = {}  # messages no wake has covered yet
         self._covered: int | None = None
         self._source: str | None = None
         self._wakes: set[str] = set()
@@ -59,7 +59,7 @@ class Timeline:
         row = event.value
         if event.type == "inbox":
             said = blocks_said_in(row["payload"])
-            self._waiting.append((event.offset, event.key, said))
+            self._waiting[event.offset] = (event.key, said)
         elif event.type == "wake":
             self._covered = max(self._covered or 0, row["to_offset"])
             if event.key not in self._wakes:  # a later row of the same wake is no other reason
@@ -98,7 +98,7 @@ class Timeline:
         """The messages that no run has been told yet, and that a wake has covered."""
         return [
             turn("inbox", key, role="user", content=said, at=at)
-            for at, key, said in self._waiting
+            for at, (key, said) in self._waiting.items()
             if said and self._is_covered(at)
         ]
 
@@ -107,13 +107,13 @@ class Timeline:
         self._close()
         self._drop_unfinished_server_tools()
         self._begun[run] = len(self._turns)
-        seen = [item for item in self._waiting if self._is_covered(item[0])]
-        self._waiting = [item for item in self._waiting if not self._is_covered(item[0])]
+        covered = [offset for offset in self._waiting if self._is_covered(offset)]
+        seen = [self._waiting.pop(offset) for offset in covered]
         told = [] if text is None else _text(text)
-        if not told and not any(said for _, _, said in seen) and self._needs_user():
+        if not told and not any(said for _, said in seen) and self._needs_user():
             told = _text(f"Woken by {self._source}." if self._source else "Continue.")
         self._source = None
-        for _, key, said in seen:
+        for key, said in seen:
             self._say(turn("inbox", key, role="user", content=said, at=at, anchor=f"inbox {key}"))
         self._say(turn("run", run, role="user", content=told, at=at, anchor=f"run {run}"))
 
