@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ray_agents import runs
 from ray_agents.events import (
     DeliveryDeferred,
     EffectStaged,
@@ -99,7 +100,8 @@ class State:
     """The wake state of one entity. Only :func:`fold` and :meth:`apply` change it.
 
     ``origin`` says where it comes from if it was forked or imported in this life. Messages before
-    ``ids_offset`` do not count when ids are compared.
+    ``ids_offset`` do not count when ids are compared. ``compacted`` is the newest row that puts a
+    summary in the place of a part of the transcript.
     """
 
     created: EntityCreated | None = None
@@ -112,6 +114,7 @@ class State:
     wakes: dict[str, WakeRecorded] = field(default_factory=dict[str, WakeRecorded])
     woken: bool = False
     spent: Spent = field(default_factory=Spent)
+    compacted: Event | None = None
     timers: dict[str, Timer] = field(default_factory=dict[str, Timer])
     outbox: dict[str, Outgoing] = field(default_factory=dict[str, Outgoing])
     deferred: dict[str, DeliveryDeferred] = field(default_factory=dict[str, DeliveryDeferred])
@@ -189,6 +192,8 @@ class State:
                 self._apply_schedule(event)
             case Spent.TYPE:
                 self.spent = Spent.of(event)
+            case runs.COMPACTION:
+                self.compacted = event
             case _:
                 self._apply_life(event)
         self._note_effect(event)
@@ -208,7 +213,7 @@ class State:
     def _apply_created(self, event: Event) -> None:
         self.created, self.stopped, self.origin = EntityCreated.of(event), None, None
         self.life_offset = self.ids_offset = self.watermark = event.offset
-        self.woken, self.spent = False, Spent()
+        self.woken, self.spent, self.compacted = False, Spent(), None
         self.rows.clear()
         self._abandon()
 

@@ -199,9 +199,9 @@ class _Summary:
             row = record.compacted(
                 name,
                 summary=summary,
-                kept_from=turns[cut].anchor,
                 turns=cut,
                 tokens=sum(each.tokens for each in turns[:cut]),
+                **writer.timeline.cut(cut),
             )
             writer.stage(COMPACTION, row)
         await writer.commit()

@@ -43,8 +43,10 @@ class Timeline:
         self._waiting: dict[int, tuple[str, list[Block]]] = {}  # messages no wake has covered yet
         self._covered: int | None = None
         self._source: str | None = None
-        self._wakes: set[str] = set()
+        self._wakes: dict[str, tuple[int, int]] = {}  # where each was last told of, and its range
         self._begun: dict[str, int] = {}  # where each run's turns begin
+        self._unended: set[str] = set()  # runs
+        self._offsets: dict[str, int] = {}  # of what turns are anchored to, as far as it is known
         self._open: list[Block] = []  # tool calls of the last step
         self._opened: tuple[str, int | None] = ("", None)  # its run, and its offset
         self._results: dict[str, Block] = {}
@@ -60,18 +62,21 @@ class Timeline:
         if event.type == "inbox":
             said = blocks_said_in(row["payload"])
             self._waiting[event.offset] = (event.key, said)
+            self._offsets[f"inbox {event.key}"] = event.offset
         elif event.type == "wake":
             self._covered = max(self._covered or 0, row["to_offset"])
             if event.key not in self._wakes:  # a later row of the same wake is no other reason
-                self._wakes.add(event.key)
                 self._source = row.get("source")
+                self._wakes[event.key] = (event.offset, self._covered)
         else:
             self.take(event.type, event.key, row, at=event.offset)
 
     def take(self, type_name: str, key: str, row: dict[str, Any], *, at: int | None = None) -> None:
         """Take in a row of a run, wherever it comes from; ``at`` is its offset, if it has one."""
-        if type_name == "run" and key not in self._begun:
-            self._begin(key, row.get("input"), at)
+        if at is not None:
+            self.placed(type_name, key, at)
+        if type_name == "run":
+            self._take_run(key, row, at)
         elif type_name == "step" and row["status"] == "completed" and PURPOSE not in row:
             if self._begun or self._turns:
                 self._answer(key, row, at)
@@ -79,6 +84,11 @@ class Timeline:
             self._results[row["tool_call_id"]] = result_block(row)
         elif type_name == COMPACTION and not self._whole:
             self._compact(key, row)
+
+    def placed(self, type_name: str, key: str, at: int) -> None:
+        """Take note of the offset of a row that was taken in before it had one."""
+        if type_name in ("run", "step"):
+            self._offsets.setdefault(f"{type_name} {key}", at)
 
     def messages(self) -> list[Message]:
         """The transcript so far; tool calls without a result are answered as interrupted."""
@@ -101,6 +111,41 @@ class Timeline:
             for at, (key, said) in self._waiting.items()
             if said and self._is_covered(at)
         ]
+
+    def cut(self, count: int) -> dict[str, Any]:
+        """What the row of a compaction says of the place behind the first ``count`` turns.
+
+        ``kept_from`` names the turn that comes next. Whoever reads that row first and then the rows
+        from ``read_from`` on, if it is known, comes to the same transcript as from all rows.
+        """
+        kept = self._turns[count:]
+        begun = {run for run, since in self._begun.items() if since < count}
+        last = {kept[0].key} if kept[0].kind == "run" else set[str]()
+        needed = [kept[0].anchor, *(each.anchor for each in kept if each.kind == "inbox")]
+        offsets = [self._offsets.get(anchor) for anchor in needed if anchor is not None]
+        answers = self._summed_up + _answers_in(self._turns[:count])
+        known = [offset for offset in offsets if offset is not None]
+        if len(known) < len(offsets):
+            return {"kept_from": kept[0].anchor, "read_from": None, "answers": answers}
+        read_from = min([*known, *self._waiting])
+        before = [
+            (covered, key) for key, (offset, covered) in self._wakes.items() if offset < read_from
+        ]
+        return {
+            "kept_from": kept[0].anchor,
+            "read_from": read_from,
+            "wake": before[-1] if before else None,
+            "runs": sorted(begun & (self._unended | last)),
+            "answers": answers,
+        }
+
+    def _take_run(self, key: str, row: dict[str, Any], at: int | None) -> None:
+        if row.get("status", "started") != "started":
+            self._unended.discard(key)
+            return
+        self._unended.add(key)
+        if key not in self._begun:
+            self._begin(key, row.get("input"), at)
 
     def _begin(self, run: str, text: str | None, at: int | None) -> None:
         """A run begins: what it is told comes before it."""
@@ -150,19 +195,34 @@ class Timeline:
     def _compact(self, key: str, row: dict[str, Any]) -> None:
         """Put a summary in the place of all turns before the one it names.
 
-        If that one is not there, it was let go with what stood before it.
+        If that one is not there, it is still to come, or was let go with what stood before it.
         """
         anchors = [each.anchor for each in self._turns]
         kept_from = row["kept_from"]
-        cut = anchors.index(kept_from) if kept_from in anchors else 0
+        cut = anchors.index(kept_from) if kept_from in anchors else self._summaries
         at = self._turns[cut].at if cut < len(self._turns) else None
-        self._summed_up += _answers_in(self._turns[:cut])
+        if not self._turns and row["read_from"] is not None:
+            self._go_on_from(row)
+        self._summed_up = row["answers"]
         told = _text(SUMMARY.format(summary=row["summary"]))
         said = turn("summary", key, role="user", content=told, at=at)
         self._turns = [said, *self._turns[cut:]]
         self._begun = {
             run: 0 if since < cut else since - cut + 1 for run, since in self._begun.items()
         }
+
+    def _go_on_from(self, row: dict[str, Any]) -> None:
+        """Know what the rows would have told that are not read: see :meth:`cut`."""
+        self._begun = dict.fromkeys(row["runs"], 0)
+        self._unended = set(row["runs"])
+        if row["wake"] is not None:
+            self._covered, wake = row["wake"]
+            self._wakes[wake] = (0, row["wake"][0])
+
+    @property
+    def _summaries(self) -> int:
+        """How many of the first turns are one."""
+        return int(bool(self._turns) and self._turns[0].kind == "summary")
 
     def _drop_unfinished_server_tools(self) -> None:
         """A paused turn is not continued: its unanswered server tool calls would be invalid."""

@@ -221,3 +221,21 @@ async def test_counts_of_the_provider_decide_where_they_are_known() -> None:
     few = Looking(4)
     await run(few)
     assert not few.summaries
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+async def test_a_summary_and_the_rows_it_names_give_what_all_rows_give(runs: int) -> None:
+    history: list[Event] = []
+    for number in range(runs):
+        journal = MemoryJournal(f"run-{number}", history=history)
+        await run(Looking(9), journal, text=f"do {number}")
+        history += journal.rows
+        newest = [event for event in history if event.type == "compaction"][-1]
+        read = [event for event in history if event.offset >= newest.value["read_from"]]
+        short, full = Timeline([newest, *read]), Timeline(history)
+        assert (short.messages(), short.answers) == (full.messages(), full.answers)
+        assert len(read) < len(history)
+        for timeline in (short, full):
+            timeline.take("run", "next", {"status": "started", "input": "go on"})
+        assert short.turns("next") == full.turns("next")
+        assert short.messages() == full.messages()

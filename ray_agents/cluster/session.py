@@ -102,6 +102,22 @@ class EntitySession:
         """The rows of these types in this life's part of the log, oldest first."""
         return self._entity.owner.history.read(self.state.life_offset, types=types)
 
+    def transcript(self) -> Sequence[Event]:
+        """The rows of the transcript: of a long one the newest summary, and those it still needs.
+
+        So what a run reads does not grow with all that was ever said.
+        """
+        newest, since = self.state.compacted, self._told_since
+        rows = self._entity.owner.history.read(since, types=TYPES)
+        return rows if newest is None or since == self.state.life_offset else [newest, *rows]
+
+    @property
+    def _told_since(self) -> int:
+        """The offset from which on the transcript needs the log's rows."""
+        newest, life = self.state.compacted, self.state.life_offset
+        since = newest.value["read_from"] if newest is not None else None
+        return life if since is None else max(life, since)
+
     def read_wake(self, types: frozenset[str]) -> Sequence[Event]:
         """The rows of these types since this wake's first message."""
         return self._entity.owner.history.read(self._wake.from_offset, types=types)
@@ -122,7 +138,7 @@ class EntitySession:
         self._runs += 1
         if self.definition.budget.cost_max is not None:
             config.check_priced(f"the budget of {self.definition.type!r} has a cost_max")
-        await self._entity.owner.ready(self.state.life_offset)
+        await self._entity.owner.ready(min(self._told_since, self._wake.from_offset))
         entries = [decode(text) for text in self.effects.rows(CONTEXT_TYPE).values()]
         journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
         model_for, summing_up = self._entity.services.model_for, summariser_config(config)
@@ -151,7 +167,7 @@ class RunJournal:
         own = [e for e in recent if e.key == run_key or e.key.startswith(f"{run_key}:")]
         mine = {e.offset for e in own}
         self._recorded: list[Event] = own
-        self._history: list[Event] = [e for e in session.read(TYPES) if e.offset not in mine]
+        self._history: list[Event] = [e for e in session.transcript() if e.offset not in mine]
         self._billed = {e.key: Spent.in_row(e.value) for e in own if e.type == "step"}
         session.effects.adopt({e.key for e in own if e.type == "tool_call"})
 

@@ -15,7 +15,7 @@ from ray_agents.contextreport import ContextReport
 from ray_agents.definition import Limits, Registry
 from ray_agents.errors import HandlerFailed
 from ray_agents.model import ModelRequest, ModelSettings
-from ray_agents.models.anthropic import AnthropicModel, close_clients
+from ray_agents.models.anthropic import AnthropicModel, close_clients, preload
 from ray_agents.models.scripted import Says
 from ray_agents.ports import Blobs
 from ray_agents.requests import ForkRequest
@@ -70,6 +70,7 @@ def looking(body: Body) -> Answer:
 
 @pytest.fixture
 async def api() -> AsyncIterator[MessagesApi]:
+    preload()
     async with MessagesApi(script=looking) as api:
         yield api
         await close_clients()
