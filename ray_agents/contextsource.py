@@ -125,9 +125,12 @@ def _turn(name: str, at: int, given: object) -> Turn:
     if role not in ("user", "assistant"):
         raise _wrong(name, at, f"role {role!r} is neither 'user' nor 'assistant'")
     blocks: Any = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(blocks, Sequence) or not all(_is_block(block) for block in blocks):
+    if not isinstance(blocks, Sequence):
+        blocks = [blocks]
+    listed = list(cast("Sequence[Any]", blocks))
+    if not all(_is_block(block) for block in listed):
         raise _wrong(name, at, f"content {content!r} is neither a text nor content blocks")
-    shown = sendable(cast("list[Block]", blocks))
+    shown = sendable(listed)
     return turn("run", key, role=role, content=shown, at=when)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
+from ray_agents.callids import CallIds
 from ray_agents.events import JSON, Event, Operation, encode
 from ray_agents.media import blocks_in
 from ray_agents.model import Block, Message
@@ -50,6 +51,7 @@ class Timeline:
         self._open: list[Block] = []  # tool calls of the last step
         self._opened: tuple[str, int | None] = ("", None)  # its run, and its offset
         self._results: dict[str, Block] = {}
+        self._ids = CallIds()
         self._summed_up = 0  # answers that are in no turn any more
         for event in events:
             self.see(event)
@@ -176,7 +178,7 @@ class Timeline:
         self._close()
         if step["finish_reason"] == REFUSED:  # the provider asks that a refused turn be left out
             return
-        content = sendable(step["content"])
+        content = self._ids.told(sendable(step["content"]))
         run = key.partition(":")[0]
         anchor = None if self._needs_user() else f"step {key}"  # a paused turn is not cut in two
         self._say(turn("run", run, role="assistant", content=content, at=at, anchor=anchor))
@@ -188,9 +190,13 @@ class Timeline:
         self._open, self._results = [], {}
 
     def _pending_results(self) -> list[Turn]:
-        blocks = [self._results.get(block["id"]) or _interrupted(block) for block in self._open]
+        blocks = [self._result_of(block) for block in self._open]
         run, at = self._opened
         return [turn("run", run, role="user", content=blocks, at=at)] if blocks else []
+
+    def _result_of(self, call: Block) -> Block:
+        found = self._results.get(self._ids.given(call["id"]))
+        return found | {"tool_use_id": call["id"]} if found else _interrupted(call)
 
     def _compact(self, key: str, row: dict[str, Any]) -> None:
         """Put a summary in the place of all turns before the one it names.
@@ -206,7 +212,9 @@ class Timeline:
         self._summed_up = row["answers"]
         told = _text(SUMMARY.format(summary=row["summary"]))
         said = turn("summary", key, role="user", content=told, at=at)
-        self._turns = [said, *self._turns[cut:]]
+        self._turns = [said, *self._ids.of(self._turns[cut:])]
+        if self._open:
+            self._open = calls_in(self._turns[-1].content)
         self._begun = {
             run: 0 if since < cut else since - cut + 1 for run, since in self._begun.items()
         }

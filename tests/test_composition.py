@@ -24,6 +24,7 @@ from ray_agents.models.scripted import FunctionModel, Says
 from ray_agents.prompting import Prompting, entries_text
 from ray_agents.testing.journal import MemoryJournal
 from ray_agents.testing.rules import check_messages, check_prompt
+from ray_agents.timeline import Timeline
 from ray_agents.tools import tool
 from ray_agents.transcript import Turn, turn
 
@@ -265,13 +266,21 @@ async def lived(
 
 
 @settings(deadline=None, max_examples=150)
-@given(plan=st.lists(runs, min_size=1, max_size=4), given=sources, compaction=compactions)
+@given(
+    plan=st.lists(runs, min_size=1, max_size=4),
+    given=sources,
+    compaction=compactions,
+    kept=st.floats(0, 1),
+)
 def test_any_history_within_any_budgets_gives_a_valid_prompt(
-    plan: Any, given: Any, compaction: Compaction | None
+    plan: Any, given: Any, compaction: Compaction | None, kept: float
 ) -> None:
     rows = asyncio.run(lived(plan, given, compaction))
-    whole = [item.key for item in timed_messages(rows, whole=True)]
-    assert {f"run-{number}" for number in range(len(plan))} <= set(whole)
+    unsummed = [event for event in rows if event.type != "compaction"]
+    assert Timeline(rows, whole=True).messages() == Timeline(unsummed).messages()
+    timeline = Timeline(rows[: round(kept * len(rows))])
+    timeline.take("run", "the next", {"input": None})
+    check_messages(timeline.messages())
 
 
 @given(text=words, bound=st.integers(32, 500), scale=st.floats(0.5, 2))

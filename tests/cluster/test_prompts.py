@@ -202,6 +202,11 @@ async def test_a_fork_as_of_before_a_summary_has_the_whole_conversation() -> Non
         assert shown == whole > 4
 
 
+def told_again(request: ModelRequest) -> str:
+    """The system prompt."""
+    return request.system
+
+
 @registry.entity("noting")
 async def noting(ctx: Any, wake: Any) -> Any:
     """Keep notes in the context."""
@@ -209,7 +214,7 @@ async def noting(ctx: Any, wake: Any) -> Any:
         ctx.insert_context("prefs", name="Preferences", content="Short answers.")
     if wake.payload == "forget":
         ctx.remove_context("prefs")
-    ctx.use_agent("You help.", test_responses=lambda request: request.system)
+    ctx.use_agent("You help.", test_responses=told_again)
     return (await ctx.agent.run()).text
 
 
