@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from ray_agents.address import Address
-from ray_agents.cluster.loopthread import LoopThread, before_exit
+from ray_agents.cluster.blocking import Blocking, closed
 from ray_agents.definition import Definition, Registry
 from ray_agents.errors import InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
@@ -49,7 +49,6 @@ from ray_agents.views import (
     TypeView,
 )
 
-T = TypeVar("T")
 ASK_WITHIN = timedelta(minutes=1)
 Detach = Callable[[], None]
 Store = str | Blobs | None
@@ -136,7 +135,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         runtime, self._unentered = self._unentered, None
         if runtime is None:
-            raise _closed()
+            raise closed()
         try:
             self._entered = await runtime.__aenter__()
         except BaseException:
@@ -156,7 +155,7 @@ class AsyncClient:
     @property
     def _runtime(self) -> Runtime:
         if self._entered is None:
-            raise _closed() if self._unentered is None else _not_entered()
+            raise closed() if self._unentered is None else _not_entered()
         return self._entered
 
     async def register(
@@ -347,18 +346,7 @@ class AsyncClient:
         return await cost_in(self._store, by=by, since=since)
 
 
-_unclosed: set[Client] = set()
-
-
-def _close_all() -> None:
-    for client in list(_unclosed):
-        client.close()
-
-
-before_exit(_close_all)
-
-
-class Client:
+class Client(Blocking[AsyncClient]):
     """The verbs, blocking: :class:`AsyncClient` on an event loop in a thread of its own.
 
     So it works in a notebook, whose own loop runs already. Calls may come from several threads.
@@ -366,39 +354,7 @@ class Client:
     """
 
     def __init__(self, runtime: Runtime, detach: Detach = _nothing, store: Store = None) -> None:
-        self._thread = LoopThread("ray-agents-client")
-        self._client = AsyncClient(runtime, detach, store)
-        self._closed = False
-        _unclosed.add(self)
-        try:
-            self._do(self._client.__aenter__())
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go; twice is harmless. A runtime embedded in this process seals and ends."""
-        if self._closed:
-            return
-        try:
-            self._do(self._client.__aexit__(None, None, None))
-        finally:
-            self._closed = True
-            _unclosed.discard(self)
-            self._thread.close()
-
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        """The answer of ``work``, done on the loop; Ctrl-C cancels it and waits for its end."""
-        if self._closed:
-            work.close()
-            raise _closed()
-        return self._thread.do(work)
+        super().__init__(AsyncClient(runtime, detach, store), "ray-agents-client")
 
     def register(self, what: Registry | Definition, *, source: str | None = None) -> list[TypeView]:
         """See :meth:`AsyncClient.register`."""
@@ -422,24 +378,7 @@ class Client:
 
     def observe(self, address: str, *, offset: int = 0, live: bool = True) -> Iterator[Event]:
         """See :meth:`AsyncClient.observe`; closing the iterator ends it."""
-        events: Any = self._client.observe(address, offset=offset, live=live)
-        try:
-            while True:
-                try:
-                    yield self._do(anext(events))
-                except StopAsyncIteration:
-                    return
-        finally:
-            self._end(events)
-
-    def _end(self, events: Any) -> None:
-        """Close an iterator; the garbage collector may ask for it on the loop's own thread."""
-        if self._closed:
-            return  # closing the client has closed it
-        if self._thread.is_here:
-            self._thread.loop.create_task(_close(events))
-        else:
-            self._do(_close(events))
+        return self._each(self._client.observe(address, offset=offset, live=live))
 
     def inspect(self, address: str) -> EntityView:
         """See :meth:`AsyncClient.inspect`."""
@@ -480,15 +419,6 @@ class Client:
     def cost(self, **options: Any) -> builtins.list[CostLine]:
         """See :meth:`AsyncClient.cost`."""
         return self._do(self._client.cost(**options))
-
-
-async def _close(events: Any) -> None:
-    async with aclosing(events):
-        pass
-
-
-def _closed() -> RuntimeUnavailable:
-    return RuntimeUnavailable("this client is closed; connect() gives a new one")
 
 
 def _not_entered() -> RuntimeUnavailable:
