@@ -25,6 +25,7 @@ from ray_agents.cluster.blocking import Blocking, closed
 from ray_agents.definition import Definition, Registry
 from ray_agents.errors import InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
+from ray_agents.modes import Mode
 from ray_agents.ports import Blobs, Runtime
 from ray_agents.requests import (
     ForkRequest,
@@ -41,6 +42,7 @@ from ray_agents.views import (
     CostLine,
     EntityView,
     ExportView,
+    Interrupted,
     Page,
     Receipt,
     Reply,
@@ -204,18 +206,20 @@ class AsyncClient:
         from_: str | None = None,
         id: str | None = None,
         after: timedelta | None = None,
+        mode: Mode | str = Mode.QUEUED,
     ) -> Receipt:
         """Put a message into an inbox; durable when this returns. The same ``id`` again is one.
 
         With ``after`` it enters the inbox that much later; the entity may sleep, and everything
-        may crash and come back, meanwhile.
+        may crash and come back, meanwhile. ``mode`` says how it meets a wake that runs then:
+        ``queued``, ``steer`` or ``immediate``, see :mod:`ray_agents.modes`.
 
         Raises:
             InvalidAddress, UnknownEntity, EntityGone, InvalidPayload, PayloadTooLarge,
             BacklogFull, MessageConflict: it is refused.
         """
         request = message_of(
-            payload, type=type, from_=from_, id=id, after_seconds=seconds_of(after)
+            payload, type=type, from_=from_, id=id, after_seconds=seconds_of(after), mode=mode
         )
         return await self._runtime.send(Address.parse(address), request)
 
@@ -325,6 +329,26 @@ class AsyncClient:
         """End the entity's life; its log remains readable."""
         await self._runtime.kill(Address.parse(address), reason=reason)
 
+    async def interrupt(
+        self, address: str, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        """Stop what runs: the model call, the tools, then the handler. Wakes nobody.
+
+        The wake counts as handled and does not go on, not even after a crash right now.
+
+        Args:
+            address: whose.
+            wake: the key of the only wake that is meant; whichever runs, if not given.
+            reason: why; it stands in the log.
+
+        Returns:
+            Which wake it was; ``interrupted`` is False if none ran, or another one.
+
+        Raises:
+            UnknownEntity, EntityGone: nobody lives there.
+        """
+        return await self._runtime.interrupt(Address.parse(address), wake=wake, reason=reason)
+
     async def retry(self, address: str, *, wake: str | None = None) -> int:
         """Run parked wakes again, one or all; how many."""
         return await self._runtime.retry(Address.parse(address), wake=wake)
@@ -407,6 +431,12 @@ class Client(Blocking[AsyncClient]):
     def kill(self, address: str, *, reason: str | None = None) -> None:
         """See :meth:`AsyncClient.kill`."""
         self._do(self._client.kill(address, reason=reason))
+
+    def interrupt(
+        self, address: str, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        """See :meth:`AsyncClient.interrupt`."""
+        return self._do(self._client.interrupt(address, wake=wake, reason=reason))
 
     def retry(self, address: str, *, wake: str | None = None) -> int:
         """See :meth:`AsyncClient.retry`."""

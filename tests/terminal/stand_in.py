@@ -22,6 +22,7 @@ from ray_agents.events import (
     WakeStatus,
 )
 from ray_agents.findings import Verification
+from ray_agents.modes import Mode
 from ray_agents.terminal.installation import Answer, Description, Target
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import (
@@ -29,6 +30,7 @@ from ray_agents.views import (
     CostLine,
     EntityView,
     ExportView,
+    Interrupted,
     Origin,
     Page,
     ParkedWake,
@@ -180,8 +182,10 @@ class FakeClient:
         from_: str | None = None,
         id: str | None = None,
         after: timedelta | None = None,
+        mode: Mode | str = Mode.QUEUED,
     ) -> Receipt:
         options: dict[str, Any] = {"after": after} if after else {}
+        options |= {} if mode == Mode.QUEUED else {"mode": mode}
         self._note(
             "send", address=address, payload=payload, type=type, from_=from_, id=id, **options
         )
@@ -230,6 +234,13 @@ class FakeClient:
 
     def kill(self, address: str, *, reason: str | None = None) -> None:
         self._note("kill", address=address, reason=reason)
+
+    def interrupt(
+        self, address: str, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        self._note("interrupt", address=address, wake=wake, reason=reason)
+        runs = self.entities[0].status is Status.RUNNING
+        return Interrupted(address=address, interrupted=runs, wake="wake-3" if runs else None)
 
     def retry(self, address: str, *, wake: str | None = None) -> int:
         self._note("retry", address=address, wake=wake)
