@@ -181,7 +181,7 @@ class RunJournal:
     async def commit(self, drafts: Sequence[Draft]) -> Sequence[Event]:
         """Append rows and staged effects; return once durable."""
         for draft in drafts:
-            if draft.type == "tool_call" and decode(draft.text)["status"] in ENDED:
+            if draft.type == "tool_call" and draft.text and decode(draft.text)["status"] in ENDED:
                 self._session.effects.release(draft.key)
         return await self._session.append(self._entered(drafts))
 
