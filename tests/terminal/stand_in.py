@@ -22,6 +22,7 @@ from ray_agents.events import (
     WakeStatus,
 )
 from ray_agents.findings import Verification
+from ray_agents.interruption import InterruptReceived
 from ray_agents.modes import Mode
 from ray_agents.terminal.installation import Answer, Description, Target
 from ray_agents.terminal.screen import Screen
@@ -73,6 +74,11 @@ def wake(status: WakeStatus, **changes: Any) -> Draft:
     facts: dict[str, Any] = {"source": "inbox", "from_offset": 1, "to_offset": 2, "event_count": 1}
     facts |= {"attempt": 1, "deaths": 0, "host": "h1", "definition_version": 1}
     return WakeRecorded(key="w1", status=status, timestamp=0, **(facts | changes)).draft()
+
+
+def interrupt(*, reason: str | None = None, sender: str | None = None) -> Draft:
+    facts: dict[str, Any] = {"reason": reason, "sender": sender}
+    return InterruptReceived(key="signal-1", wake="w1", timestamp=0, **facts).draft()
 
 
 def text(delta: str) -> Draft:
