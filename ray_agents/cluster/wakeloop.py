@@ -47,6 +47,7 @@ class WakeLoop:
         self._task: asyncio.Task[None] | None = None
         self._session: EntitySession | None = None
         self._begun: WakeRecorded | None = None
+        self._deaf: set[asyncio.Task[None]] = set()
 
     @property
     def running(self) -> bool:
@@ -90,9 +91,37 @@ class WakeLoop:
         if wake is None or not wake.interrupted:
             return
         if self._session is not None:
-            self._session.interrupt()
+            self._interrupt(self._session)
         elif self._task is not None and wake.status is WakeStatus.FAILED:
             self._task.cancel()  # it waits for its next attempt; _done begins that
+
+    def _interrupt(self, session: EntitySession) -> None:
+        if not session.interruption.is_set:
+            session.interrupt()
+            bound = INTERRUPTED_MAX + CANCELLED_MAX
+            running = asyncio.get_running_loop()
+            running.call_later(bound.total_seconds(), self._leave_behind, session)
+
+    def _leave_behind(self, session: EntitySession) -> None:
+        """Go on without an interrupted handler that does not end; it writes nothing any more."""
+        task = self._task
+        if self._session is not session or task is None or self._entity.leaving:
+            return
+        LOGGER.error(
+            "%s: its handler was interrupted and cancelled and does not end; the entity goes on "
+            "without it, and nothing that it still does is recorded",
+            self._entity.name,
+        )
+        session.close()
+        task.remove_done_callback(self._done)
+        self._deaf.add(task)
+        task.add_done_callback(self._deaf.discard)
+        self._task = self._session = None
+        self.advance()
+
+    def _next(self) -> Begun | None:
+        """The next attempt, unless the entity goes on without this task."""
+        return self._begin() if self._task is asyncio.current_task() else None
 
     def cancel(self) -> None:
         """Tell the handler to stop and cancel it; what it had not committed never happened."""
@@ -148,7 +177,7 @@ class WakeLoop:
             if begun.wake.status is WakeStatus.STARTED:
                 begun = await self._attempt(begun.wake)
             else:
-                begun = self._begin()
+                begun = self._next()
 
     def _begin(self) -> Begun | None:
         """Write the start of the next attempt, or the parking of one that died too often."""
@@ -188,8 +217,8 @@ class WakeLoop:
         entity = self._entity
         try:
             drafts, resting = await self._handle(wake)
-            if not is_under_way(entity, wake):
-                return self._begin()
+            if not self._counts(wake):
+                return self._next()
             appending = entity.enqueue(drafts)  # the effects may be more than one append can hold
         except asyncio.CancelledError as error:
             if _is_cancelled():
@@ -199,7 +228,7 @@ class WakeLoop:
             if entity.leaving:
                 raise Fenced(f"{entity.name} leaves while a wake ends") from error
             return await self._failed(wake, error)
-        begun = self._begin()
+        begun = self._next()
         await appending.durable()
         entity.outbox_grew()
         if resting and begun is None:
@@ -227,7 +256,8 @@ class WakeLoop:
             return await self._cut_short(wake, session), False
         finally:
             session.close()
-            self._session = None
+            if self._session is session:
+                self._session = None
         text = context.said or session.run_text
         last = session.effects.take()
         if session.interruption.is_set:
@@ -250,11 +280,15 @@ class WakeLoop:
         end = wakes.handled(latest(entity, wake), now=now, reply=None, text=text)
         return [*left_open(entity, wake), end.draft()]
 
+    def _counts(self, wake: WakeRecorded) -> bool:
+        """Whether what became of this attempt is still to be recorded, and by this task."""
+        return self._task is asyncio.current_task() and is_under_way(self._entity, wake)
+
     async def _failed(self, wake: WakeRecorded, error: BaseException) -> Begun | None:
         """Record the failure with its traceback; then wait, and begin again or go on."""
         entity = self._entity
-        if not is_under_way(entity, wake):
-            return self._begin()
+        if not self._counts(wake):
+            return self._next()
         now = entity.services.clock.now()
         words = printable(f"{type(error).__name__}: {_said_by(error)}")
         if isinstance(error, (NondeterministicWake, InvalidDefinition)):
@@ -274,7 +308,7 @@ class WakeLoop:
         if outcome.status is WakeStatus.FAILED:
             clock = entity.services.clock
             await clock.sleep(wakes.until(outcome.retry_at, now=clock.now()))
-        return self._begin()
+        return self._next()
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ from ray_agents.address import Address
 from ray_agents.cluster import wakeloop
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Limits, Registry
-from ray_agents.errors import EntityGone, UnknownEntity
+from ray_agents.errors import EntityGone, Fenced, UnknownEntity
 from ray_agents.events import Event, WakeRecorded
 from ray_agents.interruption import CANCELLED, LEFT_RUNNING
 from ray_agents.modes import Mode
@@ -70,6 +70,22 @@ async def waiter(ctx: Any, wake: Any) -> Any:
         case _:
             await asyncio.Event().wait()
     return None
+
+
+@registry.entity("deaf", limits=AT_ONCE)
+async def deaf(ctx: Any, wake: Any) -> Any:
+    """Go on whatever is said, and write at last."""
+    while not gates.opened["waiting"].is_set():
+        try:
+            await gates.wait("waiting")
+        except asyncio.CancelledError:
+            gates.reached["told to end"].set()
+    try:
+        ctx.insert_context("late", name="late", content="it")
+        await ctx.commit()
+    except Fenced:
+        gates.reached["refused"].set()
+    return wake.payload
 
 
 @registry.entity("failing", limits=LATER)
@@ -200,6 +216,30 @@ async def test_one_that_does_not_has_a_while_and_is_not_run_again(
         assert (await runtime.inspect(at)).parked == ()
     assert (reply.value, reply.interrupted, rows) == (None, True, [])
     assert gates.times["handled"] == 1
+
+
+async def test_the_entity_goes_on_without_one_that_does_not_end_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wakeloop, "INTERRUPTED_MAX", timedelta(milliseconds=5))
+    monkeypatch.setattr(wakeloop, "CANCELLED_MAX", timedelta(milliseconds=5))
+    async with LocalRuntime() as runtime:
+        at = await running(runtime, "waiting", kind="deaf")
+        await runtime.interrupt(at)
+        await gates.reached["told to end"].wait()
+        await handled(runtime, at)
+        gates.opened["waiting"].set()
+        await gates.reached["refused"].wait()
+        assert (await ask(runtime, at, "and now?")).value == "and now?"
+        ends = [e.value for e in await log_of(runtime, at) if e.type == "wake"]
+    assert [(end["status"], end.get("interrupted")) for end in ends] == [
+        ("started", None),
+        ("started", True),
+        ("started", True),
+        ("handled", True),
+        ("started", None),
+        ("handled", None),
+    ]
 
 
 async def test_an_entity_that_does_nothing_is_left_alone() -> None:
