@@ -31,7 +31,7 @@ from ray_agents.timeline import INTERRUPTED, NOT_RUN
 from ray_agents.tools import ERROR_CHARS_MAX, Tool, cut
 
 TOOLS_PARALLEL_MAX = 16
-CANCELLED_MAX = timedelta(milliseconds=100)  # for tools to end once they are cancelled
+INTERRUPTED_MAX = timedelta(milliseconds=100)  # for tools to end once they are interrupted
 _Ended = dict[str, Any]  # how a tool ended, as fields of its row
 UPWARDS = (Fenced, NondeterministicWake, StoreFull, StoreUnavailable, CorruptLog)
 
@@ -88,7 +88,8 @@ class ToolRuns:
         try:
             await self._collect(tasks)
         finally:
-            await _end(tasks)
+            interrupted = self._journal.interruption.is_set
+            await _end(tasks, within=INTERRUPTED_MAX if interrupted else None)
 
     def _admit(self, key: str, block: Block, status: str | None) -> _Call | None:
         """The call, ready to run; or None, and the model is told why not."""
@@ -140,12 +141,12 @@ class ToolRuns:
             return ended | {"duration_ms": (self._journal.now() - started) // 1000}
 
 
-async def _end(tasks: Collection[asyncio.Task[_Ended]]) -> None:
-    """Cancel what still runs. A tool that takes its time to end is left to end by itself."""
+async def _end(tasks: Collection[asyncio.Task[_Ended]], *, within: timedelta | None) -> None:
+    """Cancel what still runs. A tool that takes longer to end is left to end by itself."""
     for task in tasks:
         task.cancel()
     if tasks:
-        ended, slow = await asyncio.wait(tasks, timeout=CANCELLED_MAX.total_seconds())
+        ended, slow = await asyncio.wait(tasks, timeout=within.total_seconds() if within else None)
         for task in ended:
             _take_note(task)
         for task in slow:

@@ -59,7 +59,6 @@ def due(state: State) -> bool:
 def begin(state: State, attempt: Attempt) -> WakeRecorded:
     """The wake that takes all waiting messages. Only call it when :func:`due`."""
     first, last = state.pending[0], state.pending[-1]
-    apart = sorted(offset for offset in state.steered if first.offset < offset < last.offset)
     return WakeRecorded(
         key=f"wake-{last.offset + 1}",
         status=WakeStatus.STARTED,
@@ -72,8 +71,14 @@ def begin(state: State, attempt: Attempt) -> WakeRecorded:
         host=attempt.host,
         definition_version=attempt.definition_version,
         timestamp=attempt.now,
-        apart=tuple(apart),
+        apart=apart_from(state),
     )
+
+
+def apart_from(state: State) -> tuple[int, ...]:
+    """The offsets, between those that wait, of messages that an earlier wake has taken in."""
+    first, last = state.pending[0].offset, state.pending[-1].offset
+    return tuple(sorted(offset for offset in state.steered if first < offset < last))
 
 
 def again(wake: WakeRecorded, attempt: Attempt, limits: Limits) -> WakeRecorded:

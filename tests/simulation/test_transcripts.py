@@ -95,11 +95,13 @@ async def clerk(ctx: Any, wake: Any) -> None:
 
 # -- the model ---------------------------------------------------------------------------------
 
-said = st.sampled_from(["Well. ", "", " \n", "So it is. "]).map(lambda words: ("text", words))
+said = st.sampled_from(["Well. ", "So it is. ", "Yes. ", " \n", ""]).map(
+    lambda words: ("text", words)
+)
 thought = st.sampled_from(["Hm. ", "I see. "]).map(lambda words: ("thinking", words))
 redacted = st.just(("redacted_thinking", "x"))
 called = st.sampled_from(["look", "write", "fail", "unknown"]).map(lambda name: ("call", name))
-reasons = st.sampled_from(["end_turn"] * 4 + ["max_tokens", "refusal", "pause_turn"])
+reasons = st.sampled_from(["end_turn"] * 6 + ["max_tokens", "refusal", "pause_turn"])
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class Speech:
 
 speeches = st.builds(
     Speech,
-    blocks=st.lists(st.one_of(thought, said, said, redacted, called, called), max_size=4),
+    blocks=st.lists(
+        st.one_of(thought, said, said, redacted, called, called), min_size=1, max_size=4
+    ),
     reason=reasons,
     breaks=st.sampled_from(["no"] * 6 + ["anew", "for good"]),
 )
@@ -188,12 +192,14 @@ class Speaker:
 
 # -- the world ---------------------------------------------------------------------------------
 
-pauses = st.tuples(st.just("pause"), st.integers(0, 12))
 sends = st.tuples(st.just("send"), st.sampled_from(list(Mode)), st.sampled_from(["", " twice"]))
 late = st.tuples(st.just("late"), st.sampled_from(list(Mode)), st.integers(1, 40))
 interrupts = st.tuples(st.just("interrupt"))
 crashes = st.tuples(st.just("crash"))
-deeds = st.lists(st.one_of(pauses, pauses, sends, sends, late, interrupts, crashes), max_size=14)
+deeds = st.one_of(sends, sends, sends, late, interrupts, interrupts, crashes)
+plans = st.lists(
+    st.tuples(st.integers(0, 8), deeds), min_size=4, max_size=16
+)  # each after so many quarters
 
 
 class Simulation:
@@ -265,8 +271,6 @@ class Simulation:
 
     async def do(self, deed: Sequence[Any]) -> None:
         match deed:
-            case ("pause", steps):
-                await self.clock.sleep(STEP * steps / 4)
             case ("send", mode, note):
                 self.later(self.send(self.message(mode, note)))
             case ("late", mode, after):
@@ -276,12 +280,13 @@ class Simulation:
             case _:
                 (await self.living()).hosts.vanish()
 
-    async def run(self, plan: Sequence[Sequence[Any]]) -> list[Event]:
+    async def run(self, plan: Sequence[tuple[int, Sequence[Any]]]) -> list[Event]:
         """Do it all; the log in the end."""
         async with self.new_runtime(self.store) as first:
             await first.register(registry)
             await first.spawn(CLERK, SpawnRequest())
-        for deed in plan:
+        for quarters, deed in [(0, ("send", Mode.QUEUED, "")), *plan]:
+            await self.clock.sleep(STEP * quarters / 4)
             await self.do(deed)
         while self.tasks:
             await asyncio.wait(self.tasks)
@@ -297,6 +302,7 @@ class Simulation:
         return events
 
     async def until_quiet(self) -> None:
+        view = None
         for _ in range(PATIENCE):
             assert not self.speaker.refused
             view = await (await self.living()).inspect(CLERK)
@@ -388,8 +394,8 @@ def flat(messages: Sequence[Message]) -> list[tuple[str, Block]]:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(
-    script=st.lists(speeches, max_size=8),
-    plan=deeds,
+    script=st.lists(speeches, min_size=4, max_size=12),
+    plan=plans,
     deaths=st.lists(st.integers(1, 60), max_size=4),
     seed=st.integers(0, 2**16),
 )
@@ -398,5 +404,5 @@ def test_any_interleaving_gives_a_valid_transcript(
 ) -> None:
     simulation = Simulation(Speaker(script), deaths, seed)
     with asyncio.Runner(loop_factory=World) as runner:
-        events = runner.run(simulation.run([("send", Mode.QUEUED, ""), *plan]))
+        events = runner.run(simulation.run(plan))
     simulation.check(events)

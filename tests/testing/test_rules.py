@@ -10,8 +10,8 @@ from ray_agents.testing.rules import RuleBroken, check_messages, check_request
 CALL: dict[str, Any] = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
 RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": "seen"}
 THOUGHT = {"type": "thinking", "thinking": "hm", "signature": signature_of("hm")}
-SEARCH = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {}}
-FOUND = {"type": "web_search_tool_result", "tool_use_id": "s1", "content": []}
+SEARCH: dict[str, Any] = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {}}
+FOUND: dict[str, Any] = {"type": "web_search_tool_result", "tool_use_id": "s1", "content": []}
 TEXT = {"type": "text", "text": "hi"}
 
 
