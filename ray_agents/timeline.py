@@ -9,7 +9,8 @@ first run that is told of from its start.
 
 Messages enter in the order in which runs saw them. One that arrives while a run is going on
 belongs to a later wake, so it is held back until that wake's range of offsets covers it: no run's
-transcript changes because of what came after it.
+transcript changes because of what came after it. One that the run took in itself stands where the
+run's ``steered`` row does.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from ray_agents.callids import CallIds
 from ray_agents.events import JSON, Event, Operation, encode
 from ray_agents.media import blocks_in
 from ray_agents.model import Block, Message
-from ray_agents.runs import COMPACTION, ENDED, PURPOSE, calls_in
+from ray_agents.runs import COMPACTION, ENDED, PURPOSE, STEERED, calls_in
 from ray_agents.transcript import Turn, as_messages, replaced, turn
 
-TYPES = frozenset({"inbox", "wake", "run", "step", "tool_call", COMPACTION})
+TYPES = frozenset({"inbox", "wake", "run", "step", "tool_call", STEERED, COMPACTION})
 INTERRUPTED = (
     "Interrupted: the process ended while this tool ran, before its result was recorded. It may "
     "or may not have taken effect, and it was not run again."
@@ -80,8 +81,10 @@ class Timeline:
         if type_name == "run":
             self._take_run(key, row, at)
         elif type_name == "step" and row["status"] == "completed" and PURPOSE not in row:
-            if self._begun or self._turns:
+            if self._has_begun:
                 self._answer(key, row, at)
+        elif type_name == STEERED and self._has_begun:
+            self._join(row["offset"], at)
         elif type_name == "tool_call" and row["status"] in ENDED:
             self._results[row["tool_call_id"]] = result_block(row)
         elif type_name == COMPACTION and not self._whole:
@@ -167,6 +170,22 @@ class Timeline:
     def _say(self, said: Turn) -> None:
         if said.content:
             self._turns.append(said)
+
+    def _join(self, offset: int, at: int | None) -> None:
+        """A run takes a message in, between the results of its last step and its next call."""
+        key, said = self._waiting.pop(offset, ("", None))
+        if said is None:  # its row was let go
+            return
+        self._close()
+        self._drop_unfinished_server_tools()
+        if not said and self._needs_user():
+            said = _text("Continue.")
+        self._say(turn("inbox", key, role="user", content=said, at=at, anchor=f"inbox {key}"))
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the transcript has a beginning: a run's, or a summary."""
+        return bool(self._begun or self._turns)
 
     def _is_covered(self, offset: int) -> bool:
         return self._covered is None or offset < self._covered
