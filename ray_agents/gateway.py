@@ -20,12 +20,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from ray_agents.errors import RayAgentsError
 from ray_agents.lane import Lane, Turn
@@ -36,6 +36,7 @@ from ray_agents.turns import CALLER, Caller
 
 FIRST_ANSWER_MAX = timedelta(milliseconds=100)
 ANSWER_MAX = timedelta(seconds=2)
+GOODBYE_MAX = timedelta(milliseconds=500)  # then the lease runs out by itself
 ASK_AGAIN = timedelta(seconds=1)
 HOSTS_GUESSED = 8
 HURRY_MIN = timedelta(milliseconds=20)  # between two reports, whatever the hurry
@@ -59,23 +60,26 @@ class Centre(Protocol):
 
 
 class Gateway:
-    """The models as one host may call them; ``allowance`` is the operator's, for the cluster."""
+    """The models as one host may call them.
+
+    ``allowance_of`` a model, by name, is what the operator allows of it in the whole cluster.
+    """
 
     def __init__(
         self,
         host: str,
         *,
         clock: Clock,
-        allowance: Allowance | None = None,
+        allowance_of: Callable[[str], Allowance] = lambda _: Allowance(),
         centre: Centre | None = None,
     ) -> None:
         self._host = host
         self._clock = clock
-        self._allowance = allowance or Allowance()
+        self._allowance_of = allowance_of
         self._centre = centre
         self._lanes: dict[ModelKey, Lane] = {}
         self._alone = centre is None
-        self._own = Sharing(self._allowance if centre is None else self._part())
+        self._own = Sharing(allowance_of if centre is None else self._part)
         self._own_at = self._asked_at = -math.inf
         self._again = ASK_AGAIN.total_seconds()
         self._trip: asyncio.Task[Mapping[ModelKey, Share]] | None = None
@@ -98,7 +102,8 @@ class Gateway:
     async def close(self) -> None:
         """Give back what the centre had lent; twice is harmless."""
         lanes, self._lanes = self._lanes, {}
-        tasks = [task for task in (self._running, self._trip) if task is not None]
+        both: tuple[asyncio.Task[Any] | None, ...] = (self._running, self._trip)
+        tasks = [task for task in both if task is not None]
         self._running = self._trip = None
         for task in tasks:
             task.cancel()
@@ -106,7 +111,8 @@ class Gateway:
         if self._centre is not None and lanes and not self._alone:
             reports = {key: lane.report(leaving=True) for key, lane in lanes.items()}
             with suppress(RayAgentsError, TimeoutError):
-                await self._ask(self._centre, reports)
+                async with asyncio.timeout(GOODBYE_MAX.total_seconds()):
+                    await self._centre.report(self._host, reports)
 
     # -- while there are calls ----------------------------------------------------------------
 
@@ -205,9 +211,10 @@ class Gateway:
 
     # -- without it ---------------------------------------------------------------------------
 
-    def _part(self) -> Allowance:
+    def _part(self, model: str) -> Allowance:
+        """Our part of what is allowed of a model."""
         told = [lane.told.hosts for lane in self._lanes.values() if lane.told is not None]
-        return self._allowance.part(max(told, default=HOSTS_GUESSED))
+        return self._allowance_of(model).part(max(told, default=HOSTS_GUESSED))
 
     def _go_alone(self, error: Exception) -> None:
         """Nobody answers: go on by ourselves, with what the report had said, too."""
@@ -218,7 +225,7 @@ class Gateway:
                 error,
                 self._host,
             )
-            self._own = Sharing(self._part())
+            self._own = Sharing(self._part)
         self._alone = True
         for key, report in self._reports.items():
             self._tell_ourselves(self._lanes[key], key, report)

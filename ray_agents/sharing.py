@@ -23,7 +23,7 @@ minute may then bring less than is allowed, never more.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
@@ -124,8 +124,8 @@ def divide(calls: int, wants: Sequence[Want]) -> list[int]:
     then to the others.
     """
     given = [0] * len(wants)
-    left = min(calls, sum(want.calls for want in wants))
-    open_ = [index for index, want in enumerate(wants) if want.calls]
+    left: int = min(calls, sum(want.calls for want in wants))
+    open_: list[int] = [index for index, want in enumerate(wants) if want.calls]
     while left and open_:
         each = left / sum(max(wants[index].entities, 1) for index in open_)
         parts = {index: int(each * max(wants[index].entities, 1)) for index in open_}
@@ -297,11 +297,11 @@ def _bucket(per_minute: int | None, now: float) -> Bucket | None:
 
 
 class Sharing:
-    """The limits of all models; ``allowances`` gives what an operator allows of one, by name."""
+    """The limits of all models; ``allowance_of`` a model, by name, is what an operator allows."""
 
-    def __init__(self, allowance: Allowance) -> None:
-        self._allowance = allowance
-        self._models: dict[ModelKey, tuple[ModelSharing, float]] = {}
+    def __init__(self, allowance_of: Callable[[str], Allowance]) -> None:
+        self._allowance_of = allowance_of
+        self._models: dict[ModelKey, ModelSharing] = {}
 
     def report(
         self, host: str, reports: Mapping[ModelKey, Report], *, now: float
@@ -314,8 +314,9 @@ class Sharing:
 
     def _of(self, key: ModelKey, level: Level | None, now: float) -> ModelSharing:
         known = self._models.pop(key, None)
-        sharing = known[0] if known else ModelSharing(self._allowance, now=now, level=level)
-        self._models[key] = (sharing, now)  # the newest last
+        if known is None:
+            known = ModelSharing(self._allowance_of(key.model), now=now, level=level)
+        self._models[key] = known  # the newest last
         if len(self._models) > MODELS_MAX:
             self._models.pop(next(iter(self._models)))
-        return sharing
+        return known

@@ -71,10 +71,10 @@ class Centre:
         self._allowance = allowance
         self.gone = False
         self.asked = 0
-        self.sharing = Sharing(allowance)
+        self.begin_anew()
 
     def begin_anew(self) -> None:
-        self.sharing = Sharing(self._allowance)
+        self.sharing = Sharing(lambda _: self._allowance)
 
     async def report(
         self, host: str, reports: Mapping[ModelKey, Report]
@@ -98,11 +98,12 @@ class Swarm:
         self.centre = Centre(self.loop, allowed)
         centre = self.centre if hosts > 1 else None
         self.gateways = [
-            Gateway(str(number), clock=self.loop, allowance=allowed, centre=centre)
+            Gateway(str(number), clock=self.loop, allowance_of=lambda _: allowed, centre=centre)
             for number in range(hosts)
         ]
         self.callers: list[Caller] = []
         self.took: list[float] = []
+        self.made: list[int] = []  # calls, by entity
 
     async def call(self, gateway: Gateway, model_settings: ModelSettings | None = None) -> None:
         retrying = Retrying(
@@ -114,11 +115,13 @@ class Swarm:
                 pass
 
     async def entity(self, number: int, calls: int) -> None:
+        self.made.append(0)
         self.callers.append(Caller(f"/swarm/{number}"))
         CALLER.set(self.callers[-1])
         begun = self.loop.time()
         for _ in range(calls):
             await self.call(self.gateways[number % len(self.gateways)])
+            self.made[number] += 1
         self.took.append(self.loop.time() - begun)
 
     async def run(self, entities: int, calls: int) -> None:
@@ -150,6 +153,30 @@ def test_a_swarm_finds_the_limit_with_few_refusals_and_is_fair(hosts: int) -> No
     assert swarm.refused_share < 0.02
     assert swarm.unfairness < 2
     assert max(swarm.took) < 1.25 * 4000 * 0.3 / 20
+
+
+@pytest.mark.parametrize("hosts", [1, 3])
+def test_half_way_everybody_is_half_way(hosts: int) -> None:
+    swarm = Swarm(takes=20, hosts=hosts)
+
+    async def play() -> list[int]:
+        running = asyncio.ensure_future(swarm.run(100, 20))
+        await swarm.loop.pause(0.5 * 2000 * 0.3 / 20)
+        made = list(swarm.made)
+        await running
+        return made
+
+    made = swarm.loop.play(play())
+    assert max(made) - min(made) <= 4, made
+
+
+def test_pauses_that_the_server_asks_for_at_each_refusal_keep_refusals_few() -> None:
+    swarm = Swarm(takes=20, hosts=2)
+    swarm.server.retry_after = 1.0
+    swarm.loop.play(swarm.run(200, 20))
+    assert swarm.server.answered == 4000
+    assert swarm.refused_share < 0.02
+    assert max(swarm.took) < 1.5 * 4000 * 0.3 / 20
 
 
 @settings(max_examples=20)

@@ -190,7 +190,7 @@ def test_all_hosts_hear_of_a_pause() -> None:
 
 
 def test_a_centre_that_begins_anew_goes_on_with_what_its_hosts_know() -> None:
-    centre = Sharing(Allowance())
+    centre = Sharing(lambda _: Allowance())
     one = Report(in_flight=10, waiting=90, entities=100, share=10, level=Level(calls=20, known=20))
     two = replace(one)
     shares = [

@@ -95,7 +95,7 @@ class EntityHost:
         self._gateway = Gateway(
             self._id,
             clock=self._clock,
-            allowance=allowance_of(settings),
+            allowance_of=partial(allowance_of, settings),
             centre=RayCentre(settings),
         )
         models = ModelSettings(

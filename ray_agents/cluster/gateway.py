@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -23,13 +24,19 @@ CONCURRENCY_MAX = 1_000
 RAY = import_ray()
 
 
-def allowance_of(settings: Settings) -> Allowance:
-    """What the operator allows of each model."""
+def allowance_of(settings: Settings, model: str) -> Allowance:
+    """What the operator allows of a model."""
+    limits = (
+        settings.model_calls_max,
+        settings.model_requests_per_minute,
+        settings.model_tokens_per_minute,
+    )
+    calls, requests, tokens = (limit and limit.of(model) for limit in limits)
     return Allowance(
         calls_start=settings.model_calls_start,
-        calls_max=settings.model_calls_max,
-        requests_per_minute=settings.model_requests_per_minute,
-        tokens_per_minute=settings.model_tokens_per_minute,
+        calls_max=calls,
+        requests_per_minute=requests,
+        tokens_per_minute=tokens,
     )
 
 
@@ -37,8 +44,8 @@ def allowance_of(settings: Settings) -> Allowance:
 class ModelGateway:
     """See the module."""
 
-    def __init__(self, allowance: Allowance) -> None:
-        self._sharing = Sharing(allowance)
+    def __init__(self, settings: Settings) -> None:
+        self._sharing = Sharing(partial(allowance_of, settings))
 
     async def report(self, host: str, reports: Mapping[ModelKey, Report]) -> dict[ModelKey, Share]:
         """Take a host's reports in; its shares."""
@@ -78,4 +85,4 @@ class RayCentre:
             num_cpus=0,
             max_restarts=-1,
             max_concurrency=CONCURRENCY_MAX,
-        ).remote(allowance_of(self._settings))
+        ).remote(self._settings)

@@ -75,7 +75,8 @@ class CalledModel(ABC):
     def _key_of(self, request: ModelRequest) -> ModelKey:
         """Whose limits a call goes by; the key itself stays here."""
         digest = sha256((self._settings.api_key or "").encode()).hexdigest()[:8]
-        return ModelKey(self.provider, self._base_url, request.model, digest)
+        name = request.model.removeprefix(f"{self.provider}:")
+        return ModelKey(self.provider, self._base_url, name, digest)
 
     def _unavailable(self, message: str, request: ModelRequest, *, kind: str) -> ModelUnavailable:
         return ModelUnavailable(message, model=request.model, base_url=self._base_url, kind=kind)
