@@ -34,7 +34,7 @@ from ray_agents.ports import Clock
 from ray_agents.sharing import ModelKey, Report, Share, Sharing
 from ray_agents.turns import CALLER, Caller
 
-FIRST_ANSWER_MAX = timedelta(milliseconds=100)
+FIRST_ANSWER_MAX = timedelta(milliseconds=500)
 ANSWER_MAX = timedelta(seconds=2)
 GOODBYE_MAX = timedelta(milliseconds=500)  # then the lease runs out by itself
 ASK_AGAIN = timedelta(seconds=1)

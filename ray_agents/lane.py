@@ -52,7 +52,7 @@ class Turn:
         traceback: TracebackType | None,
     ) -> None:
         if self._share is not None:
-            self._lane.ended(self._caller, self._share, tokens=self._tokens)
+            self._lane.ended(self._caller, self._share, tokens=self._tokens, taken=self._taken)
 
     def accepted(self) -> None:
         """The server has begun to answer."""
@@ -118,7 +118,7 @@ class Lane:
             if not ticket.taken:
                 self._turns.leave(caller.name, ticket)
             elif not ticket.go.cancelled():
-                self.ended(caller, ticket.go.result(), tokens=0)
+                self.ended(caller, ticket.go.result())
             raise
 
     def _words(self, caller: Caller) -> str:
@@ -145,14 +145,19 @@ class Lane:
         room = self._turns.in_flight < self._calls
         return room and self._clock.monotonic() >= self._paused_until
 
-    def ended(self, caller: Caller, share: Share, *, tokens: int) -> None:
-        """A call is over, whatever became of it."""
+    def ended(self, caller: Caller, share: Share, *, tokens: int = 0, taken: bool = False) -> None:
+        """A call is over, whatever became of it.
+
+        One that was ``taken`` and has not said how many ``tokens`` it used has used what was set
+        aside for it.
+        """
         self._turns.done(caller.name)
         self._used_at = self._clock.monotonic()
+        if tokens or not taken:
+            self._tokens_granted += share.tokens_each
         if tokens:
             self._ended += 1
             self._tokens += tokens
-            self._tokens_granted += share.tokens_each
         self.pump()
         if self.urgent:
             self._hurry()

@@ -208,10 +208,10 @@ class Bucket:
     What is taken may turn out to have been more or less: ``take`` and ``give`` correct it.
     """
 
-    def __init__(self, per_minute: int, *, now: float) -> None:
+    def __init__(self, per_minute: int, *, now: float, full: bool = True) -> None:
         self.capacity = max(1, per_minute // BURST_SHARE)
         self._rate = (per_minute - self.capacity + 1) / MINUTE
-        self._level = float(self.capacity)
+        self._level = float(self.capacity) if full else 0.0
         self._at = now
 
     def room(self, now: float) -> float:

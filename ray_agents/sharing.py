@@ -172,8 +172,9 @@ class ModelSharing:
             self.limit = Limit.at(level, start=allowance.calls_start, most=most, now=now)
             self._settled_at = now + SETTLING.total_seconds()
         self._hosts: dict[str, _Host] = {}
-        self._requests = _bucket(allowance.requests_per_minute, now)
-        self._tokens = _bucket(allowance.tokens_per_minute, now)
+        anew = level is None  # else somebody has used of this minute's worth before
+        self._requests = _bucket(allowance.requests_per_minute, now, full=anew)
+        self._tokens = _bucket(allowance.tokens_per_minute, now, full=anew)
         self._tokens_each = float(TOKENS_GUESSED)
 
     @property
@@ -292,8 +293,8 @@ class ModelSharing:
         return starts
 
 
-def _bucket(per_minute: int | None, now: float) -> Bucket | None:
-    return None if per_minute is None else Bucket(per_minute, now=now)
+def _bucket(per_minute: int | None, now: float, *, full: bool) -> Bucket | None:
+    return None if per_minute is None else Bucket(per_minute, now=now, full=full)
 
 
 class Sharing:

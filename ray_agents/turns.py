@@ -73,6 +73,8 @@ class Turns(Generic[T]):
         self._members: dict[str, _Member] = {}
         self._heap: list[tuple[_Place, str]] = []
         self._numbers = count()
+        self._ranks: dict[str, int] = {}
+        self._ranked = False
         self.waiting = 0
         self.in_flight = 0
 
@@ -91,6 +93,7 @@ class Turns(Generic[T]):
             member = self._members[name] = _Member(name, next(self._numbers))
         member.waiting.append(call)
         self.waiting += 1
+        self._ranked = False
         self._offer(member)
 
     def leave(self, name: str, call: T) -> None:
@@ -98,6 +101,7 @@ class Turns(Generic[T]):
         member = self._members[name]
         member.waiting.remove(call)
         self.waiting -= 1
+        self._ranked = False
         self._drop_if_done(member)
 
     def next(self) -> T:
@@ -116,6 +120,7 @@ class Turns(Generic[T]):
             member.since = next(self._numbers)
             self.waiting -= 1
             self.in_flight += 1
+            self._ranked = False
             if member.waiting:
                 self._offer(member)
             return call  # pyright: ignore[reportReturnType]
@@ -125,14 +130,18 @@ class Turns(Generic[T]):
         member = self._members[name]
         member.in_flight -= 1
         self.in_flight -= 1
+        self._ranked = False
         if member.waiting:
             self._offer(member)
         self._drop_if_done(member)
 
     def ahead_of(self, name: str) -> int:
-        """How many other entities have their turn before the next of this one."""
-        mine = self._members[name].place
-        return sum(1 for each in self._members.values() if each.waiting and each.place < mine)
+        """How many other entities have their turn before this one, which waits."""
+        if not self._ranked:
+            queue = sorted((m for m in self._members.values() if m.waiting), key=lambda m: m.place)
+            self._ranks = {member.name: rank for rank, member in enumerate(queue)}
+            self._ranked = True
+        return self._ranks[name]
 
     def _offer(self, member: _Member) -> None:
         heapq.heappush(self._heap, (member.place, member.name))

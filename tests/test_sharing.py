@@ -28,8 +28,8 @@ LONG = LEASE.total_seconds() + 2
 def sharing(level: int = 20, **allowed: int) -> ModelSharing:
     """One whose limit is known, and that has settled."""
     allowance = Allowance(calls_max=level, **allowed)
-    made = ModelSharing(allowance, now=-10, level=Level(calls=level, known=level))
-    assert SETTLING.total_seconds() < 10
+    made = ModelSharing(allowance, now=-100, level=Level(calls=level, known=level))
+    assert SETTLING.total_seconds() < 100
     return made
 
 
@@ -198,6 +198,14 @@ def test_a_centre_that_begins_anew_goes_on_with_what_its_hosts_know() -> None:
     ]
     assert [share.calls for share in shares] == [10, 10]
     assert shares[0].level == Level(calls=20, known=20)
+
+
+def test_a_centre_that_begins_anew_hands_out_no_burst() -> None:
+    allowance = Allowance(requests_per_minute=600)
+    centre = ModelSharing(allowance, now=0, level=Level(calls=20, known=20))
+    want = Report(waiting=50, entities=50, share=20)
+    assert centre.report("one", want, now=0).starts == 0
+    assert centre.report("one", want, now=1).starts == 9
 
 
 def test_calls_by_the_minute_are_handed_out_and_taken_back() -> None:
