@@ -103,7 +103,7 @@ class Gateway:
         """Give back what the centre had lent; twice is harmless."""
         lanes, self._lanes = self._lanes, {}
         both: tuple[asyncio.Task[Any] | None, ...] = (self._running, self._trip)
-        tasks = [task for task in both if task is not None]
+        tasks: list[asyncio.Task[Any]] = [task for task in both if task is not None]
         self._running = self._trip = None
         for task in tasks:
             task.cancel()

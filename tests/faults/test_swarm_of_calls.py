@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 ENTITIES = int(os.environ.get("ENTITIES", "200"))
-CALLS = int(os.environ.get("CALLS", "20"))
+CALLS = int(os.environ.get("CALLS", "5"))  # 20 on a quiet machine, with ENTITIES=200
 AT_ONCE = 20
 WORD_DELAY = timedelta(milliseconds=40)  # four words a call
 LONG = timedelta(seconds=180)
