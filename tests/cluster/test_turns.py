@@ -71,8 +71,11 @@ async def test_who_waits_for_a_turn_says_so_in_inspect_and_in_lists(
         assert str(status(views[1])) == "waiting for model claude-sonnet-5-5 (0 ahead)"
         page = await runtime.list(ListQuery(type="asker", status=Status.WAITING))
         assert [view.address for view in page.items] == ["/asker/b", "/asker/c"]
+        await runtime.interrupt(names[1])
+        view = await runtime.inspect(names[2])
+        assert view.waiting_for == "model claude-sonnet-5-5 (0 ahead)"
         await runtime.kill(names[0])
-        await wait_until(lambda: api.totals.whole == 2)
+        await wait_until(lambda: api.totals.whole == 1)
 
 
 async def test_a_refused_call_waits_and_is_made_again_and_parks_nothing(
