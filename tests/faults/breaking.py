@@ -19,7 +19,9 @@ def break_it(way: str) -> None:
 
 
 def _about_to_execute(staged: list[Draft]) -> bool:
-    calls = [decode(draft.text)["status"] for draft in staged if draft.type == "tool_call"]
+    calls = [
+        decode(draft.text)["status"] for draft in staged if draft.type == "tool_call" and draft.text
+    ]
     return bool(calls) and set(calls) == {"executing"}
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from ray_agents.address import Address
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Limits, Packed, Registry
-from ray_agents.events import WakeRecorded
+from ray_agents.events import WakeRecorded, WakeStatus
 from ray_agents.model import ModelSettings
 from ray_agents.models import anthropic
 from ray_agents.models.choice import chooser
@@ -34,6 +34,7 @@ BEGUN, DONE = "begun", "done"
 TOOL_SECONDS = 0.005
 LAST_WORDS = "All fifteen are done."
 CALLS: list[list[int]] = [[0, 1], [2], [3, 4, 5], [6], [7, 8], [9], [10, 11], [12], [13, 14]]
+ENDED = frozenset({WakeStatus.HANDLED, WakeStatus.PARKED})
 STEPS = len(CALLS) + 1  # the last one only speaks
 TOOLS = sum(map(len, CALLS))
 registry = Registry()
@@ -92,7 +93,7 @@ ALL_TOOLS = [_tool(number) for number in range(TOOLS)]
 
 @registry.entity(
     "clerk",
-    limits=Limits(retry_delay=timedelta(milliseconds=1), attempts_max=20),
+    limits=Limits(retry_delay=timedelta(milliseconds=1), attempts_max=10),
     idle_timeout=timedelta(milliseconds=50),
     placement=Packed(hosts=2),
 )
@@ -127,5 +128,5 @@ async def _live(order: dict[str, Any]) -> None:
             await runtime.spawn(CLERK, SpawnRequest(spawn_id="one"))
             await runtime.send(CLERK, SendRequest(payload="Go.", id="go"))
         async for event in runtime.observe(CLERK):
-            if event.type == WakeRecorded.TYPE and WakeRecorded.of(event).closed:
+            if event.type == WakeRecorded.TYPE and WakeRecorded.of(event).status in ENDED:
                 return

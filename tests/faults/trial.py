@@ -121,9 +121,9 @@ class Trial:
 
     def check(self, done: Path | None = None) -> None:
         """All of it; ``done`` is where the tools have told what they did, if not in ``deeds``."""
-        self.check_the_end()
         self.check_the_calls()
         self.check_the_tools(deeds(done or self.deeds))
+        self.check_the_end()
         self.check_the_ledger()
 
     def check_the_end(self) -> None:
