@@ -51,8 +51,8 @@ def _tools_start_before_their_step_is_recorded() -> None:
 
 def _an_answered_call_is_made_again() -> None:
     whole: Any = RunRecord.steps_completed
-    forgetful: Any = property(lambda self: max(0, whole.fget(self) - 1))
-    RunRecord.steps_completed = forgetful
+    record: Any = RunRecord
+    record.steps_completed = property(lambda self: max(0, whole.fget(self) - 1))
 
 
 def _every_interrupted_tool_runs_again() -> None:

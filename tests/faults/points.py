@@ -130,15 +130,15 @@ def _die_at_append(folder: str, point: Point) -> None:
 
 def _die_at_event(point: Point) -> None:
     take: Callable[..., Any] = AnswerInParts.take
-    call = event = 0
+    call = count = 0
 
-    def counted(self: AnswerInParts, raw: dict[str, Any]) -> Any:
-        nonlocal call, event
-        if raw["type"] == "message_start":
-            call, event = call + 1, 0
-        event += 1
-        if (call, event) == (point.of, point.number):
+    def counted(self: AnswerInParts, event: dict[str, Any]) -> Any:
+        nonlocal call, count
+        if event["type"] == "message_start":
+            call, count = call + 1, 0
+        count += 1
+        if (call, count) == (point.of, point.number):
             die()
-        return take(self, raw)
+        return take(self, event)
 
     AnswerInParts.take = counted
