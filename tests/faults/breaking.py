@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ray_agents.cluster.session import RunJournal
 from ray_agents.events import Draft, decode
 from ray_agents.ledger import COST
 from ray_agents.model import USAGE_FIELDS
@@ -50,9 +51,15 @@ def _tools_start_before_their_step_is_recorded() -> None:
 
 
 def _an_answered_call_is_made_again() -> None:
-    whole: Any = RunRecord.steps_completed
-    record: Any = RunRecord
-    record.steps_completed = property(lambda self: max(0, whole.fget(self) - 1))
+    recorded: Any = RunJournal.recorded
+
+    def forgetful(self: Any) -> Any:
+        rows = list(recorded(self))
+        steps = [at for at, row in enumerate(rows) if row.type == "step"]
+        answered = [at for at in steps if rows[at].value["status"] == "completed"]
+        return rows[: answered[-1]] if answered else rows
+
+    RunJournal.recorded = forgetful
 
 
 def _every_interrupted_tool_runs_again() -> None:

@@ -19,7 +19,7 @@ from tests.faults.breaking import WAYS
 from tests.faults.points import Extent, Point, drawn
 from tests.faults.trial import Trial, counted_in, extent_of, zygote_in
 
-POINTS = int(os.environ.get("POINTS", "20"))
+POINTS = int(os.environ.get("POINTS", "15"))
 SEED = int(os.environ.get("SEED", "1"))
 AGAIN = 0.2  # of the deaths are followed by another one while the run recovers
 TRIALS_MAX = 3  # for each point: some lie beyond what a life comes to
@@ -37,7 +37,7 @@ def points_of(chance: Random, extent: Extent) -> list[Point]:
 
 async def test_a_host_killed_at_any_point_pays_and_does_nothing_twice(tmp_path: Path) -> None:
     died: Counter[str] = Counter()
-    calls = lost = exact = trials = 0
+    calls = lost = known = exact = trials = 0
     async with zygote_in(tmp_path) as zygote:
         extent = await extent_of(Trial(store=tmp_path / "whole"), zygote)
         while died.total() < POINTS:
@@ -54,11 +54,15 @@ async def test_a_host_killed_at_any_point_pays_and_does_nothing_twice(tmp_path: 
             died.update(point.kind for point in trial.died)
             calls += len(trial.bank.bills)
             lost += len(trial.lost)
+            known += len(trial.known_of_the_lost)
             exact += counted_in(trial.events).usage == trial.bank.total
     kinds = ", ".join(f"{count} {kind}" for kind, count in died.most_common())
     print(f"\n{trials} runs, {died.total()} deaths ({kinds}), SEED={SEED}")
     print(f"{calls} model calls; {lost} were lost in flight and made again, none that was recorded")
-    print(f"the ledger equals the provider's count in {exact}; else it lacks those, and says so")
+    print(f"the ledger equals the provider's count in {exact} runs, to the token; in the others it")
+    print(
+        f"differs by the lost calls, each marked: of {known} the input is counted, of the rest none"
+    )
 
 
 IN_A_TOOL = Point(kind="tool", number=7, how="begun")
@@ -68,7 +72,7 @@ CAUGHT = {
     "tools start before their step is recorded": (IN_A_TOOL, "7 ran 2 times"),
     "an answered call is made again": (IN_A_TOOL, "a recorded call was made again"),
     "every interrupted tool runs again": (IN_A_TOOL, "7 ran 2 times"),
-    "broken calls cost nothing": (IN_A_STREAM, "was counted for"),
+    "broken calls cost nothing": (IN_A_STREAM, "has been forgotten"),
 }
 
 

@@ -29,7 +29,7 @@ from tests.faults.points import Point
 from tests.faults.serving import serving
 from tests.faults.trial import WORD_DELAY, Trial
 
-POINTS = int(os.environ.get("POINTS", "3"))
+POINTS = int(os.environ.get("POINTS", "2"))
 SEED = int(os.environ.get("SEED", "1"))
 RECOVERED = timedelta(seconds=60)
 FRAMES_MIN = 15  # of any call

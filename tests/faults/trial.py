@@ -61,7 +61,7 @@ class Trial:
     bank: Bank = field(default_factory=Bank)
     died: list[Point] = field(default_factory=list[Point])
     recorded: list[int] = field(default_factory=list[int])  # steps before each life
-    counted: list[Usage] = field(default_factory=list[Usage])  # by the ledger before each life
+    known: list[Usage] = field(default_factory=list[Usage])  # of lost calls before each life
     events: list[Event] = field(default_factory=list[Event])
 
     @property
@@ -88,7 +88,7 @@ class Trial:
         """Keep what stands in the log before a life begins: it must not be lost, or made again."""
         self.events = events
         self.recorded.append(len(answers(events)))
-        self.counted.append(counted_in(events).usage)
+        self.known.append(self._known())
 
     async def _log(self) -> list[Event]:
         try:
@@ -165,20 +165,15 @@ class Trial:
 
     def check_the_ledger(self) -> None:
         """It says to the token what the kept calls cost, and of the lost ones what was known."""
-        spent = counted_in(self.events)
-        kept = [self.bank.bills[number] for number in answers(self.events).values()]
-        rest = spent.usage - sum((bill.usage for bill in kept), Usage())
-        lost = self.lost
-        known = [group for group in groups(lost) if total([b.seen for b in group]) == rest]
-        assert known, f"{rest} was counted for {lost}"
+        spent, lost = counted_in(self.events), self.lost
+        kept, known = self._kept(), self.known_of_the_lost
         assert len(lost) <= spent.uncounted <= len(self.died)
         assert spent.usage == self.bank.total or lost
-        for before in self.counted:
-            assert all(value >= 0 for value in (spent.usage - before).as_row().values())
+        assert self._known() == self.known[-1], "what was known of lost calls has been forgotten"
         price = PRICES.of(next(iter(newest(self.events, "step").values()))["model_id"])
         assert price is not None
         assert spent.micros == sum(price.micros(b.usage) for b in kept) + sum(
-            price.micros(bill.seen) for bill in known[0]
+            price.micros(bill.seen) for bill in known
         )
         assert Spent.of([e for e in self.events if e.type == Spent.TYPE][-1]) == spent
         lines = {line.of: line for line in cost(str(self.store), by="entity")}
@@ -186,6 +181,20 @@ class Trial:
         assert line.cost_micros == spent.micros
         assert (line.steps, line.uncounted) == (STEPS, spent.uncounted)
         assert Usage.of(line.model_dump()) == spent.usage
+
+    @property
+    def known_of_the_lost(self) -> tuple[Bill, ...]:
+        """Those of which the ledger has counted what their stream began with, all of the input."""
+        rest = self._known()
+        found = [each for each in groups(self.lost) if total([b.seen for b in each]) == rest]
+        assert found, f"{rest} was counted for {self.lost}"
+        return found[0]
+
+    def _kept(self) -> list[Bill]:
+        return [self.bank.bills[number] for number in answers(self.events).values()]
+
+    def _known(self) -> Usage:
+        return counted_in(self.events).usage - total([bill.usage for bill in self._kept()])
 
     @property
     def lost(self) -> list[Bill]:
