@@ -22,6 +22,7 @@ from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.views import Status
 from tests.cluster.conftest import ask, log_of
 
+pytestmark = pytest.mark.slow  # a second of preparation for each
 ALL, SOME = Address.parse("/all/a"), Address.parse("/some/a")
 
 

@@ -196,6 +196,7 @@ async def steps_recorded(store: Blobs) -> set[int]:
     return {step["step_number"] for step in steps if step["status"] == "completed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before the write", "after it"])
 async def test_a_wake_that_is_killed_at_any_write_happens_once(after: bool) -> None:
     """Acceptance 5: killed at every point between the first event and ``handled``."""

@@ -91,6 +91,7 @@ def check_history(author: Author, found: list[Event], *, first: int) -> None:
 RETENTIONS = [Retention(), Retention(bytes_max=20_000), Retention(age=timedelta(milliseconds=300))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retention", RETENTIONS, ids=["all", "bytes", "age"])
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
