@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any
 
 from ray_agents.model import Usage
-from ray_agents.testing.script import Answer, Body
+from ray_agents.testing.script import OVERLOADED, Answer, Body, Step
 from tests.faults.fifteen import CALLS, LAST_WORDS, STEPS, name_of
 from tests.faults.points import Point
 
-NUMBER = re.compile(r"call (\d+)\.")
+TROUBLE = 0.2  # of the calls, where there is any
+FRAMES_MIN = 15  # of any call
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class Bill:
     step: int
     life: int
     usage: Usage
+    breaks_after: int | None = None
     frames: int = 0
 
     @property
@@ -40,8 +42,12 @@ class Bill:
 
 @dataclass(slots=True)
 class Bank:
-    """Answers by the script of the fifteen, and bills; ``kill`` ends a process."""
+    """Answers by the script of the fifteen, and bills; ``kill`` ends a process.
 
+    With ``trouble`` some calls are refused as overloaded, and some answers break off.
+    """
+
+    trouble: Random | None = None
     kill: Callable[[int], None] = field(default=lambda pid: os.kill(pid, signal.SIGKILL))
     bills: list[Bill] = field(default_factory=list[Bill])
     life: int = -1
@@ -60,8 +66,11 @@ class Bank:
             self._timer.cancel()
         self._timer = self._point = None
 
-    def answer(self, body: Body) -> Answer:
+    def answer(self, body: Body) -> Step:
         """Answer a call by its step, and write the bill."""
+        dice = self.trouble.random() if self.trouble else 1
+        if dice < TROUBLE / 2:
+            return OVERLOADED
         step = 1 + sum(message["role"] == "assistant" for message in body["messages"])
         number = len(self.bills)
         usage = Usage(
@@ -70,7 +79,10 @@ class Bank:
             cache_read_tokens=1_000 * step,
             cache_write_tokens=7 * step,
         )
-        self.bills.append(Bill(step=step, life=self.life, usage=usage))
+        bill = Bill(step=step, life=self.life, usage=usage)
+        if self.trouble and dice < TROUBLE:
+            bill.breaks_after = self.trouble.randint(1, FRAMES_MIN)
+        self.bills.append(bill)
         self._look()
         said = LAST_WORDS if step == STEPS else f"Step {step} of {STEPS}, and there is more to do."
         calls = CALLS[step - 1] if step < STEPS else []
@@ -79,10 +91,11 @@ class Bank:
             text=f"This is call {number}. {said}",
             calls=[(name_of(each), {"wish": f"wish {step}-{each}"}) for each in calls],
             usage=usage,
-            stalls_after=self._stalls(number),
+            stalls_after=self._stalls(),
+            breaks_after=bill.breaks_after,
         )
 
-    def _stalls(self, number: int) -> int | None:
+    def _stalls(self) -> int | None:
         point = self._point
         if point is None or point.kind != "frame" or self._calls_of_this_life() != point.of:
             return None

@@ -1,7 +1,8 @@
 """A host killed at any point of a run of ten steps and fifteen tools pays and does nothing twice.
 
 Real processes without Ray, killed by SIGKILL at seeded points (``tests/faults/points.py``); a part
-of the trials dies again while it recovers. One command tries as many as you like:
+of the trials dies again while it recovers, and in a part the provider is in trouble, too.
+One command tries as many as you like:
 
     POINTS=200 SEED=1 pytest -n 0 -m slow -s tests/faults/test_paid_once.py -k any_point
 """
@@ -37,7 +38,7 @@ def points_of(chance: Random, extent: Extent) -> list[Point]:
 
 async def test_a_host_killed_at_any_point_pays_and_does_nothing_twice(tmp_path: Path) -> None:
     died: Counter[str] = Counter()
-    calls = lost = known = exact = trials = 0
+    calls = broke = lost = known = exact = trials = 0
     async with zygote_in(tmp_path) as zygote:
         extent = await extent_of(Trial(store=tmp_path / "whole"), zygote)
         while died.total() < POINTS:
@@ -45,6 +46,8 @@ async def test_a_host_killed_at_any_point_pays_and_does_nothing_twice(tmp_path: 
             assert trials <= TRIALS_MAX * POINTS
             chance = Random(f"{SEED} {trials}")
             trial = Trial(store=tmp_path / str(trials), points=points_of(chance, extent))
+            if trials % 3 == 0:
+                trial.bank.trouble = chance
             told = f"SEED={SEED}, trial {trials}: {', '.join(map(str, trial.points))}"
             try:
                 await trial.play(zygote)
@@ -53,12 +56,16 @@ async def test_a_host_killed_at_any_point_pays_and_does_nothing_twice(tmp_path: 
                 raise AssertionError(f"{told}: {error}") from error
             died.update(point.kind for point in trial.died)
             calls += len(trial.bank.bills)
+            broke += len(trial.broke)
             lost += len(trial.lost)
             known += len(trial.known_of_the_lost)
             exact += counted_in(trial.events).usage == trial.bank.total
     kinds = ", ".join(f"{count} {kind}" for kind, count in died.most_common())
     print(f"\n{trials} runs, {died.total()} deaths ({kinds}), SEED={SEED}")
-    print(f"{calls} model calls; {lost} were lost in flight and made again, none that was recorded")
+    print(
+        f"{calls} model calls; {lost} came to nothing and were made again ({broke} of them broken"
+    )
+    print("off by the provider, the others in flight at a death), none that was recorded")
     print(f"the ledger equals the provider's count in {exact} runs, to the token; in the others it")
     print(
         f"differs by the lost calls, each marked: of {known} the input is counted, of the rest none"

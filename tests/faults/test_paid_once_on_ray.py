@@ -21,9 +21,9 @@ import pytest
 from ray_agents.address import Address
 from ray_agents.client import Client
 from ray_agents.testing.messages_api import MessagesApi
-from ray_agents.testing.script import Answer, Body
+from ray_agents.testing.script import Body, Step
 from tests.cluster.rig import Rig, closed_covers, eventually
-from tests.faults.bank import Bank
+from tests.faults.bank import FRAMES_MIN, Bank
 from tests.faults.fifteen import DEEDS, SOURCE, STEPS, registry
 from tests.faults.points import Point
 from tests.faults.serving import serving
@@ -32,7 +32,6 @@ from tests.faults.trial import WORD_DELAY, Trial
 POINTS = int(os.environ.get("POINTS", "2"))
 SEED = int(os.environ.get("SEED", "1"))
 RECOVERED = timedelta(seconds=60)
-FRAMES_MIN = 15  # of any call
 CLOCK_MS_MAX = 400  # less than a run takes
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120 + 60 * POINTS)]
@@ -45,7 +44,7 @@ def test_a_host_on_ray_killed_in_the_midst_of_a_run_pays_and_does_nothing_twice(
     monkeypatch.setenv(DEEDS, str(deeds))
     banks = [Bank()]
 
-    def answer(body: Body) -> Answer:
+    def answer(body: Body) -> Step:
         return banks[-1].answer(body)
 
     def wrote(frame: dict[str, Any]) -> None:

@@ -149,7 +149,7 @@ class Trial:
         """No call was made whose step was recorded, and no other one more often than by deaths."""
         for bill in self.bank.bills:
             assert bill.step > self.recorded[bill.life], f"a recorded call was made again: {bill}"
-        assert len(self.bank.bills) - STEPS <= len(self.died)
+        assert len(self.bank.bills) - STEPS <= len(self.died) + len(self.broke)
         assert {bill.step for bill in self.bank.bills} == set(range(1, STEPS + 1))
 
     def check_the_tools(self, done: Counter[tuple[int, str]]) -> None:
@@ -167,9 +167,11 @@ class Trial:
         """It says to the token what the kept calls cost, and of the lost ones what was known."""
         spent, lost = counted_in(self.events), self.lost
         kept, known = self._kept(), self.known_of_the_lost
-        assert len(lost) <= spent.uncounted <= len(self.died)
+        assert len(lost) <= spent.uncounted <= len(self.died) + len(self.broke)
         assert spent.usage == self.bank.total or lost
-        assert self._known() == self.known[-1], "what was known of lost calls has been forgotten"
+        since = [bill.seen for bill in self.broke if bill.life == self.bank.life]
+        expected = total([self.known[-1], *since])
+        assert self._known() == expected, "what was known of lost calls has been forgotten"
         price = PRICES.of(next(iter(newest(self.events, "step").values()))["model_id"])
         assert price is not None
         assert spent.micros == sum(price.micros(b.usage) for b in kept) + sum(
@@ -195,6 +197,11 @@ class Trial:
 
     def _known(self) -> Usage:
         return counted_in(self.events).usage - total([bill.usage for bill in self._kept()])
+
+    @property
+    def broke(self) -> list[Bill]:
+        """The calls whose answers the provider broke off."""
+        return [bill for bill in self.bank.bills if bill.breaks_after is not None]
 
     @property
     def lost(self) -> list[Bill]:
