@@ -31,6 +31,7 @@ from ray_agents.events import (
     encode,
 )
 from ray_agents.handles import Actions, AgentHandle, EntityHandle, RunHandle
+from ray_agents.modes import Mode
 from ray_agents.projection import CONTEXT_TYPE, MANIFEST_TYPE, TAGS_TYPE, State
 from ray_agents.records import Records
 from ray_agents.requests import (
@@ -168,6 +169,7 @@ class Context:
         *,
         message_type: str = "message",
         after: timedelta | None = None,
+        mode: Mode | str = Mode.QUEUED,
     ) -> str:
         """Send a message at the next commit point, exactly one inbox row; the message's id.
 
@@ -177,10 +179,12 @@ class Context:
             message_type: its type, as in the receiver's inbox schemas.
             after: how long the receiver keeps it before it enters the inbox, counted from when
                 the receiver accepts it; the receiver may sleep meanwhile.
+            mode: how it meets a wake of the receiver; see :mod:`ray_agents.modes`.
 
         Raises:
             InvalidAddress: ``address`` does not parse.
-            InvalidPayload: ``payload`` is not JSON, or ``after`` is negative or over five years.
+            InvalidPayload: ``payload`` is not JSON, ``after`` is negative or over five years, or
+                there is no such ``mode``.
         """
         target = Address.parse(address)
         plain = _plain(payload, f"the message to {address!r}")
@@ -190,6 +194,7 @@ class Context:
             type=message_type,
             from_=self.address,
             after_seconds=seconds_of(after),
+            mode=mode,
         )
         return self._stage_outbox(OutboxKind.SEND, target, request)
 

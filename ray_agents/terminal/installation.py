@@ -15,12 +15,14 @@ from typing import Protocol
 
 from ray_agents.events import JSON, Event
 from ray_agents.findings import Verification
+from ray_agents.modes import Mode
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import (
     CostBy,
     CostLine,
     EntityView,
     ExportView,
+    Interrupted,
     Page,
     Receipt,
     Reply,
@@ -72,6 +74,7 @@ class Client(Protocol):
         from_: str | None = None,
         id: str | None = None,
         after: timedelta | None = None,
+        mode: Mode | str = Mode.QUEUED,
     ) -> Receipt:
         """Put a message into an inbox, now or later."""
         ...
@@ -123,6 +126,12 @@ class Client(Protocol):
 
     def kill(self, address: str, *, reason: str | None = None) -> None:
         """End an entity's life."""
+        ...
+
+    def interrupt(
+        self, address: str, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        """Stop what runs."""
         ...
 
     def retry(self, address: str, *, wake: str | None = None) -> int:
