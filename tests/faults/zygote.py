@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,6 +31,7 @@ class Zygote:
         self._target = target
         self._said = said
         self._process: asyncio.subprocess.Process | None = None
+        self._living: int | None = None
 
     async def __aenter__(self) -> Self:
         with self._said.open("ab") as said:
@@ -45,6 +47,8 @@ class Zygote:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        if self._living is not None:  # something has gone wrong, and it may never end
+            os.kill(self._living, signal.SIGKILL)
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             await self._process.stdin.wait_closed()
@@ -56,11 +60,14 @@ class Zygote:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         await self._process.stdin.drain()
-        return await self._answer()
+        self._living = await self._answer()
+        return self._living
 
     async def end(self) -> int:
         """How that one ended: its exit code, or less than 0, the signal that killed it."""
-        return await self._answer()
+        status = await self._answer()
+        self._living = None
+        return status
 
     async def _answer(self) -> int:
         assert self._process is not None
