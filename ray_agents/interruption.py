@@ -143,7 +143,5 @@ def _end_of_run(record: RunRecord, now: int) -> list[Draft]:
         record.tool_call(key, block, "failed", error=told_of_unbegun() if status is None else LOST)
         for key, block, status in record.unanswered(number)
     ]
-    step = record.row("step", record.step_key(number + 1))
-    if step is not None and step["status"] == "started":
-        drafts += record.step_cut_off(number + 1, INTERRUPTED)
+    drafts += record.steps_abandoned(INTERRUPTED)
     return [*drafts, record.run_completed(number, INTERRUPTED, now)]

@@ -104,6 +104,7 @@ class _Loop:
             step += 1
         step = self._record.steps_completed
         self._tools.refuse(step, stop)
+        self._writer.stage_unsaid(self._record.steps_abandoned(stop))
         now = self._journal.now()
         self._writer.stage("run", self._record.run_completed(step, stop, now))
         await self._writer.commit()

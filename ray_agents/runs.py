@@ -317,12 +317,7 @@ class RunRecord:
             for key, block, status in self.unanswered(number)
         ]
         ended = {"status": "failed", "finish_reason": INTERRUPTED}
-        for name in (number + 1, *self.summaries()):
-            key = self.step_key(name)
-            step = self.row("step", key)
-            if step is not None and step["status"] == "started":
-                ended_step = step | _voided(step, broken=True) | ended
-                drafts += [*self.answer_voided(name), self.put("step", key, ended_step)]
+        drafts += self.steps_abandoned(INTERRUPTED)
         error = {"error_code": INTERRUPTED, "message": message, "run_id": self.key}
         failure = self.put("error", f"{self.key}:{INTERRUPTED}", error)
         return [*drafts, failure, self.put("run", self.key, run | self.spent.as_row() | ended)]
@@ -342,6 +337,15 @@ class RunRecord:
             "content": list(content),
         }
         return [*self.answer_voided(number, {"tool_call"}), self.put("step", key, row)]
+
+    def steps_abandoned(self, reason: str) -> list[Draft]:
+        """End every model call that a dead attempt had begun and that nobody makes again."""
+        begun = [
+            name
+            for name in (self.steps_completed + 1, *self.summaries())
+            if (self.row("step", self.step_key(name)) or {}).get("status") == "started"
+        ]
+        return [draft for name in begun for draft in self.step_cut_off(name, reason)]
 
     def step_cut_off(self, number: Number, reason: str) -> list[Draft]:
         """The answer of a step was not waited for any longer."""
