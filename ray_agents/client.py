@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar
 
 from ray_agents.address import Address
 from ray_agents.cluster.loopthread import LoopThread, before_exit
+from ray_agents.decisions import AsyncDecisions, Decisions
 from ray_agents.definition import Definition, Registry
 from ray_agents.errors import InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
@@ -124,7 +125,7 @@ def _nothing() -> None:
     """What remains to be done when a client of a control API closes."""
 
 
-class AsyncClient:
+class AsyncClient(AsyncDecisions):
     """The verbs as coroutines; enter it with ``async with``, once."""
 
     def __init__(self, runtime: Runtime, detach: Detach = _nothing, store: Store = None) -> None:
@@ -326,14 +327,6 @@ class AsyncClient:
         """End the entity's life; its log remains readable."""
         await self._runtime.kill(Address.parse(address), reason=reason)
 
-    async def retry(self, address: str, *, wake: str | None = None) -> int:
-        """Run parked wakes again, one or all; how many."""
-        return await self._runtime.retry(Address.parse(address), wake=wake)
-
-    async def skip(self, address: str, *, wake: str | None = None) -> int:
-        """Give parked wakes up, one or all; how many."""
-        return await self._runtime.skip(Address.parse(address), wake=wake)
-
     async def cost(
         self, *, by: CostBy = "type", since: datetime | None = None
     ) -> builtins.list[CostLine]:
@@ -358,7 +351,7 @@ def _close_all() -> None:
 before_exit(_close_all)
 
 
-class Client:
+class Client(Decisions):
     """The verbs, blocking: :class:`AsyncClient` on an event loop in a thread of its own.
 
     So it works in a notebook, whose own loop runs already. Calls may come from several threads.
@@ -392,6 +385,10 @@ class Client:
             self._closed = True
             _unclosed.discard(self)
             self._thread.close()
+
+    @property
+    def _decisions(self) -> AsyncDecisions:
+        return self._client
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         """The answer of ``work``, done on the loop; Ctrl-C cancels it and waits for its end."""
@@ -468,14 +465,6 @@ class Client:
     def kill(self, address: str, *, reason: str | None = None) -> None:
         """See :meth:`AsyncClient.kill`."""
         self._do(self._client.kill(address, reason=reason))
-
-    def retry(self, address: str, *, wake: str | None = None) -> int:
-        """See :meth:`AsyncClient.retry`."""
-        return self._do(self._client.retry(address, wake=wake))
-
-    def skip(self, address: str, *, wake: str | None = None) -> int:
-        """See :meth:`AsyncClient.skip`."""
-        return self._do(self._client.skip(address, wake=wake))
 
     def cost(self, **options: Any) -> builtins.list[CostLine]:
         """See :meth:`AsyncClient.cost`."""

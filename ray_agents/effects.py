@@ -24,12 +24,11 @@ from contextvars import ContextVar
 from dataclasses import replace
 
 from ray_agents.errors import NondeterministicWake
-from ray_agents.events import JSON, Draft, Event, Operation, digest_of
+from ray_agents.events import JSON, WAKE_HEADER, Draft, Event, Operation, digest_of
 from ray_agents.projection import (
     DIGEST_HEADER,
     ORDINAL_HEADER,
     SCOPE_HEADER,
-    WAKE_HEADER,
     Committed,
     EffectId,
     is_row_type,

@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from types import FunctionType
-from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints, overload
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
@@ -31,6 +41,7 @@ ERROR_CHARS_MAX = 4_000
 TOOL_TIMEOUT = timedelta(minutes=2)
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
+Approval = Literal["required"]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -41,6 +52,10 @@ class Tool:
     ``idempotent`` says that running it twice is as good as once: only then is it run again after
     a crash interrupted it. ``timeout`` ends it with an error result for the model. ``blocking``
     says that ``call`` is a plain function, which the loop runs in a thread.
+
+    With ``approval="required"`` each call of it waits until people have approved it; meanwhile
+    the entity sleeps. A call that nobody has decided on within ``approval_timeout`` counts as
+    denied; None waits for ever.
     """
 
     name: str
@@ -52,6 +67,8 @@ class Tool:
     idempotent: bool = False
     timeout: timedelta = TOOL_TIMEOUT
     result_chars_max: int = RESULT_CHARS_MAX
+    approval: Approval | None = None
+    approval_timeout: timedelta | None = None
     function: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
@@ -61,6 +78,13 @@ class Tool:
         if self.timeout <= timedelta(0) or self.result_chars_max < 1:
             message = f"tool {self.name!r}: timeout and result_chars_max must be positive"
             raise InvalidDefinition(message, tool=self.name)
+        if self.approval not in (None, "required"):
+            message = f"tool {self.name!r}: approval={self.approval!r}; it is 'required' or None"
+            raise InvalidDefinition(message, tool=self.name)
+        bound = self.approval_timeout
+        if bound is not None and (self.approval is None or bound <= timedelta(0)):
+            message = f"tool {self.name!r}: approval_timeout={bound!r} needs approval='required'"
+            raise InvalidDefinition(f"{message}, and to be positive", tool=self.name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the decorated function itself, unchecked, as if it were not a tool."""
@@ -75,6 +99,8 @@ class Tool:
             "idempotent": self.idempotent,
             "timeout": self.timeout,
             "result_chars_max": self.result_chars_max,
+            "approval": self.approval,
+            "approval_timeout": self.approval_timeout,
         }
         if self.function is not None:
             return partial(tool, self.function, **options), ()
@@ -91,6 +117,8 @@ class Tool:
         idempotent: bool = False,
         timeout: timedelta = TOOL_TIMEOUT,
         result_chars_max: int = RESULT_CHARS_MAX,
+        approval: Approval | None = None,
+        approval_timeout: timedelta | None = None,
     ) -> Tool:
         """A tool from a pydantic model of its arguments and an (async) callable on it.
 
@@ -107,6 +135,8 @@ class Tool:
             idempotent=idempotent,
             timeout=timeout,
             result_chars_max=result_chars_max,
+            approval=approval,
+            approval_timeout=approval_timeout,
         )
 
     @property
@@ -173,6 +203,8 @@ def tool(
     idempotent: bool = False,
     timeout: timedelta = TOOL_TIMEOUT,
     result_chars_max: int = RESULT_CHARS_MAX,
+    approval: Approval | None = None,
+    approval_timeout: timedelta | None = None,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a tool of a typed function, sync or async; options are the fields of :class:`Tool`.

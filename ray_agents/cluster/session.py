@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.approvals import AwaitsApproval
 from ray_agents.cluster.awake import Awake
 from ray_agents.collections import validated
 from ray_agents.definition import Definition
@@ -42,6 +43,7 @@ class EntitySession:
         self.effects = Effects(wake.key, dict(committed), entity.state.rows)
         self.cancelled = asyncio.Event()
         self.resting = False
+        self.waiting = False
         self.events: Sequence[Event] = entity.owner.history.read(
             wake.from_offset,
             stop=wake.to_offset,
@@ -121,7 +123,11 @@ class EntitySession:
         await self._entity.owner.ready(self.state.life_offset)
         journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
         model = self._entity.services.model_for(config)
-        result = await run_agent(journal, config, model=model, input=input_text)
+        try:
+            result = await run_agent(journal, config, model=model, input=input_text)
+        except AwaitsApproval:
+            self.waiting = True
+            raise
         self.run_text = result.text
         return result
 

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from ray_agents import wakes
+from ray_agents.approvals import only_awaits
 from ray_agents.cluster.awake import Awake
 from ray_agents.cluster.session import EntitySession
 from ray_agents.context import Context
@@ -61,9 +62,7 @@ class WakeLoop:
         if self.running or entity.leaving:
             return
         entity.waiting_for = None
-        if not entity.state.alive:
-            return
-        if entity.state.current is None and not wakes.due(entity.state):
+        if not entity.state.alive or not wakes.ready(entity.state):
             return
         entity.waiting_for = entity.services.admit(entity)
         if entity.waiting_for is None:
@@ -135,7 +134,7 @@ class WakeLoop:
         """Write the start of the next attempt, or the parking of one that died too often."""
         entity = self._entity
         state, services = entity.state, entity.services
-        if not state.alive:
+        if not state.alive or not wakes.ready(state):
             return None
         attempt = wakes.Attempt(
             host=services.host,
@@ -144,10 +143,8 @@ class WakeLoop:
         )
         if state.current is not None:
             wake = wakes.again(state.current, attempt, entity.limits_of(state.current))
-        elif wakes.due(state):
-            wake = wakes.begin(state, attempt)
         else:
-            return None
+            wake = wakes.begin(state, attempt)
         drafts = [wake.draft()]
         if wake.status is WakeStatus.PARKED:
             drafts.insert(0, self._death(wake).draft())
@@ -199,11 +196,17 @@ class WakeLoop:
         self._session = session
         try:
             returned = await _bounded(definition, context)
+        except BaseException as error:
+            if not session.waiting or not only_awaits(error):
+                raise
+            returned = None
         finally:
             session.close()
             self._session = None
         text = context.said or session.run_text
         now = entity.services.clock.now()
+        if session.waiting:  # what the handler has staged since is staged again when it goes on
+            return [wakes.waiting(wake, now=now).draft()], True
         end = wakes.handled(wake, now=now, reply=returned, text=text)
         return [*session.effects.take(), end.draft()], session.resting
 

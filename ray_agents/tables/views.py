@@ -163,7 +163,7 @@ with created as (
 ), wake as (
     select address, max(to_offset) as watermark,
         count(*) filter (status = 'parked') as parked,
-        coalesce(sum(event_count) filter (status in ('started', 'failed')), 0) as taken,
+        coalesce(sum(event_count) filter (status in ('started', 'waiting', 'failed')), 0) as taken,
         max(time) as last_wake
     from fleet_wakes group by address
 ), message as (

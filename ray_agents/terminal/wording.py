@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.events import (
     JSON,
     EffectStaged,
@@ -65,6 +66,13 @@ def outcome(tool_name: str, row: Mapping[str, JSON]) -> str:
     said = (row.get("error") or "failed") if failed else row.get("result")
     took = row.get("duration_ms")
     return f"{tool_name}: {short(said)}" + (f" ({lasting(took)})" if took is not None else "")
+
+
+def decided(approval: ApprovalRecorded) -> str:
+    """What people decided on a tool call, who, and why."""
+    by = f" by {approval.by}" if approval.by else ""
+    why = f": {approval.reason}" if approval.reason else ""
+    return f"{approval.status.value}{by}: {approval.tool_name}{why}"
 
 
 def step(row: Mapping[str, JSON]) -> str:

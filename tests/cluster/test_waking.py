@@ -43,7 +43,7 @@ def assert_same(left: State, right: State) -> None:
         other: Any = getattr(right, field.name)
         if field.name == "rows":
             mine, other = in_order(mine), in_order(other)
-        elif field.name in ("wakes", "outbox", "effects", "timers", "deferred"):
+        elif field.name in ("wakes", "outbox", "effects", "timers", "deferred", "approvals"):
             mine, other = list(mine.items()), list(other.items())
         assert mine == other, field.name
 

@@ -19,9 +19,11 @@ from ray_agents.events import (
 )
 from ray_agents.ledger import Spent
 from ray_agents.terminal.transcript import Stroke, Transcript
+from ray_agents.views import ApprovalStatus
 from tests.terminal.stand_in import (
     ADA,
     CONVERSATION,
+    approval,
     created,
     error,
     log_of,
@@ -93,6 +95,11 @@ def test_a_run_whose_text_was_not_streamed_is_told_whole() -> None:
         (wake(WakeStatus.STARTED, event_count=3, source="cron"), "· awake for 3 cron events"),
         (wake(WakeStatus.HANDLED), "· handled, may sleep"),
         (wake(WakeStatus.SKIPPED), "· skipped"),
+        (wake(WakeStatus.WAITING), "· waits for approval, may sleep"),
+        (approval(ApprovalStatus.APPROVED, by="ann"), "✓ approved by ann: delete"),
+        (approval(ApprovalStatus.DENIED, reason="no"), "✗ denied: delete: no"),
+        (approval(ApprovalStatus.EXPIRED), "✗ expired: delete"),
+        (approval(ApprovalStatus.WITHDRAWN), "· withdrawn: delete"),
         (tool("failed", error="no city", duration_ms=2_000), "✗ multiply: no city (2.0 s)"),
         (tool("executing", args=None), "→ multiply()"),
         (row("run", "r", status="failed", finish_reason="refused"), "✗ run failed: refused"),
@@ -118,6 +125,13 @@ def test_a_parked_wake_says_what_can_be_done() -> None:
     assert told(wake(WakeStatus.PARKED, attempt=3, error="ValueError: no")) == (
         "10:00:00 ✗ parked after 3 attempts: ValueError: no\n"
         "           ray-agents retry /assistant/ada, or skip /assistant/ada\n"
+    )
+
+
+def test_a_tool_call_that_waits_says_how_to_decide_on_it() -> None:
+    assert told(approval(ApprovalStatus.PENDING)) == (
+        '10:00:00 ? waits for approval: delete(path="a")\n'
+        "           ray-agents approve /assistant/ada toolu_1, or deny /assistant/ada toolu_1\n"
     )
 
 
