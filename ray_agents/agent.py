@@ -100,6 +100,9 @@ class AgentConfig:
         if not isinstance(each, Tool):
             message = f"{each!r} is not a tool; decorate the function with @tool"
             raise InvalidDefinition(message, field="tools")
+        for kind in each.wants.values():
+            message = f"tool {each.name!r} asks for a {kind.__name__}; ctx.use_agent gives it one"
+            raise InvalidDefinition(message, field="tools")
         if each.name in self.tools_by_name:
             message = f"two tools are named {each.name!r}; give one of them another name"
             raise InvalidDefinition(message, field="tools")

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.binding import bound
 from ray_agents.collections import Collections
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
@@ -31,6 +32,8 @@ from ray_agents.events import (
     encode,
 )
 from ray_agents.handles import Actions, AgentHandle, EntityHandle, RunHandle
+from ray_agents.injected import Injected
+from ray_agents.progress import ToolProgress
 from ray_agents.projection import CONTEXT_TYPE, MANIFEST_TYPE, TAGS_TYPE, State
 from ray_agents.records import Records
 from ray_agents.requests import (
@@ -81,7 +84,7 @@ class Session(Protocol):
         ...
 
 
-class Context:
+class Context(Injected):
     """The first argument of every handler."""
 
     def __init__(self, session: Session, wake: Wake) -> None:
@@ -91,6 +94,7 @@ class Context:
         self.actions = Actions(session.definition.actions, self.state)
         self.records = Records(session.read)
         self.agent = AgentHandle(session.run_agent, None)
+        self.progress = ToolProgress()
         self._said: list[str] = []
         self._runs = 0
 
@@ -132,8 +136,12 @@ class Context:
     # -- the agent ----------------------------------------------------------------------------
 
     def use_agent(self, system_prompt: str = "", **options: Any) -> AgentHandle:
-        """Configure the agent; options as in :class:`ray_agents.agent.AgentConfig`."""
-        config = AgentConfig(system_prompt=system_prompt, **options)
+        """Configure the agent; options as in :class:`ray_agents.agent.AgentConfig`.
+
+        Among ``tools`` may be factories, and tools with a parameter annotated ``Context``.
+        """
+        tools = bound(options.pop("tools", ()), self)
+        config = AgentConfig(system_prompt=system_prompt, tools=tools, **options)
         self.agent = AgentHandle(self._session.run_agent, config)
         return self.agent
 

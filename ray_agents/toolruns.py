@@ -29,6 +29,7 @@ from ray_agents.errors import (
     StoreUnavailable,
 )
 from ray_agents.model import Block
+from ray_agents.progress import Channel
 from ray_agents.runwriting import RunWriter
 from ray_agents.timeline import INTERRUPTED, NOT_RUN
 from ray_agents.tools import ERROR_CHARS_MAX, Tool, cut
@@ -167,7 +168,7 @@ class ToolRuns:
             started = self._journal.now()
             limit = asyncio.timeout(call.tool.timeout.total_seconds())
             try:
-                with self._journal.effects_of(call.key):
+                with self._journal.effects_of(call.key), self._progress_of(call).listening():
                     async with limit:
                         result = await _invoke(call.tool, call.args)
                     ended: _Ended = {"status": "completed", "result": call.tool.render(result)}
@@ -179,6 +180,10 @@ class ToolRuns:
                     "error": _told(error, call.tool, expired=limit.expired()),
                 }
             return ended | {"duration_ms": (self._journal.now() - started) // 1000}
+
+    def _progress_of(self, call: _Call) -> Channel:
+        named = {"run_id": self._record.key, "tool_call_id": call.block["id"]}
+        return Channel(self._journal.post, call.key, named | {"tool_name": call.tool.name})
 
 
 _CANCELLED: _Ended = {"status": "failed", "error": "The tool was cancelled."}

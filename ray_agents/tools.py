@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from types import FunctionType
@@ -33,8 +33,10 @@ from pydantic_core import to_json
 
 from ray_agents.docstrings import argument_docs, without_arguments
 from ray_agents.errors import InvalidDefinition, InvalidPayload
+from ray_agents.injected import Injected, asked_by
 from ray_agents.media import blocks_in, fitted
 from ray_agents.model import Block, ToolSpec
+from ray_agents.progress import ToolProgress
 
 RESULT_CHARS_MAX = 50_000
 ERROR_CHARS_MAX = 4_000
@@ -55,7 +57,8 @@ class Tool:
 
     With ``approval="required"`` each call of it waits until people have approved it; meanwhile
     the entity sleeps. A call that nobody has decided on within ``approval_timeout`` counts as
-    denied; None waits for ever.
+    denied; None waits for ever. ``wants`` are the parameters that the model does not fill in and
+    that were not given yet (:meth:`given`).
     """
 
     name: str
@@ -70,6 +73,7 @@ class Tool:
     approval: Approval | None = None
     approval_timeout: timedelta | None = None
     function: Callable[..., Any] | None = None
+    wants: Mapping[str, type[Injected]] = field(default_factory=dict[str, type[Injected]])
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -85,6 +89,15 @@ class Tool:
         if bound is not None and (self.approval is None or bound <= timedelta(0)):
             message = f"tool {self.name!r}: approval_timeout={bound!r} needs approval='required'"
             raise InvalidDefinition(f"{message}, and to be positive", tool=self.name)
+
+    def given(self, value: Injected) -> Tool:
+        """The tool, its parameters that ask for something like ``value`` given it."""
+        names = [name for name, kind in self.wants.items() if isinstance(value, kind)]
+        if not names:
+            return self
+        wants = {name: kind for name, kind in self.wants.items() if name not in names}
+        call = partial(self.call, **dict.fromkeys(names, value))
+        return replace(self, call=call, wants=wants)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the decorated function itself, unchecked, as if it were not a tool."""
@@ -221,21 +234,23 @@ def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 
 def _tool_of(function: Callable[..., Any], *, options: Mapping[str, Any]) -> Tool:
-    arguments, names = _arguments_of(function)
+    arguments, names, wants = _arguments_of(function)
     blocking = not inspect.iscoroutinefunction(function)
     doc = inspect.getdoc(function) or ""
     fields = {
         "name": function.__name__,
         "description": without_arguments(doc),
     } | {name: value for name, value in options.items() if value is not None}
-    return Tool(
+    made = Tool(
         arguments=arguments,
         input_schema=_schema_of(arguments),
         call=partial(_call_with, function, names),
         blocking=blocking,
         function=function,
+        wants=wants,
         **cast("dict[str, Any]", fields),
     )
+    return made.given(ToolProgress())
 
 
 def cut(text: str, *, chars_max: int) -> str:
@@ -245,12 +260,19 @@ def cut(text: str, *, chars_max: int) -> str:
     return f"{text[:chars_max]}\n[cut here: the first {chars_max} of {len(text)} characters]"
 
 
-def _call_with(function: Callable[..., Any], names: Mapping[str, str], values: BaseModel) -> Any:
-    return function(**{name: getattr(values, field) for field, name in names.items()})
+def _call_with(
+    function: Callable[..., Any], names: Mapping[str, str], values: BaseModel, **given: Injected
+) -> Any:
+    return function(**{name: getattr(values, field) for field, name in names.items()}, **given)
 
 
-def _arguments_of(function: Callable[..., Any]) -> tuple[type[BaseModel], dict[str, str]]:
-    """A model of the parameters, whose fields have neutral names so that none can clash."""
+def _arguments_of(
+    function: Callable[..., Any],
+) -> tuple[type[BaseModel], dict[str, str], dict[str, type[Injected]]]:
+    """A model of the parameters, whose fields have neutral names so that none can clash.
+
+    And the parameters' names by field, and those that are not the model's to fill in.
+    """
     docs = argument_docs(inspect.getdoc(function) or "")
     hints = _hints_of(function)
     # By value, a function travels with its annotations but not with the names they are spelt in.
@@ -258,6 +280,7 @@ def _arguments_of(function: Callable[..., Any]) -> tuple[type[BaseModel], dict[s
         function.__annotations__ = hints
     fields: dict[str, Any] = {}
     names: dict[str, str] = {}
+    wants: dict[str, type[Injected]] = {}
     for index, parameter in enumerate(inspect.signature(function).parameters.values()):
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             message = (
@@ -265,6 +288,9 @@ def _arguments_of(function: Callable[..., Any]) -> tuple[type[BaseModel], dict[s
                 f"{parameter.kind.description}; a model calls by name, so make it an ordinary one"
             )
             raise InvalidDefinition(message, tool=function.__name__)
+        if (asked := asked_by(hints.get(parameter.name))) is not None:
+            wants[parameter.name] = asked
+            continue
         default = ... if parameter.default is parameter.empty else parameter.default
         hint = _described(hints.get(parameter.name, Any), docs.get(parameter.name))
         fields[f"a{index}"] = (hint, default)
@@ -275,7 +301,7 @@ def _arguments_of(function: Callable[..., Any]) -> tuple[type[BaseModel], dict[s
     except PydanticUserError as error:
         message = f"tool {function.__name__!r} has a parameter without a JSON schema: {error}"
         raise InvalidDefinition(message, tool=function.__name__) from error
-    return model, names
+    return model, names, wants
 
 
 def _described(hint: Any, description: str | None) -> Any:

@@ -82,8 +82,8 @@ class World:
 
     async def attempt(self, **options: Any) -> AgentRunResult | None:
         """Run or go on; None if it waits, or died."""
-        began = 1 + 1_000_000 * (1 + len(self.rows))
-        journal = MemoryJournal(recorded=self.rows, **{"began": began} | options)
+        options.setdefault("began", 1 + 1_000_000 * (1 + len(self.rows)))
+        journal = MemoryJournal(recorded=self.rows, **options)
         try:
             model = FunctionModel(self._answer)
             return await run_agent(journal, self.config, model=model, input="go")
@@ -105,7 +105,8 @@ class World:
                 self.rows.append(Event.at(1 + self.rows[-1].offset, 0, draft))
 
 
-LOOK, DELETE = ("look", {}), ("delete", {"path": "a"})
+LOOK: tuple[str, dict[str, Any]] = ("look", {})
+DELETE: tuple[str, dict[str, Any]] = ("delete", {"path": "a"})
 
 
 async def test_what_needs_no_approval_is_run_before_the_run_waits() -> None:
@@ -130,16 +131,17 @@ async def test_approved_calls_are_run_and_denied_ones_explained() -> None:
 
 @pytest.mark.parametrize("acknowledged_lost", [False, True])
 @pytest.mark.parametrize("at", range(1, 9))
+@pytest.mark.parametrize("attempt", [0, 1], ids=["before it waits", "after it was approved"])
 async def test_a_crash_at_any_append_asks_once_and_runs_once(
-    at: int, acknowledged_lost: bool
+    attempt: int, at: int, acknowledged_lost: bool
 ) -> None:
-    world = World(DELETE, LOOK)
-    died: dict[str, Any] = {"crash_at": at, "acknowledged_lost": acknowledged_lost}
-    for _ in range(4):
-        if (result := await world.attempt(**died)) is None and not world.approvals:
+    world, result = World(DELETE, LOOK), None
+    for number in range(4):
+        if number == attempt:
+            result = await world.attempt(crash_at=at, acknowledged_lost=acknowledged_lost)
+        else:
             result = await world.attempt()
         world.decide(APPROVED)
-        died = {}
     assert result is not None
     assert [each.status for each in world.approvals.values()] == [APPROVED]
     assert world.done["a"] <= 1

@@ -13,9 +13,10 @@ from ray_agents.cluster.awake import Awake
 from ray_agents.collections import validated
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
-from ray_agents.errors import Fenced
+from ray_agents.errors import AuthorError, Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
 from ray_agents.ledger import Spent
+from ray_agents.loopside import running_loop
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.requests import SpawnRequest
 from ray_agents.runs import ENDED, RUN_TYPES
@@ -35,6 +36,7 @@ class EntitySession:
         self._wake = wake
         self._runs = 0
         self._closed = False
+        self._loop = running_loop()
         self.address: Address = entity.address
         self.definition = definition
         self.definition_version = wake.definition_version
@@ -92,6 +94,9 @@ class EntitySession:
             self._entity.enqueue(drafts)
 
     def _check_open(self) -> None:
+        if running_loop() is not self._loop:
+            message = "only the handler's own event loop can commit, not a tool in a thread"
+            raise AuthorError(message, wake=self._wake.key)
         if self.over:
             message = f"wake {self._wake.key!r} of {self._entity.name} is over; nothing is written"
             raise Fenced(message, wake=self._wake.key)

@@ -78,14 +78,16 @@ def _only_one(client: Client, address: str) -> str:
         UnknownApproval, InvalidPayload: none does, or more than one.
     """
     waiting = client.inspect(address).approvals
-    if not waiting:
-        message = f"no tool call of {address!r} waits for approval"
-        raise UnknownApproval(message, address=address)
-    if len(waiting) > 1:
-        calls = "; ".join(f"{each.id}: {wording.call(each.tool, each.args)}" for each in waiting)
-        message = f"{len(waiting)} tool calls of {address!r} wait; name one of them: {calls}"
-        raise InvalidPayload(message, field="id")
-    return waiting[0].key
+    match waiting:
+        case (only,):
+            return only.key
+        case ():
+            message = f"no tool call of {address!r} waits for approval"
+            raise UnknownApproval(message, address=address)
+        case several:
+            calls = "; ".join(f"{c.id}: {wording.call(c.tool, c.args)}" for c in several)
+            message = f"{len(several)} tool calls of {address!r} wait; name one of them: {calls}"
+            raise InvalidPayload(message, field="id")
 
 
 def _tell(session: Session, address: str, decided: ApprovalView, *, as_json: bool) -> None:

@@ -28,6 +28,7 @@ from ray_agents.events import (
     WakeStatus,
 )
 from ray_agents.origin import EntityForked
+from ray_agents.progress import PROGRESS_TYPE
 from ray_agents.terminal import wording
 from ray_agents.terminal.flow import Flow, set_text
 from ray_agents.terminal.spans import MICROSECONDS, lasting, until
@@ -87,6 +88,7 @@ class Transcript:
             "step": self._step,
             "tool_call": self._tool_call,
             ApprovalRecorded.TYPE: self._approval,
+            PROGRESS_TYPE: self._progress,
             MessageReceived.TYPE: self._inbox,
             WakeRecorded.TYPE: self._wake,
             ErrorRecorded.TYPE: self._error,
@@ -176,6 +178,9 @@ class Transcript:
         if ended:
             sign, style = ("✗", "red") if status == "failed" else ("←", "green")
             yield from self._line(event, sign, wording.outcome(name, row), style=style)
+
+    def _progress(self, event: Event) -> Strokes:
+        yield from self._line(event, "…", wording.progress(_fields(event)), style="dim yellow")
 
     def _approval(self, event: Event) -> Strokes:
         approval = ApprovalRecorded.of(event)

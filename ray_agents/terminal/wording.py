@@ -68,6 +68,13 @@ def outcome(tool_name: str, row: Mapping[str, JSON]) -> str:
     return f"{tool_name}: {short(said)}" + (f" ({lasting(took)})" if took is not None else "")
 
 
+def progress(row: Mapping[str, JSON]) -> str:
+    """How far a tool has come: ``load: reading 3 of 10``."""
+    done, total = row.get("done"), row.get("total")
+    far = "" if done is None else f" {done:g}" + ("" if total is None else f" of {total:g}")
+    return f"{row.get('tool_name')}: {row.get('message') or ''}{far}"
+
+
 def decided(approval: ApprovalRecorded) -> str:
     """What people decided on a tool call, who, and why."""
     by = f" by {approval.by}" if approval.by else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,10 @@ def test_a_conversation_reads_from_top_to_bottom() -> None:
         """)
 
 
+def progress(**said: Any) -> Draft:
+    return row("tool_progress", "c1:progress", tool_name="load", **said)
+
+
 def test_text_appears_as_it_arrives() -> None:
     transcript = Transcript(address=ADA, zone=UTC)
     first, second = log_of(text("17 times"), text(" 23"))
@@ -100,6 +105,9 @@ def test_a_run_whose_text_was_not_streamed_is_told_whole() -> None:
         (approval(ApprovalStatus.DENIED, reason="no"), "✗ denied: delete: no"),
         (approval(ApprovalStatus.EXPIRED), "✗ expired: delete"),
         (approval(ApprovalStatus.WITHDRAWN), "· withdrawn: delete"),
+        (progress(message="reading", done=3, total=10), "… load: reading 3 of 10"),
+        (progress(message="reading", done=3, total=None), "… load: reading 3"),
+        (progress(message="", done=None, total=None), "… load:"),
         (tool("failed", error="no city", duration_ms=2_000), "✗ multiply: no city (2.0 s)"),
         (tool("executing", args=None), "→ multiply()"),
         (row("run", "r", status="failed", finish_reason="refused"), "✗ run failed: refused"),
