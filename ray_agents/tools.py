@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -34,7 +34,7 @@ from pydantic_core import to_json
 from ray_agents.docstrings import argument_docs, without_arguments
 from ray_agents.errors import InvalidDefinition, InvalidPayload
 from ray_agents.injected import Injected, asked_by
-from ray_agents.media import blocks_in, fitted
+from ray_agents.media import blocks_in, fitted, is_block, is_media
 from ray_agents.model import Block, ToolSpec
 from ray_agents.progress import ToolProgress
 
@@ -182,7 +182,8 @@ class Tool:
     def render(self, result: Any) -> str | list[Block]:
         """What the model reads of a result: text as it is, anything else as JSON, cut if long.
 
-        Images and documents (:mod:`ray_agents.media`), with strings among them, stay blocks.
+        Images and documents (:mod:`ray_agents.media`) stay blocks, alone or in a list or tuple;
+        what else is in it stands as text between them.
 
         Raises:
             InvalidPayload: the result cannot be written as JSON.
@@ -191,14 +192,25 @@ class Tool:
             return cut(result, chars_max=self.result_chars_max) or "(empty text)"
         if result is None:
             return "(no result)"
-        if (blocks := blocks_in(result)) is not None:
+        if (blocks := blocks_in(self._told_apart(result))) is not None:
             return [self._cut_text(block) for block in fitted(blocks)]
+        return cut(self._json(result), chars_max=self.result_chars_max)
+
+    def _told_apart(self, result: Any) -> Any:
+        """A sequence with media among other things, these as text; anything else as it is."""
+        if not isinstance(result, list | tuple):
+            return result
+        items = list(cast("Sequence[Any]", result))
+        if not any(is_media(item) for item in items):
+            return items
+        return [item if is_block(item) else self._json(item) for item in items]
+
+    def _json(self, result: Any) -> str:
         try:
-            text = to_json(result, inf_nan_mode="constants").decode()
+            return to_json(result, inf_nan_mode="constants").decode()
         except (ValueError, TypeError) as error:
             message = f"the result of {self.name!r} cannot be written as JSON: {error}"
             raise InvalidPayload(message, tool=self.name) from error
-        return cut(text, chars_max=self.result_chars_max)
 
     def _cut_text(self, block: Block) -> Block:
         if block["type"] != "text":
@@ -223,7 +235,8 @@ def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a tool of a typed function, sync or async; options are the fields of :class:`Tool`.
 
     The schema comes from the signature (``Annotated`` and ``Field`` say more), the description
-    from the docstring, whose ``Args:`` section describes the arguments.
+    from the docstring, whose ``Args:`` section describes the arguments. A parameter annotated
+    ``Context`` or ``ToolProgress`` is no argument: the tool is given one when it runs.
 
     Raises:
         InvalidDefinition: a parameter is positional-only, variadic, or has no JSON schema.
@@ -305,11 +318,17 @@ def _arguments_of(
 
 
 def _described(hint: Any, description: str | None) -> Any:
-    """``hint`` with a description from the docstring, which any other it has overrides."""
-    if description is None:
-        return hint
+    """``hint`` with a description from the docstring, which any other it has overrides.
+
+    Text in ``Annotated`` is a description, too.
+    """
     base, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    return Annotated[(base, Field(description=description), *metadata)]
+    texts = [description] if description is not None else []
+    texts += [each for each in metadata if isinstance(each, str)]
+    if not texts:
+        return hint
+    others = [each for each in metadata if not isinstance(each, str)]
+    return Annotated[(base, Field(description=texts[-1]), *others)]
 
 
 def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
