@@ -44,6 +44,18 @@ def by_type(whatever: Context) -> Any:
     return make_notes(whatever)[0]
 
 
+def untyped(ctx: Any) -> Any:
+    return ctx
+
+
+def forgotten(city: str) -> str:
+    return city
+
+
+def of_two(ctx: Any, other: Any) -> Any:
+    return ctx, other
+
+
 def test_what_is_injected_is_not_in_the_schema() -> None:
     assert set(note.input_schema["properties"]) == {"text"}
     assert note.input_schema["required"] == ["text"]
@@ -73,9 +85,9 @@ def test_factories_make_one_tool_or_several() -> None:
     [
         (make_notes, True),
         (by_type, True),
-        (lambda ctx: [], True),
-        (lambda city: city, False),
-        (lambda ctx, other: [], False),
+        (untyped, True),
+        (forgotten, False),
+        (of_two, False),
         (note, False),
         (str, False),
         ("x", False),
@@ -86,9 +98,6 @@ def test_only_a_function_of_the_context_alone_is_a_factory(value: Any, expected:
 
 
 def test_an_undecorated_function_is_refused_as_before() -> None:
-    def forgotten(city: str) -> str:
-        return city
-
     with pytest.raises(InvalidDefinition, match="@tool"):
         AgentConfig(tools=bound([forgotten], Context()))
 

@@ -62,7 +62,7 @@ class WakeLoop:
         if self.running or entity.leaving:
             return
         entity.waiting_for = None
-        if not entity.state.alive or not wakes.ready(entity.state):
+        if not entity.state.alive or self._gives_way() or not wakes.ready(entity.state):
             return
         entity.waiting_for = entity.services.admit(entity)
         if entity.waiting_for is None:
@@ -130,11 +130,20 @@ class WakeLoop:
             else:
                 begun = self._begin()
 
+    def _gives_way(self) -> bool:
+        """Whether no wake begins here any more: its owner's segment is full, the next one's is not.
+
+        The host lets the entity go, and resumes it.
+        """
+        if self._entity.owner.full:
+            self._entity.rest()
+        return self._entity.owner.full
+
     def _begin(self) -> Begun | None:
         """Write the start of the next attempt, or the parking of one that died too often."""
         entity = self._entity
         state, services = entity.state, entity.services
-        if not state.alive or not wakes.ready(state):
+        if not state.alive or self._gives_way() or not wakes.ready(state):
             return None
         attempt = wakes.Attempt(
             host=services.host,

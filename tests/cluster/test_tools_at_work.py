@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from pydantic import BaseModel
 
+from ray_agents.agent import AgentConfig
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.context import Context
 from ray_agents.definition import Registry
+from ray_agents.model import Model
 from ray_agents.models.scripted import Says, ScriptedModel
 from ray_agents.progress import ToolProgress
 from ray_agents.tools import Tool, tool
@@ -18,6 +21,7 @@ from tests.cluster.conftest import ask, log_of, spawned
 
 registry = Registry()
 WITHIN_SECONDS = 10
+Calling = tuple[str, dict[str, Any]]
 
 
 class Note(BaseModel):
@@ -71,13 +75,17 @@ async def worker(ctx: Any, wake: Any) -> list[str]:
     return [call.result or call.error for call in result.tool_calls]
 
 
-def saying(*steps: list[tuple[str, dict[str, Any]]]) -> Any:
+def saying(*steps: list[Calling]) -> Callable[[AgentConfig], Model]:
     model = ScriptedModel([*(Says(calls=calls) for calls in steps), "Done."])
-    return lambda _: model
+
+    def model_for(_: AgentConfig) -> Model:
+        return model
+
+    return model_for
 
 
 async def test_many_threads_write_to_the_state_at_once() -> None:
-    calls = [("note", {"key": f"n{number}"}) for number in range(12)]
+    calls: list[Calling] = [("note", {"key": f"n{number}"}) for number in range(12)]
     async with LocalRuntime("memory:", model_for=saying(calls)) as runtime:
         await runtime.register(registry)
         w = await spawned(runtime, "/worker/w")
@@ -88,7 +96,7 @@ async def test_many_threads_write_to_the_state_at_once() -> None:
 
 
 async def test_of_two_threads_that_insert_one_key_one_is_told_so() -> None:
-    calls = [("note", {"key": "same"})] * 2
+    calls: list[Calling] = [("note", {"key": "same"})] * 2
     async with LocalRuntime("memory:", model_for=saying(calls)) as runtime:
         await runtime.register(registry)
         w = await spawned(runtime, "/worker/w")
@@ -97,7 +105,7 @@ async def test_of_two_threads_that_insert_one_key_one_is_told_so() -> None:
 
 
 async def test_a_thread_that_outlives_its_call_writes_nothing_more() -> None:
-    steps = [("too_slow", {})], [("let_go", {})]
+    steps: list[list[Calling]] = [[("too_slow", {})], [("let_go", {})]]
     async with LocalRuntime("memory:", model_for=saying(*steps)) as runtime:
         await runtime.register(registry)
         w = await spawned(runtime, "/worker/w")
