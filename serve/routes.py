@@ -209,7 +209,7 @@ async def retry(at: At, runtime: AnyRuntime, wake: Wake = None) -> Count:
 
 @entities.post("/{type}/{id}/skip")
 async def skip(at: At, runtime: AnyRuntime, wake: Wake = None) -> Count:
-    """Give parked wakes up."""
+    """Give parked wakes up; one that waits for approval, if it is named."""
     return Count(wakes=await runtime.skip(at, wake=wake))
 
 

@@ -223,10 +223,11 @@ def _approvals(waiting: Iterable[ApprovalView], *, now: int) -> RenderableType:
             Text(visible(wording.call(each.tool, each.args))),
             Text(ago(each.requested, now=now)),
             Text(NOTHING if each.expires is None else until(each.expires, now=now)),
+            Text(each.wake),
         )
         for each in waiting
     ]
-    return _table(("WAITS FOR APPROVAL", "CALL", "ASKED", "EXPIRES"), rows)
+    return _table(("WAITS FOR APPROVAL", "CALL", "ASKED", "EXPIRES", "WAKE"), rows)
 
 
 def _parked(wakes: Iterable[ParkedWake]) -> RenderableType:

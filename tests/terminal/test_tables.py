@@ -73,8 +73,8 @@ def test_inspect_shows_what_waits_for_approval() -> None:
     assert shown.endswith(
         dedent("""\
 
-        WAITS FOR APPROVAL   CALL               ASKED    EXPIRES
-        toolu_1              delete(path="a")   1m ago   -
+        WAITS FOR APPROVAL   CALL               ASKED    EXPIRES   WAKE
+        toolu_1              delete(path="a")   1m ago   -         w1
         """)
     )
 
