@@ -145,11 +145,10 @@ class RunJournal:
         self._run_key = run_key
         recent = session.read_wake(RUN_TYPES)
         own = [e for e in recent if e.key == run_key or e.key.startswith(f"{run_key}:")]
-        mine = {e.offset for e in own}
         self._recorded: list[Event] = own
-        self._history: list[Event] = [
-            e for e in session.read(HISTORY_TYPES) if e.offset not in mine
-        ]
+        past = session.read(HISTORY_TYPES)
+        # Of other runs only what this one saw when it began, whether it begins or goes on.
+        self._history = [e for e in past if e.offset < own[0].offset] if own else past
         self._billed = {e.key: Spent.in_row(e.value) for e in own if e.type == "step"}
         session.effects.adopt({e.key for e in own if e.type == "tool_call"})
 

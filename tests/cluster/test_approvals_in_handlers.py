@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -46,7 +47,7 @@ def says(*calls: tuple[str, dict[str, Any]]) -> list[Any]:
     return [Says(calls=calls), "Done."]
 
 
-def one_of_two(asked: ModelRequest, what: str) -> Any:
+def one_of_two(what: str, asked: ModelRequest) -> Any:
     done = f"{what} done" in str(asked.messages[-1])
     return "Done." if done else Says(calls=[("act", {"what": what})])
 
@@ -69,8 +70,8 @@ async def busy(ctx: Any, wake: Any) -> str:
 
 @registry.entity("two", idle_timeout=IDLE)
 async def two(ctx: Any, wake: Any) -> list[str]:
-    first = ctx.use_agent(tools=[act], test_responses=lambda asked: one_of_two(asked, "left"))
-    second = ctx.use_agent(tools=[act], test_responses=lambda asked: one_of_two(asked, "right"))
+    first = ctx.use_agent(tools=[act], test_responses=partial(one_of_two, "left"))
+    second = ctx.use_agent(tools=[act], test_responses=partial(one_of_two, "right"))
     async with asyncio.TaskGroup() as group:
         runs = [group.create_task(agent.run()) for agent in (first, second)]
     return [run.result().tool_calls[0].result for run in runs]
@@ -93,6 +94,19 @@ async def failing(ctx: Any, wake: Any) -> str:
         if gates.times["failing"] == 0:
             gates.times["failing"] += 1
             raise ValueError("on the way out")
+
+
+@registry.entity("nested", idle_timeout=IDLE)
+async def nested(ctx: Any, wake: Any) -> str:
+    @tool(idempotent=True)
+    async def delegate() -> str:
+        """Have another agent act."""
+        inner = ctx.use_agent(tools=[act], test_responses=partial(one_of_two, "inner"))
+        return (await inner.run()).tool_calls[0].result
+
+    agent = ctx.use_agent(tools=[delegate], test_responses=says(("delegate", {})))
+    result = await agent.run("go")
+    return result.tool_calls[0].result
 
 
 @registry.entity("slow", idle_timeout=IDLE)
@@ -150,6 +164,14 @@ async def test_agents_side_by_side_wait_together() -> None:
             approved += await approve_all(runtime, t)
         assert (await ask(runtime, t, "go", "m1")).value == ["left done", "right done"]
     assert (gates.times["left"], gates.times["right"]) == (1, 1)
+
+
+async def test_an_agent_in_an_idempotent_tool_may_wait() -> None:
+    async with LocalRuntime("memory:") as runtime:
+        n = await begun(runtime, "/nested/n")
+        await approve_all(runtime, n)
+        assert (await ask(runtime, n, "go", "m1")).value == "inner done"
+    assert gates.times["inner"] == 1
 
 
 async def test_a_handler_that_swallows_the_end_of_its_attempt_waits_all_the_same() -> None:
