@@ -274,7 +274,7 @@ def cut(text: str, *, chars_max: int) -> str:
 
 
 def _call_with(
-    function: Callable[..., Any], names: Mapping[str, str], values: BaseModel, **given: Injected
+    function: Callable[..., Any], names: Mapping[str, str], values: BaseModel, /, **given: Injected
 ) -> Any:
     return function(**{name: getattr(values, field) for field, name in names.items()}, **given)
 

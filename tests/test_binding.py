@@ -107,6 +107,17 @@ def test_without_a_context_such_a_tool_is_refused_by_its_name() -> None:
         AgentConfig(tools=[note])
 
 
+def test_what_is_injected_may_have_any_name() -> None:
+    @tool
+    def odd(values: Context, function: int, names: ToolProgress) -> str:
+        """Be odd."""
+        assert isinstance(names, ToolProgress)
+        return f"{values.said} {function}"
+
+    (given,) = bound([odd], Context())
+    assert given.call(given.check({"function": 1})) == "from the context 1"
+
+
 def test_a_progress_handle_needs_no_context() -> None:
     @tool
     def load(progress: ToolProgress, size: int) -> str:
