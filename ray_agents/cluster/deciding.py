@@ -9,8 +9,10 @@ from ray_agents.approvals import ApprovalRecorded, named
 from ray_agents.closing import ended_runs
 from ray_agents.cluster.awake import Awake
 from ray_agents.errors import UnknownApproval
-from ray_agents.events import Draft, Event, WakeRecorded
+from ray_agents.events import Draft, Event, WakeRecorded, decode
+from ray_agents.ledger import Spent
 from ray_agents.log.history import History
+from ray_agents.projection import State
 from ray_agents.runs import RUN_TYPES
 
 GIVEN_UP = "the wake was skipped"
@@ -37,10 +39,20 @@ def approval_named(name: str, *, entity: Awake) -> ApprovalRecorded:
     return found
 
 
-def given_up(chosen: Sequence[WakeRecorded], history: History, *, now: int) -> list[Draft]:
-    """The rows that skip wakes, and end the runs that were going on in them."""
-    skipped = [wakes.skipped(wake, now=now).draft() for wake in chosen]
-    return [*ended_runs(runs_of(chosen, history), reason=GIVEN_UP, now=now), *skipped]
+def given_up(
+    chosen: Sequence[WakeRecorded], state: State, history: History, *, now: int
+) -> list[Draft]:
+    """The rows that skip wakes, and end the runs that were going on in them.
+
+    A model call that is ended so may have cost what nobody saw: the ledger says so, too.
+    """
+    runs = runs_of(chosen, history)
+    ended = list(ended_runs(runs, reason=GIVEN_UP, now=now))
+    before = {event.key: Spent.in_row(event.value) for event in runs if event.type == "step"}
+    after = {draft.key: Spent.in_row(decode(draft.text)) for draft in ended if draft.type == "step"}
+    added = sum((spent - before[key] for key, spent in after.items()), Spent())
+    ledger = [] if added == Spent() else [(state.spent + added).draft()]
+    return [*ended, *ledger, *(wakes.skipped(wake, now=now).draft() for wake in chosen)]
 
 
 def runs_of(open_wakes: Sequence[WakeRecorded], history: History) -> list[Event]:

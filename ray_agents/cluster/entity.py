@@ -419,7 +419,7 @@ class Entity:
         else:
             await self.owner.ready(min(wake.from_offset for wake in chosen))
             chosen = self._left_to_people(verb, wake_key)  # what went on meanwhile
-            drafts = given_up(chosen, self.owner.history, now=now)
+            drafts = given_up(chosen, self.state, self.owner.history, now=now)
         appending = self.enqueue(drafts)
         self.wakeloop.advance()
         await appending.durable()
