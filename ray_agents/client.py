@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from ray_agents.address import Address
-from ray_agents.cluster.loopthread import LoopThread, before_exit
+from ray_agents.cluster.blocking import Blocking, closed
 from ray_agents.decisions import AsyncDecisions, Decisions
 from ray_agents.definition import Definition, Registry
 from ray_agents.errors import InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
+from ray_agents.modes import Mode
 from ray_agents.ports import Blobs, Runtime
 from ray_agents.requests import (
     ForkRequest,
@@ -42,6 +43,7 @@ from ray_agents.views import (
     CostLine,
     EntityView,
     ExportView,
+    Interrupted,
     Page,
     Receipt,
     Reply,
@@ -50,7 +52,6 @@ from ray_agents.views import (
     TypeView,
 )
 
-T = TypeVar("T")
 ASK_WITHIN = timedelta(minutes=1)
 Detach = Callable[[], None]
 Store = str | Blobs | None
@@ -137,7 +138,7 @@ class AsyncClient(AsyncDecisions):
     async def __aenter__(self) -> Self:
         runtime, self._unentered = self._unentered, None
         if runtime is None:
-            raise _closed()
+            raise closed()
         try:
             self._entered = await runtime.__aenter__()
         except BaseException:
@@ -157,7 +158,7 @@ class AsyncClient(AsyncDecisions):
     @property
     def _runtime(self) -> Runtime:
         if self._entered is None:
-            raise _closed() if self._unentered is None else _not_entered()
+            raise closed() if self._unentered is None else _not_entered()
         return self._entered
 
     async def register(
@@ -206,18 +207,20 @@ class AsyncClient(AsyncDecisions):
         from_: str | None = None,
         id: str | None = None,
         after: timedelta | None = None,
+        mode: Mode | str = Mode.QUEUED,
     ) -> Receipt:
         """Put a message into an inbox; durable when this returns. The same ``id`` again is one.
 
         With ``after`` it enters the inbox that much later; the entity may sleep, and everything
-        may crash and come back, meanwhile.
+        may crash and come back, meanwhile. ``mode`` says how it meets a wake that runs then:
+        ``queued``, ``steer`` or ``immediate``, see :mod:`ray_agents.modes`.
 
         Raises:
             InvalidAddress, UnknownEntity, EntityGone, InvalidPayload, PayloadTooLarge,
             BacklogFull, MessageConflict: it is refused.
         """
         request = message_of(
-            payload, type=type, from_=from_, id=id, after_seconds=seconds_of(after)
+            payload, type=type, from_=from_, id=id, after_seconds=seconds_of(after), mode=mode
         )
         return await self._runtime.send(Address.parse(address), request)
 
@@ -327,6 +330,27 @@ class AsyncClient(AsyncDecisions):
         """End the entity's life; its log remains readable."""
         await self._runtime.kill(Address.parse(address), reason=reason)
 
+    async def interrupt(
+        self, address: str, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        """Stop what runs: the model call, the tools, then the handler. Wakes nobody.
+
+        The wake counts as handled and does not go on, not even after a crash right now. One that
+        waits for approval is ended, too.
+
+        Args:
+            address: whose.
+            wake: the key of the only wake that is meant; whichever runs, if not given.
+            reason: why; it stands in the log.
+
+        Returns:
+            Which wake it was; ``interrupted`` is False if none ran, or another one.
+
+        Raises:
+            UnknownEntity, EntityGone: nobody lives there.
+        """
+        return await self._runtime.interrupt(Address.parse(address), wake=wake, reason=reason)
+
     async def cost(
         self, *, by: CostBy = "type", since: datetime | None = None
     ) -> builtins.list[CostLine]:
@@ -340,18 +364,7 @@ class AsyncClient(AsyncDecisions):
         return await cost_in(self._store, by=by, since=since)
 
 
-_unclosed: set[Client] = set()
-
-
-def _close_all() -> None:
-    for client in list(_unclosed):
-        client.close()
-
-
-before_exit(_close_all)
-
-
-class Client(Decisions):
+class Client(Blocking[AsyncClient], Decisions):
     """The verbs, blocking: :class:`AsyncClient` on an event loop in a thread of its own.
 
     So it works in a notebook, whose own loop runs already. Calls may come from several threads.
@@ -359,43 +372,11 @@ class Client(Decisions):
     """
 
     def __init__(self, runtime: Runtime, detach: Detach = _nothing, store: Store = None) -> None:
-        self._thread = LoopThread("ray-agents-client")
-        self._client = AsyncClient(runtime, detach, store)
-        self._closed = False
-        _unclosed.add(self)
-        try:
-            self._do(self._client.__aenter__())
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go; twice is harmless. A runtime embedded in this process seals and ends."""
-        if self._closed:
-            return
-        try:
-            self._do(self._client.__aexit__(None, None, None))
-        finally:
-            self._closed = True
-            _unclosed.discard(self)
-            self._thread.close()
+        super().__init__(AsyncClient(runtime, detach, store), "ray-agents-client")
 
     @property
     def _decisions(self) -> AsyncDecisions:
         return self._client
-
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        """The answer of ``work``, done on the loop; Ctrl-C cancels it and waits for its end."""
-        if self._closed:
-            work.close()
-            raise _closed()
-        return self._thread.do(work)
 
     def register(self, what: Registry | Definition, *, source: str | None = None) -> list[TypeView]:
         """See :meth:`AsyncClient.register`."""
@@ -419,24 +400,7 @@ class Client(Decisions):
 
     def observe(self, address: str, *, offset: int = 0, live: bool = True) -> Iterator[Event]:
         """See :meth:`AsyncClient.observe`; closing the iterator ends it."""
-        events: Any = self._client.observe(address, offset=offset, live=live)
-        try:
-            while True:
-                try:
-                    yield self._do(anext(events))
-                except StopAsyncIteration:
-                    return
-        finally:
-            self._end(events)
-
-    def _end(self, events: Any) -> None:
-        """Close an iterator; the garbage collector may ask for it on the loop's own thread."""
-        if self._closed:
-            return  # closing the client has closed it
-        if self._thread.is_here:
-            self._thread.loop.create_task(_close(events))
-        else:
-            self._do(_close(events))
+        return self._each(self._client.observe(address, offset=offset, live=live))
 
     def inspect(self, address: str) -> EntityView:
         """See :meth:`AsyncClient.inspect`."""
@@ -466,18 +430,15 @@ class Client(Decisions):
         """See :meth:`AsyncClient.kill`."""
         self._do(self._client.kill(address, reason=reason))
 
+    def interrupt(
+        self, address: str, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        """See :meth:`AsyncClient.interrupt`."""
+        return self._do(self._client.interrupt(address, wake=wake, reason=reason))
+
     def cost(self, **options: Any) -> builtins.list[CostLine]:
         """See :meth:`AsyncClient.cost`."""
         return self._do(self._client.cost(**options))
-
-
-async def _close(events: Any) -> None:
-    async with aclosing(events):
-        pass
-
-
-def _closed() -> RuntimeUnavailable:
-    return RuntimeUnavailable("this client is closed; connect() gives a new one")
 
 
 def _not_entered() -> RuntimeUnavailable:

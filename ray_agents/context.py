@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
-
-from pydantic import ValidationError
+from typing import Any, Protocol
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
@@ -19,7 +17,7 @@ from ray_agents.binding import bound
 from ray_agents.collections import Collections
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
-from ray_agents.errors import EntityExists, InvalidPayload, MissingKey
+from ray_agents.errors import EntityExists, MissingKey
 from ray_agents.events import (
     JSON,
     Draft,
@@ -33,19 +31,19 @@ from ray_agents.events import (
 )
 from ray_agents.handles import Actions, AgentHandle, EntityHandle, RunHandle
 from ray_agents.injected import Injected
+from ray_agents.modes import Mode
 from ray_agents.progress import ToolProgress
 from ray_agents.projection import CONTEXT_TYPE, MANIFEST_TYPE, TAGS_TYPE, State
 from ray_agents.records import Records
 from ray_agents.requests import (
     MESSAGE_ID_LENGTH_MAX,
-    Request,
     SendRequest,
     SpawnRequest,
+    checked,
+    message_of,
     seconds_of,
 )
 from ray_agents.wakes import Wake
-
-R = TypeVar("R", bound=Request)
 
 
 class Session(Protocol):
@@ -176,6 +174,7 @@ class Context(Injected):
         *,
         message_type: str = "message",
         after: timedelta | None = None,
+        mode: Mode | str = Mode.QUEUED,
     ) -> str:
         """Send a message at the next commit point, exactly one inbox row; the message's id.
 
@@ -185,19 +184,21 @@ class Context(Injected):
             message_type: its type, as in the receiver's inbox schemas.
             after: how long the receiver keeps it before it enters the inbox, counted from when
                 the receiver accepts it; the receiver may sleep meanwhile.
+            mode: how it meets a wake of the receiver; see :mod:`ray_agents.modes`.
 
         Raises:
             InvalidAddress: ``address`` does not parse.
-            InvalidPayload: ``payload`` is not JSON, or ``after`` is negative or over five years.
+            InvalidPayload: ``payload`` is not JSON, ``after`` is negative or over five years, or
+                there is no such ``mode``.
         """
         target = Address.parse(address)
         plain = _plain(payload, f"the message to {address!r}")
-        request = _checked(
-            SendRequest,
-            payload=plain,
+        request = message_of(
+            plain,
             type=message_type,
             from_=self.address,
             after_seconds=seconds_of(after),
+            mode=mode,
         )
         return self._stage_outbox(OutboxKind.SEND, target, request)
 
@@ -220,9 +221,8 @@ class Context(Injected):
         target = Address.of(type_name, entity_id)
         plain = _plain([args or {}, initial_message], f"the spawn of {str(target)!r}")
         message = None if plain[1] is None else SendRequest(payload=plain[1], from_=self.address)
-        request = _checked(
-            SpawnRequest, args=plain[0], tags=dict(tags or {}), parent=self.address, message=message
-        )
+        facts = {"args": plain[0], "tags": dict(tags or {}), "parent": self.address}
+        request = checked(SpawnRequest, facts | {"message": message})
         self._session.check_spawn(target, request)
         known = self._session.effects.row(MANIFEST_TYPE, f"child:{target}")
         if known is not None and not self._session.effects.repeats():
@@ -338,12 +338,3 @@ def _plain(value: JSON, what: str) -> JSON:
         InvalidPayload: it cannot be written as JSON.
     """
     return decode(encode(value, what))
-
-
-def _checked(request: type[R], **fields: Any) -> R:
-    try:
-        return request(**fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidPayload(f"{field!r}: {first['msg']}", field=field) from error

@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ray_agents.approvals import ApprovalRecorded
+from ray_agents.deferral import DeliveryDeferred
 from ray_agents.events import (
     WAKE_HEADER,
-    DeliveryDeferred,
     EffectStaged,
     EntityCreated,
     EntityStopped,
@@ -101,7 +101,8 @@ class State:
     """The wake state of one entity. Only :func:`fold` and :meth:`apply` change it.
 
     ``origin`` says where it comes from if it was forked or imported in this life. Messages before
-    ``ids_offset`` do not count when ids are compared.
+    ``ids_offset`` do not count when ids are compared. ``steered`` are the offsets, from the
+    watermark on, of messages that a running wake has taken in.
     """
 
     created: EntityCreated | None = None
@@ -110,6 +111,7 @@ class State:
     ids_offset: int = 0
     stopped: EntityStopped | None = None
     watermark: int = 0
+    steered: set[int] = field(default_factory=set[int])
     pending: list[Event] = field(default_factory=list[Event])
     wakes: dict[str, WakeRecorded] = field(default_factory=dict[str, WakeRecorded])
     approvals: dict[str, ApprovalRecorded] = field(default_factory=dict[str, ApprovalRecorded])
@@ -139,7 +141,7 @@ class State:
     def waiting(self) -> bool:
         """Whether the wake to go on with waits until people have decided on its tool calls."""
         wake = self.current
-        if wake is None or wake.status is not WakeStatus.WAITING:
+        if wake is None or wake.status is not WakeStatus.WAITING or wake.interrupted:
             return False
         return any(each.pending for each in self.approvals.values() if each.wake == wake.key)
 
@@ -244,13 +246,17 @@ class State:
     def _abandon(self) -> None:
         """The end of a life ends its obligations."""
         ended = (self.pending, self.wakes, self.timers, self.outbox, self.deferred, self.effects)
-        for left in (*ended, self.approvals):
+        for left in (*ended, self.steered, self.approvals):
             left.clear()
 
     def _apply_wake(self, wake: WakeRecorded) -> None:
+        if wake.joined:
+            self.steered.update(offset for offset in wake.joined if offset >= self.watermark)
+            self.pending = [e for e in self.pending if e.offset not in self.steered]
         if wake.to_offset > self.watermark:
             self.watermark = wake.to_offset
             self.pending = [e for e in self.pending if e.offset >= wake.to_offset]
+            self.steered = {offset for offset in self.steered if offset >= wake.to_offset}
         if wake.closed:
             self.woken = self.woken or wake.attempt > 0
             self.wakes.pop(wake.key, None)

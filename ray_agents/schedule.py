@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from ray_agents.approvals import ApprovalRecorded
-from ray_agents.events import DeliveryDeferred
+from ray_agents.deferral import DeliveryDeferred
 from ray_agents.projection import Outgoing, State
 from ray_agents.views import ApprovalStatus
 

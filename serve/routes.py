@@ -30,7 +30,16 @@ from ray_agents.requests import (
     SpawnRequest,
 )
 from ray_agents.settings import Settings
-from ray_agents.views import ApprovalView, EntityView, Page, Receipt, Reply, StateView, TypeView
+from ray_agents.views import (
+    ApprovalView,
+    EntityView,
+    Interrupted,
+    Page,
+    Receipt,
+    Reply,
+    StateView,
+    TypeView,
+)
 from serve.schemas import (
     NOW,
     Count,
@@ -199,6 +208,17 @@ async def state(at: At, runtime: AnyRuntime, offset: AsOf = None) -> StateView:
 async def fork(at: At, runtime: AnyRuntime, body: ForkRequest) -> EntityView:
     """A new entity of the rows of this one; neither wakes."""
     return await runtime.fork(at, body)
+
+
+@entities.post("/{type}/{id}/interrupt")
+async def interrupt(
+    at: At,
+    runtime: AnyRuntime,
+    wake: Annotated[str | None, Query(max_length=256, description="only this wake")] = None,
+    reason: Annotated[str | None, Query(max_length=1_000)] = None,
+) -> Interrupted:
+    """Stop what runs; the answer says which wake that was, or that nothing ran."""
+    return await runtime.interrupt(at, wake=wake, reason=reason)
 
 
 @entities.post("/{type}/{id}/retry")

@@ -30,6 +30,7 @@ from ray_agents.views import (
     ApprovalStatus,
     ApprovalView,
     EntityView,
+    Interrupted,
     Page,
     Receipt,
     Reply,
@@ -61,6 +62,7 @@ class FakeRuntime:
         self.registered: list[tuple[Registry, str | None]] = []
         self.parked: list[tuple[str, Address, str | None]] = []
         self.decided: list[tuple[Address, str, DecisionRequest]] = []
+        self.interrupts: list[tuple[Address, str | None, str | None]] = []
         self.forked: list[tuple[Address, ForkRequest]] = []
         self.imported = b""
         self.fails_with: BaseException | None = None
@@ -223,6 +225,13 @@ class FakeRuntime:
     async def kill(self, address: Address, *, reason: str | None = None) -> None:
         self._log(address)
         self.killed[address] = reason
+
+    async def interrupt(
+        self, address: Address, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        self._log(address)
+        self.interrupts.append((address, wake, reason))
+        return Interrupted(address=str(address), interrupted=True, wake=wake or "w1", offset=7)
 
     async def retry(self, address: Address, *, wake: str | None = None) -> int:
         self._log(address)

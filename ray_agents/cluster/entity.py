@@ -24,6 +24,7 @@ from ray_agents.address import Address
 from ray_agents.approvals import named
 from ray_agents.cluster.awake import Services
 from ray_agents.cluster.deciding import approval_named, given_up
+from ray_agents.cluster.interrupting import marks
 from ray_agents.cluster.outbox import Outbox
 from ray_agents.cluster.portrait import portrait
 from ray_agents.cluster.session import check_args, check_message
@@ -239,10 +240,10 @@ class Entity:
             UnknownEntity, EntityGone: nobody lives here.
             InvalidPayload, PayloadTooLarge, BacklogFull, MessageConflict: it is refused.
         """
-        self._check_alive()
+        self.check_alive()
         message_id = request.id or self.services.clock.fresh_id()
         await self.owner.ready_to_find(MessageReceived.TYPE, message_id)
-        self._check_alive()  # what went on meanwhile
+        self.check_alive()  # what went on meanwhile
         message = self._message(request, message_id)
         earlier = self._find(message_id)
         if earlier is not None:
@@ -250,7 +251,7 @@ class Entity:
         self._check_fits(message)
         if request.after_seconds:
             return await self._schedule(message, request.after_seconds)
-        appending = self.enqueue([message.draft()])
+        appending = self.enqueue([message.draft(), *marks(self, message)])
         offset = appending.events[0].offset
         self._arrives(message, offset)
         self.wakeloop.advance()
@@ -275,6 +276,7 @@ class Entity:
             target=self.name,
             life=state.created.life if state.created else 0,
             timestamp=message.timestamp,
+            mode=message.mode,
         )
         appending = self.enqueue([send.draft()])
         self.timers.added(send)
@@ -298,6 +300,7 @@ class Entity:
             message_type=request.type,
             sender=request.from_,
             timestamp=self.services.clock.now(),
+            mode=request.mode,
         )
 
     def _arrives(
@@ -350,7 +353,8 @@ class Entity:
             durability=self.owner.durability,
         )
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Raise UnknownEntity or EntityGone if nobody lives here."""
         if self.state.stopped is not None:
             message = f"{self.name!r} was killed; its log stays readable, spawn it to begin anew"
             raise EntityGone(message, address=self.name)
@@ -389,7 +393,7 @@ class Entity:
         created = self.state.created
         if created is None or self.state.stopped is not None:
             if created is None:
-                self._check_alive()
+                self.check_alive()
             await self._acknowledged(self._written)
             return
         stopped = EntityStopped(
@@ -410,7 +414,7 @@ class Entity:
         Raises:
             NothingParked: there is no such wake.
         """
-        self._check_alive()
+        self.check_alive()
         chosen = self._left_to_people(verb, wake_key)
         now = self.services.clock.now()
         if verb == "retry":
@@ -443,11 +447,11 @@ class Entity:
             UnknownApproval: no such call waits, or ever did in this life.
             ApprovalDecided: it was decided otherwise.
         """
-        self._check_alive()
+        self.check_alive()
         known = named(self.state.approvals.values(), approval)
         if known is None:
             await self.owner.ready(self.state.life_offset)
-            self._check_alive()  # what went on meanwhile
+            self.check_alive()  # what went on meanwhile
             known = approval_named(approval, entity=self)
         now = self.services.clock.now()
         decided = known.decided(request.status, now=now, by=request.by, reason=request.reason)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from ray_agents.events import JSON, Event
 from ray_agents.findings import Verification
+from ray_agents.modes import Mode
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import (
     ApprovalView,
@@ -22,6 +23,7 @@ from ray_agents.views import (
     CostLine,
     EntityView,
     ExportView,
+    Interrupted,
     Page,
     Receipt,
     Reply,
@@ -73,6 +75,7 @@ class Client(Protocol):
         from_: str | None = None,
         id: str | None = None,
         after: timedelta | None = None,
+        mode: Mode | str = Mode.QUEUED,
     ) -> Receipt:
         """Put a message into an inbox, now or later."""
         ...
@@ -124,6 +127,12 @@ class Client(Protocol):
 
     def kill(self, address: str, *, reason: str | None = None) -> None:
         """End an entity's life."""
+        ...
+
+    def interrupt(
+        self, address: str, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        """Stop what runs."""
         ...
 
     def retry(self, address: str, *, wake: str | None = None) -> int:

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 reached: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 opened: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 times: Counter[str] = Counter()
-latches: defaultdict[str, threading.Event] = defaultdict(threading.Event)  # for tools in threads
+threads: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 
 
 async def wait(name: str) -> None:
@@ -27,4 +27,4 @@ def reset() -> None:
     reached.clear()
     opened.clear()
     times.clear()
-    latches.clear()
+    threads.clear()

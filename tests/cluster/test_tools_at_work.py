@@ -42,19 +42,19 @@ def note(key: str, ctx: Context) -> str:
 def too_slow(ctx: Context) -> str:
     """Note something before the time is up, and something after it."""
     ctx.state.notes.insert({"key": "in time"})
-    gates.latches["go on"].wait(WITHIN_SECONDS)
+    gates.threads["go on"].wait(WITHIN_SECONDS)
     try:
         ctx.state.notes.insert({"key": "late"})
     finally:
-        gates.latches["gone"].set()
+        gates.threads["gone"].set()
     return "never told"
 
 
 @tool
 def let_go() -> str:
     """Let the thread of ``too_slow`` go on, and wait for its end."""
-    gates.latches["go on"].set()
-    return f"{gates.latches['gone'].wait(WITHIN_SECONDS)}"
+    gates.threads["go on"].set()
+    return f"{gates.threads['gone'].wait(WITHIN_SECONDS)}"
 
 
 def making(ctx: Any) -> list[Tool]:

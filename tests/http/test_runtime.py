@@ -28,6 +28,7 @@ from ray_agents.errors import (
 from ray_agents.events import Event
 from ray_agents.http.following import Patience
 from ray_agents.http.runtime import HttpRuntime
+from ray_agents.modes import Mode
 from ray_agents.ports import Runtime
 from ray_agents.requests import (
     DecisionRequest,
@@ -115,6 +116,15 @@ async def test_a_message_gets_an_id_so_that_it_may_be_sent_twice(
     await http.send(AMY, SendRequest(payload=1))
     assert runtime.sent[0][1].id
     assert runtime.spawned[AMY].spawn_id
+
+
+async def test_interrupt_and_the_mode_of_a_message(http: HttpRuntime, runtime: FakeRuntime) -> None:
+    await http.spawn(AMY, SpawnRequest())
+    answer = await http.interrupt(AMY, reason="enough")
+    assert (answer.interrupted, answer.wake, answer.offset) == (True, "w1", 7)
+    assert runtime.interrupts == [(AMY, None, "enough")]
+    await http.send(AMY, SendRequest(payload="hi", mode=Mode.IMMEDIATE))
+    assert runtime.sent[0][1].mode is Mode.IMMEDIATE
 
 
 async def test_list_kill_retry_and_skip(http: HttpRuntime, runtime: FakeRuntime) -> None:
