@@ -134,7 +134,7 @@ def test_a_snapshot_keeps_the_order_in_which_keys_were_first_written() -> None:
 
 
 def test_a_snapshot_is_as_long_as_the_state_and_not_as_the_log() -> None:
-    short, long = random_log(2, steps=1000), random_log(2, steps=8000)
+    short, long = random_log(7, steps=1000), random_log(7, steps=8000)
     few, many = snapshot_of(short), snapshot_of(long)
     assert few is not None
     assert many is not None
