@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
-
-from pydantic import ValidationError
+from typing import Any, Protocol
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.binding import bound
 from ray_agents.collections import Collections
 from ray_agents.contextplan import ContextPlan, Source, TimedMessage, plan_of
 from ray_agents.contextreport import ContextReport
 from ray_agents.conversation import Projection, timed_messages
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
-from ray_agents.errors import EntityExists, InvalidPayload
+from ray_agents.errors import EntityExists
 from ray_agents.events import (
     JSON,
     Draft,
@@ -33,22 +32,23 @@ from ray_agents.events import (
     encode,
 )
 from ray_agents.handles import Actions, AgentHandle, EntityHandle, RunHandle
+from ray_agents.injected import Injected
 from ray_agents.modes import Mode
 from ray_agents.notes import Notes
+from ray_agents.progress import ToolProgress
 from ray_agents.projection import MANIFEST_TYPE, State
 from ray_agents.records import Records
 from ray_agents.requests import (
     MESSAGE_ID_LENGTH_MAX,
-    Request,
     SendRequest,
     SpawnRequest,
+    checked,
+    message_of,
     seconds_of,
 )
 from ray_agents.runs import CONTEXT
 from ray_agents.timeline import TYPES
 from ray_agents.wakes import Wake
-
-R = TypeVar("R", bound=Request)
 
 
 class Session(Protocol):
@@ -89,7 +89,7 @@ class Session(Protocol):
         ...
 
 
-class Context(Notes):
+class Context(Notes, Injected):
     """The first argument of every handler."""
 
     def __init__(self, session: Session, wake: Wake) -> None:
@@ -100,6 +100,7 @@ class Context(Notes):
         self.actions = Actions(session.definition.actions, self.state)
         self.records = Records(session.read)
         self.agent = AgentHandle(session.run_agent, None)
+        self.progress = ToolProgress()
         self._said: list[str] = []
         self._runs = 0
 
@@ -141,8 +142,12 @@ class Context(Notes):
     # -- the agent ----------------------------------------------------------------------------
 
     def use_agent(self, system_prompt: str = "", **options: Any) -> AgentHandle:
-        """Configure the agent; options as in :class:`ray_agents.agent.AgentConfig`."""
-        config = AgentConfig(system_prompt=system_prompt, **options)
+        """Configure the agent; options as in :class:`ray_agents.agent.AgentConfig`.
+
+        Among ``tools`` may be factories, and tools with a parameter annotated ``Context``.
+        """
+        tools = bound(options.pop("tools", ()), self)
+        config = AgentConfig(system_prompt=system_prompt, tools=tools, **options)
         self.agent = AgentHandle(self._session.run_agent, config)
         return self.agent
 
@@ -237,9 +242,8 @@ class Context(Notes):
         """
         target = Address.parse(address)
         plain = _plain(payload, f"the message to {address!r}")
-        request = _checked(
-            SendRequest,
-            payload=plain,
+        request = message_of(
+            plain,
             type=message_type,
             from_=self.address,
             after_seconds=seconds_of(after),
@@ -266,9 +270,8 @@ class Context(Notes):
         target = Address.of(type_name, entity_id)
         plain = _plain([args or {}, initial_message], f"the spawn of {str(target)!r}")
         message = None if plain[1] is None else SendRequest(payload=plain[1], from_=self.address)
-        request = _checked(
-            SpawnRequest, args=plain[0], tags=dict(tags or {}), parent=self.address, message=message
-        )
+        facts = {"args": plain[0], "tags": dict(tags or {}), "parent": self.address}
+        request = checked(SpawnRequest, facts | {"message": message})
         self._session.check_spawn(target, request)
         known = self._session.effects.row(MANIFEST_TYPE, f"child:{target}")
         if known is not None and not self._session.effects.repeats():
@@ -321,12 +324,3 @@ def _plain(value: JSON, what: str) -> JSON:
         InvalidPayload: it cannot be written as JSON.
     """
     return decode(encode(value, what))
-
-
-def _checked(request: type[R], **fields: Any) -> R:
-    try:
-        return request(**fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidPayload(f"{field!r}: {first['msg']}", field=field) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.contextreport import ContextReport
 from ray_agents.events import (
     JSON,
@@ -70,6 +71,20 @@ def outcome(tool_name: str, row: Mapping[str, JSON]) -> str:
     said = (row.get("error") or "failed") if failed else row.get("result")
     took = row.get("duration_ms")
     return f"{tool_name}: {short(said)}" + (f" ({lasting(took)})" if took is not None else "")
+
+
+def progress(row: Mapping[str, JSON]) -> str:
+    """How far a tool has come: ``load: reading 3 of 10``."""
+    done, total = row.get("done"), row.get("total")
+    far = "" if done is None else f" {done:g}" + ("" if total is None else f" of {total:g}")
+    return f"{row.get('tool_name')}: {row.get('message') or ''}{far}"
+
+
+def decided(approval: ApprovalRecorded) -> str:
+    """What people decided on a tool call, who, and why."""
+    by = f" by {approval.by}" if approval.by else ""
+    why = f": {approval.reason}" if approval.reason else ""
+    return f"{approval.status.value}{by}: {approval.tool_name}{why}"
 
 
 def step(row: Mapping[str, JSON]) -> str:
