@@ -88,6 +88,7 @@ class Transcript:
             "reasoning_delta": self._reasoning_delta,
             "run": self._run,
             "step": self._step,
+            "compaction": self._compaction,
             "tool_call": self._tool_call,
             ApprovalRecorded.TYPE: self._approval,
             PROGRESS_TYPE: self._progress,
@@ -170,6 +171,11 @@ class Transcript:
         row = _fields(event)
         if row.get("status") == "completed":
             yield from self._line(event, "·", wording.step(row), style="dim")
+
+    def _compaction(self, event: Event) -> Strokes:
+        row = _fields(event)
+        told = f"{row.get('turns')} turns, about {row.get('tokens'):,} tokens, are summed up:"
+        yield from self._line(event, "≡", f"{told} {row.get('summary')}", style="dim")
 
     def _tool_call(self, event: Event) -> Strokes:
         row = _fields(event)

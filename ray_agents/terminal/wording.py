@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from ray_agents.approvals import ApprovalRecorded
+from ray_agents.contextreport import ContextReport
 from ray_agents.events import (
     JSON,
     EffectStaged,
@@ -88,11 +89,13 @@ def decided(approval: ApprovalRecorded) -> str:
 
 def step(row: Mapping[str, JSON]) -> str:
     """One model call in figures."""
-    told = [f"step {row['step_number']}"] if "step_number" in row else ["step"]
+    told = [f"step {row['step_number']}" if "step_number" in row else row.get("purpose") or "step"]
     if row.get("input_tokens") is not None:
         told.append(f"{row['input_tokens']:,} tokens in, {row.get('output_tokens') or 0:,} out")
     if "cost_micros" in row:
         told.append(UNKNOWN if row["cost_micros"] is None else money(row["cost_micros"]))
+    if asked := row.get("context"):
+        told.append(f"{ContextReport.of(asked).cacheable_share:.0%} cacheable")
     if row.get("duration_ms") is not None:
         told.append(lasting(row["duration_ms"]))
     if row.get("model_id"):

@@ -214,3 +214,14 @@ def test_a_step_tells_what_it_cost_or_that_nobody_knows() -> None:
 
 def test_the_ledger_s_own_rows_are_not_told() -> None:
     assert told(Spent().draft()) == ""
+
+
+def test_a_summary_and_what_a_step_was_asked_with_are_told() -> None:
+    context = {"sources": {"run": 100}, "cacheable": 80, "counted": "provider", "estimate": 90}
+    step = {"status": "completed", "purpose": "compaction", "input_tokens": 100, "context": context}
+    summary = {"turns": 12, "tokens": 3400, "summary": "They counted."}
+    drafts = (Draft.of("step", "r:c1", value=step), Draft.of("compaction", "r:c1", value=summary))
+    assert told(*drafts) == dedent("""\
+        10:00:00 · compaction · 100 tokens in, 0 out · 80% cacheable
+        10:00:01 ≡ 12 turns, about 3,400 tokens, are summed up: They counted.
+        """)
