@@ -316,6 +316,16 @@ async def test_a_crash_right_after_the_acknowledgement_resumes_nothing(gate: str
         assert (await again.inspect(at)).spent.uncounted == (gate == "speaking")
 
 
+async def test_a_host_that_leaves_meanwhile_hands_over_nothing_to_resume() -> None:
+    store = memory()
+    async with LocalRuntime(store) as runtime:
+        at = await running(runtime, "waiting", kind="waiter")
+        await runtime.interrupt(at)
+    async with LocalRuntime(store) as runtime:
+        end = WakeRecorded.of(await handled(runtime, at))
+    assert (end.interrupted, end.reply, gates.times["handled"]) == (True, None, 1)
+
+
 async def test_a_wake_whose_host_has_died_is_stopped_before_it_is_resumed() -> None:
     model, store = Paced(["@speaking"], ["@again"], ["Done."]), memory()
     runtime = LocalRuntime(store, model_for=model.for_any)
