@@ -234,8 +234,8 @@ class _Loop:
                         if usage.tokens:
                             self._journal.post([self._record.usage_seen(number, usage)])
                     case AnswerBroken():
-                        narration.see(event)
-                        self._journal.post([self._record.attempt_broken(number)])
+                        narration.see(event)  # and the ledger knows of it before the next attempt
+                        await self._journal.commit([self._record.attempt_broken(number)])
                     case _:
                         narration.see(event)
         message = f"the stream of {request.model!r} ended before its answer was complete"

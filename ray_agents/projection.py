@@ -209,13 +209,20 @@ class State:
                 self.deferred[event.key] = DeliveryDeferred.of(event)
             case SendScheduled.TYPE if SendScheduled.is_row(event.type, event.key):
                 self._apply_schedule(event)
+            case Spent.TYPE | ApprovalRecorded.TYPE | runs.COMPACTION:
+                self._apply_run(event)
+            case _:
+                self._apply_life(event)
+        self._note_effect(event)
+
+    def _apply_run(self, event: Event) -> None:
+        match event.type:
             case Spent.TYPE:
                 self.spent = Spent.of(event)
             case ApprovalRecorded.TYPE:
                 self.approvals[event.key] = ApprovalRecorded.of(event)
             case _:
-                self._apply_life(event)
-        self._note_effect(event)
+                self.compacted = event
 
     def _apply_life(self, event: Event) -> None:
         match event.type:
@@ -226,8 +233,6 @@ class State:
             case EntityStopped.TYPE:
                 self.stopped = EntityStopped.of(event)
                 self._abandon()
-            case runs.COMPACTION:
-                self.compacted = event
             case _:
                 pass
 

@@ -42,7 +42,7 @@ Row = dict[str, Any]
 DELTA_TYPES = frozenset({"text_delta", "reasoning_delta"})
 STEERED = "steered"
 _ANSWER_TYPES = DELTA_TYPES | {"text", "reasoning", "tool_call"}
-RUN_TYPES = _ANSWER_TYPES | {"run", "step", STEERED, ApprovalRecorded.TYPE, "compaction"}
+RUN_TYPES = _ANSWER_TYPES | {"run", "step", "compaction", STEERED, ApprovalRecorded.TYPE}
 Number = int | str  # of a step, from 1; one that sums up has a name, c1
 ENDED = frozenset({"completed", "failed"})
 TURNS_MAX, TOKENS_MAX, COST_MAX, TIME_MAX = "turns_max", "tokens_max", "cost_max", "time_max"
@@ -66,8 +66,8 @@ class RunRecord:
         self.key = run_key
         self._prices = prices
         self._rows: dict[tuple[str, str], Row] = {}
-        self._asked: dict[Number, ContextReport] = {}
         self._approvals: dict[str, ApprovalRecorded] = {}
+        self._asked: dict[Number, ContextReport] = {}
         for event in recorded:
             self._take(event)
 

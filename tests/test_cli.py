@@ -180,6 +180,15 @@ def test_interrupt_says_what_it_stopped(run: Run, client: FakeClient) -> None:
     assert json.loads(run("interrupt", ADA, "--json").out)["interrupted"] is True
 
 
+def test_ask_says_that_the_reply_was_cut_short(run: Run, client: FakeClient) -> None:
+    client.reply = client.reply.model_copy(update={"interrupted": True})
+    shell = run("ask", ADA, "hi")
+    assert (shell.out, shell.err) == (
+        "391\n",
+        f"{ADA} was interrupted; so far it had said:\n",
+    )
+
+
 def test_send_says_how_it_meets_what_runs(run: Run, client: FakeClient) -> None:
     assert run("send", ADA, "hi", "--mode", "steer").code == 0
     assert client.asked[0][1]["mode"] == "steer"

@@ -3,8 +3,8 @@
 An example is a world: an agent with tools, a model that answers, thinks, calls tools, breaks off
 and cannot be reached, sums up what has grown long, tools that people approve or deny, messages of
 every mode, interrupts, and hosts that die at any write. In the end *every prefix* of the log is
-read as a transcript and held against the strict rules of the Messages API, and the log against
-what the model was asked and the senders were told.
+read as a transcript and held against the strict rules of the Messages API, and the log against what
+the model was asked and the senders were told.
 
     EXAMPLES=5000 pytest tests/simulation/test_transcripts.py --timeout=3600
 """
@@ -109,7 +109,8 @@ async def clerk(ctx: Any, wake: Any) -> None:
     """Run the agent, twice if a message says so; sum up what is long, if it was spawned so."""
     tokens = ctx.args.get("threshold")
     compaction = tokens and Compaction(threshold=tokens, keep_last=2, max_tokens=10)
-    ctx.use_agent(tools=[look, write, fail, act, hurry], turns_max=5, compaction=compaction)
+    tools = [look, write, fail, act, hurry]
+    ctx.use_agent(tools=tools, turns_max=5, compaction=compaction)
     await ctx.agent.run()
     if any("twice" in event.value["payload"] for event in ctx.events):
         await ctx.agent.run("And again.")
