@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -13,8 +14,8 @@ from ray_agents.cluster.local import LocalRuntime
 from ray_agents.compaction import Compaction
 from ray_agents.contextreport import ContextReport
 from ray_agents.definition import Limits, Registry
-from ray_agents.errors import HandlerFailed
-from ray_agents.model import ModelRequest, ModelSettings
+from ray_agents.errors import HandlerFailed, ModelUnavailable
+from ray_agents.model import Message, ModelRequest, ModelSettings
 from ray_agents.models.anthropic import AnthropicModel, close_clients, preload
 from ray_agents.models.scripted import Says
 from ray_agents.ports import Blobs
@@ -185,6 +186,40 @@ async def test_a_summary_outlives_wakes_and_restarts(store: Blobs) -> None:
         shown, whole = (await ask(runtime, where, "whole")).value
         assert shown < whole == 2 * 9 + 1
         assert (await ask(runtime, where, "report")).value > 0
+
+
+ASKED: list[list[Message]] = []
+
+
+def unreachable_once(request: ModelRequest) -> Says:
+    """Notes what it is asked; the first time after a summary it cannot be reached."""
+    summed_up = "Summary of" in request.messages[0]["content"][0]["text"]
+    known = any("Summary of" in asked[0]["content"][0]["text"] for asked in ASKED)
+    ASKED.append(list(request.messages))
+    if summed_up and not known:
+        raise ModelUnavailable("not now")
+    return Says(text=LONG)
+
+
+@registry.entity("flaky", limits=Limits(retry_delay=timedelta(milliseconds=1)))
+async def flaky(ctx: Any, wake: Any) -> None:
+    """Sum long histories up, with a model that is not always there."""
+    compaction = Compaction(threshold=800, keep_last=2, max_tokens=100)
+    ctx.use_agent(test_responses=unreachable_once, compaction=compaction)
+    await ctx.agent.run()
+
+
+async def test_a_run_that_resumes_behind_its_own_summary_asks_the_same_again() -> None:
+    ASKED.clear()
+    async with LocalRuntime("memory:") as runtime:
+        await runtime.register(registry)
+        where = await spawned(runtime, "/flaky/f")
+        for number in range(6):
+            await ask(runtime, where, f"message {number}")
+    lengths = [len(asked) for asked in ASKED]
+    at = next(i for i in range(1, len(ASKED)) if lengths[i] < lengths[i - 1])
+    assert len(ASKED[at]) == 3
+    assert ASKED[at + 1] == ASKED[at]
 
 
 async def test_a_fork_as_of_before_a_summary_has_the_whole_conversation() -> None:
