@@ -11,6 +11,7 @@
     │   ├── EntityExists           409
     │   ├── MessageConflict        409
     │   ├── NothingParked          409
+    │   ├── OverBudget             409
     │   ├── EntityGone             410
     │   ├── OffsetGone             410
     │   ├── PayloadTooLarge        413
@@ -116,6 +117,12 @@ class MessageConflict(CallerError):
 
 class NothingParked(CallerError):
     """``retry`` or ``skip`` found no parked wake."""
+
+    status = 409
+
+
+class OverBudget(CallerError):
+    """A child's share is more than what is left of the budget; ``left`` says how much that is."""
 
     status = 409
 

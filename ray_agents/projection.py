@@ -29,13 +29,14 @@ from ray_agents.events import (
     WakeStatus,
     decode,
 )
-from ray_agents.ledger import Spent
+from ray_agents.ledger import Granted, Spent
 from ray_agents.origin import EntityForked
 
 USER_TYPE_PREFIX = "state:"
 TAGS_TYPE = "tags"
 CONTEXT_TYPE = "context_inserted"
 MANIFEST_TYPE = "manifest"
+CHILD_KEY_PREFIX = "child:"
 ROW_TYPES = frozenset({TAGS_TYPE, CONTEXT_TYPE, MANIFEST_TYPE})
 CONTROL_TYPES = frozenset(
     {
@@ -112,6 +113,7 @@ class State:
     wakes: dict[str, WakeRecorded] = field(default_factory=dict[str, WakeRecorded])
     woken: bool = False
     spent: Spent = field(default_factory=Spent)
+    granted: Granted = field(default_factory=Granted)
     timers: dict[str, Timer] = field(default_factory=dict[str, Timer])
     outbox: dict[str, Outgoing] = field(default_factory=dict[str, Outgoing])
     deferred: dict[str, DeliveryDeferred] = field(default_factory=dict[str, DeliveryDeferred])
@@ -187,6 +189,8 @@ class State:
                 self.deferred[event.key] = DeliveryDeferred.of(event)
             case SendScheduled.TYPE if SendScheduled.is_row(event.type, event.key):
                 self._apply_schedule(event)
+            case Spent.TYPE if event.key == Granted.KEY:
+                self.granted = Granted.of(event)
             case Spent.TYPE:
                 self.spent = Spent.of(event)
             case _:
@@ -208,7 +212,7 @@ class State:
     def _apply_created(self, event: Event) -> None:
         self.created, self.stopped, self.origin = EntityCreated.of(event), None, None
         self.life_offset = self.ids_offset = self.watermark = event.offset
-        self.woken, self.spent = False, Spent()
+        self.woken, self.spent, self.granted = False, Spent(), Granted()
         self.rows.clear()
         self._abandon()
 
@@ -219,7 +223,8 @@ class State:
         """
         if self.created is not None:
             self.created = origin.creation(self.created)
-        self.origin, self.ids_offset, self.spent = origin, offset, Spent()
+        self.origin, self.ids_offset = origin, offset
+        self.spent, self.granted = Spent(), Granted()
         self.woken = self.woken or origin.woken
 
     def _abandon(self) -> None:

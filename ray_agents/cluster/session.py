@@ -14,10 +14,12 @@ from ray_agents.definition import Definition
 from ray_agents.effects import Effects
 from ray_agents.errors import Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
+from ray_agents.goals import Goals
 from ray_agents.ledger import Spent
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.requests import SpawnRequest
-from ray_agents.runs import ENDED, RUN_TYPES
+from ray_agents.runs import BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES
+from ray_agents.shares import Shares
 
 HISTORY_TYPES = frozenset({"inbox", "run", "step", "tool_call", "wake", CONTEXT_TYPE})
 
@@ -40,6 +42,7 @@ class EntitySession:
         self.state: State = entity.state
         committed = entity.state.effects.get(wake.key, {})
         self.effects = Effects(wake.key, dict(committed), entity.state.rows)
+        self.shares = Shares(self.state, self.effects, budget=definition.budget)
         self.cancelled = asyncio.Event()
         self.resting = False
         self.events: Sequence[Event] = entity.owner.history.read(
@@ -74,7 +77,7 @@ class EntitySession:
             PayloadTooLarge, InvalidPayload: they cannot be written; what was staged still is.
         """
         self._check_open()
-        rows = [*self.effects.ready, *drafts]
+        rows = [*self.shares.entered(self.effects.ready), *drafts]
         if not rows:
             return []
         appending = self._entity.enqueue(rows)
@@ -82,6 +85,10 @@ class EntitySession:
         events = await appending.durable()
         self._entity.outbox_grew()
         return events
+
+    def taken(self) -> list[Draft]:
+        """What is staged, handed over to be appended with the end of the wake."""
+        return self.shares.entered(self.effects.take())
 
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append without waiting; raises as :meth:`append`."""
@@ -103,9 +110,11 @@ class EntitySession:
         return self._entity.owner.history.read(self._wake.from_offset, types=types)
 
     def check_spawn(self, address: Address, request: SpawnRequest) -> None:
-        """Raise UnknownType or InvalidPayload if no such entity can be spawned."""
+        """Raise UnknownType, InvalidPayload or OverBudget if no such entity can be spawned."""
         definition = self._entity.services.definitions.load(address.type).definition
         check_args(definition, request)
+        if not self.effects.repeats():
+            self.shares.check(str(address), request.share)
 
     def now(self) -> int:
         """Microseconds since the epoch."""
@@ -116,8 +125,8 @@ class EntitySession:
         from ray_agents.loop import run_agent
 
         self._runs += 1
-        if self.definition.budget.cost_max is not None:
-            config.check_priced(f"the budget of {self.definition.type!r} has a cost_max")
+        if any(bound.cost_max is not None for bound in self.shares.bounds):
+            config.check_priced(f"the budget of {self.address} has a cost_max")
         await self._entity.owner.ready(self.state.life_offset)
         journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
         model = self._entity.services.model_for(config)
@@ -166,9 +175,12 @@ class RunJournal:
         """Append without waiting."""
         self._session.post(self._entered(drafts))
 
-    def over_budget(self) -> bool:
-        """Whether the entity has used up its budget."""
-        return self._session.definition.budget.is_used_up(self._session.state.spent)
+    def used_up(self) -> str | None:
+        """What forbids another model call: the entity's budget, or its goal's."""
+        if self._session.shares.used_up:
+            return BUDGET
+        goal = Goals(self._session).get()
+        return GOAL_BUDGET if goal is not None and goal.is_used_up else None
 
     def _entered(self, drafts: Sequence[Draft]) -> list[Draft]:
         """The rows as this wake's own, and beside steps that have cost something the ledger's.

@@ -205,7 +205,7 @@ class WakeLoop:
         text = context.said or session.run_text
         now = entity.services.clock.now()
         end = wakes.handled(wake, now=now, reply=returned, text=text)
-        return [*session.effects.take(), end.draft()], session.resting
+        return [*session.taken(), end.draft()], session.resting
 
     async def _failed(self, wake: WakeRecorded, error: BaseException) -> Begun | None:
         """Record the failure with its traceback; then wait, and begin again or go on."""

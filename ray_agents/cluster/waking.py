@@ -27,7 +27,7 @@ from ray_agents.events import (
     WakeRecorded,
     WakeStatus,
 )
-from ray_agents.ledger import Spent
+from ray_agents.ledger import Granted, Spent
 from ray_agents.log.codec import to_batch
 from ray_agents.log.history import History
 from ray_agents.log.rows import Place, Rows
@@ -69,13 +69,20 @@ def load(history: History, *, tip: int | None = None) -> State:
     if SendScheduled.TYPE in row_types:
         state.timers = _timers(history, life)
     fold(history.read(cut, types=CONTROL_TYPES | row_types), state)
-    ledger = history.find(Spent.TYPE, Spent.KEY)
-    if ledger is not None and ledger.offset > state.ids_offset:
-        state.spent = Spent.of(ledger)
+    _read_ledger(history, state)
     state.woken = state.woken or (ended is not None and _was_awake(history, state, ended))
     if state.alive:
         state.pending = history.read(state.watermark, types={MessageReceived.TYPE})
     return state
+
+
+def _read_ledger(history: History, state: State) -> None:
+    """What was spent and given in this life, or since the fork."""
+    spent, granted = (history.find(Spent.TYPE, key) for key in (Spent.KEY, Granted.KEY))
+    if spent is not None and spent.offset > state.ids_offset:
+        state.spent = Spent.of(spent)
+    if granted is not None and granted.offset > state.ids_offset:
+        state.granted = Granted.of(granted)
 
 
 def _was_awake(history: History, state: State, ended: int) -> bool:
@@ -104,7 +111,8 @@ def essential(history: History) -> Essence | None:
     )
     forked = history.find(EntityForked.TYPE, "entity")
     ledger = history.find(Spent.TYPE, Spent.KEY)
-    alone = (life, ended, forked and forked.offset, ledger and ledger.offset)
+    granted = history.find(Spent.TYPE, Granted.KEY)
+    alone = (life, ended, *(row.offset for row in (forked, ledger, granted) if row is not None))
     found = {each for each in alone if each is not None}
     found.update(*(_ends_of(place) for pair, place in places.items() if _counts(pair, place)))
     found.update(timer.offset for timer in _timers(history, life).values())

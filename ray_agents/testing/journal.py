@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from itertools import count
 
 from ray_agents.events import Draft, Event
+from ray_agents.runs import BUDGET
 
 
 class Crashed(Exception):
@@ -77,9 +78,9 @@ class MemoryJournal:
         """Append."""
         self._append(drafts)
 
-    def over_budget(self) -> bool:
+    def used_up(self) -> str | None:
         """What it was told."""
-        return self._used_up
+        return BUDGET if self._used_up else None
 
     def effects_of(self, scope: str) -> MemoryScope:
         """Remember ``scope`` while it is entered; see :func:`current_scope`."""
