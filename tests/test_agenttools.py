@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -12,10 +13,12 @@ from ray_agents.address import Address
 from ray_agents.budgets import Budget
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Definition, Registry
-from ray_agents.errors import HandlerFailed, InvalidDefinition
+from ray_agents.errors import HandlerFailed, InvalidDefinition, RayAgentsError
 from ray_agents.models.scripted import Says
+from ray_agents.ports import Blobs
 from ray_agents.requests import SendRequest, ShareRequest, SpawnRequest
 from tests.cluster.conftest import SOON, ask, inbox_of, turn_until
+from tests.cluster.stores import DyingBlobs, memory
 
 BOSS = Address.parse("/boss/b")
 
@@ -41,13 +44,17 @@ async def boss(ctx: Any, wake: Any) -> Any:
 async def worker(ctx: Any, wake: Any) -> None: ...
 
 
-@pytest.fixture
-async def runtime() -> AsyncIterator[LocalRuntime]:
+def both() -> Registry:
     registry = Registry()
     for name, handler in (("boss", boss), ("worker", worker)):
         registry.define(name, Definition(type=name, handler=handler, idle_timeout=timedelta(0)))
+    return registry
+
+
+@pytest.fixture
+async def runtime() -> AsyncIterator[LocalRuntime]:
     async with LocalRuntime("memory:") as runtime:
-        await runtime.register(registry)
+        await runtime.register(both())
         yield runtime
 
 
@@ -124,3 +131,42 @@ async def test_a_bound_of_no_spawns_is_refused(runtime: LocalRuntime) -> None:
     with pytest.raises(HandlerFailed, match="at least 1"):
         await runtime.ask(BOSS, SendRequest(payload=order), within=SOON)
     assert InvalidDefinition.status == 422
+
+
+async def until_dead(store: Blobs, order: Any, *, crash_at: int) -> int:
+    """Carry out the order until the process dies at its n-th write; how many there were."""
+    died, loop = asyncio.Event(), asyncio.get_running_loop()
+    dying = DyingBlobs(store, crash_at=crash_at, died=lambda: loop.call_soon_threadsafe(died.set))
+    runtime = LocalRuntime(dying)
+    try:
+        async with asyncio.TaskGroup() as group, runtime:
+            work = group.create_task(runtime.ask(BOSS, order, within=SOON))
+            death = group.create_task(died.wait())
+            await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
+            death.cancel()
+            work.cancel()
+            await runtime.crash()
+    except* (RayAgentsError, asyncio.CancelledError):
+        pass
+    return dying.writes
+
+
+async def test_what_a_model_does_happens_once_whenever_the_process_dies() -> None:
+    """At every write of a run that spawns, sends and schedules."""
+    send = ["send", {"address": "/worker/w", "text": "more"}]
+    later = ["schedule", {"address": "/worker/w", "text": "later", "after_seconds": 3600}]
+    payload = {"calls": [[spawn("w")], [send, later]], "options": WORKERS}
+    order, crash_at, writes = SendRequest(payload=payload, id="m1"), 0, 0
+    while crash_at <= writes:
+        crash_at, store = crash_at + 1, memory()
+        async with LocalRuntime(store) as runtime:
+            await runtime.register(both())
+            await runtime.spawn(BOSS, SpawnRequest())
+        writes = await until_dead(store, order, crash_at=crash_at)
+        async with LocalRuntime(store) as runtime:
+            await runtime.ask(BOSS, order, within=SOON)
+            await turn_until(lambda: not runtime.hosts.host.awake)
+            w = Address.parse("/worker/w")
+            assert await inbox_of(runtime, w) == [{"text": "Hello w"}, {"text": "more"}]
+            assert (await runtime.inspect(w)).schedules == 1
+    assert crash_at > 10
