@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from typer.main import get_command
 
-from ray_agents.errors import CorruptLog, RayAgentsError
+from ray_agents.errors import CorruptLog, InvalidPayload, RayAgentsError
 from ray_agents.terminal import (
     carry_commands,
     entity_commands,
@@ -151,6 +151,9 @@ class Installed:
         begin = None if since is None else datetime.now(UTC) - since
         settings = self._settings(target)
         if (url := target.url or settings.url) is not None:
+            if on_corrupt is not None:
+                message = "damaged logs can be left out only where the store is, without --url"
+                raise InvalidPayload(message, field="skip_corrupt")
             return self._cost_at(url, settings, by=by, since=begin)
 
         def report(_: str, error: CorruptLog) -> None:

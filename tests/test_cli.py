@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from ray_agents import errors
-from ray_agents.cli import app, main
+from ray_agents.budgets import Budget
+from ray_agents.cli import Installed, app, main
 from ray_agents.findings import Fault, Finding, Verification
 from ray_agents.terminal.installation import Target
 from tests.terminal.stand_in import ADA, CONVERSATION, FakeClient, FakeInstallation, entity
@@ -99,6 +103,33 @@ def test_spawn_takes_arguments_tags_and_a_first_message(run: Run, client: FakeCl
     assert shell.out == f"{ADA}\n"
     expected = {"args": {"n": 1}, "tags": {"a": "1", "b": "x=y"}, "message": {"text": "Hello"}}
     assert client.asked == [("spawn", {"address": ADA} | expected)]
+
+
+def test_spawn_takes_a_budget(run: Run, client: FakeClient) -> None:
+    run("spawn", ADA, "--cost-max", "0.50", "--tokens-max", "9")
+    asked = client.asked[0][1]
+    assert asked["budget"] == Budget(tokens_max=9, cost_max=Decimal("0.50"), tree=True)
+
+
+def test_cost_asks_the_control_api_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says so of what cannot be asked for there."""
+    asked: list[tuple[str, str]] = []
+
+    @contextmanager
+    def connect(url: str, **_: object) -> Iterator[object]:
+        def cost(by: str, since: object) -> list[object]:
+            assert since is None
+            asked.append((url, by))
+            return []
+
+        yield SimpleNamespace(cost=cost)
+
+    monkeypatch.setattr("ray_agents.client.connect", connect)
+    target = Target(url="http://there:4437")
+    assert Installed().cost(target, by="tree", since=None, on_corrupt=None) == []
+    assert asked == [("http://there:4437", "tree")]
+    with pytest.raises(errors.InvalidPayload, match="where the store is"):
+        Installed().cost(target, by="tree", since=None, on_corrupt=print)
 
 
 def test_ask_prints_the_reply_and_nothing_else(run: Run, client: FakeClient) -> None:
@@ -372,6 +403,8 @@ def test_where_nothing_runs_the_hint_says_how_to_start(
         (("send", ADA, "--payload", "{no}"), "--payload is not JSON"),
         (("spawn", ADA, "--args", "[1]"), "--args must be a JSON object"),
         (("spawn", ADA, "--tag", "novalue"), "a tag is written key=value, not 'novalue'"),
+        (("spawn", ADA, "--cost-max", "much"), "'much' is no sum of dollars"),
+        (("spawn", ADA, "--cost-max", "0"), "more than nothing"),
         (("ask", ADA, "x", "--within", "soon"), "'soon' is not a duration"),
         (("ps", "--status", "happy"), "'happy' is not one of"),
         (("log", "verify"), "or --all"),

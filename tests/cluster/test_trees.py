@@ -25,6 +25,7 @@ from ray_agents.models.scripted import Says
 from ray_agents.ports import Blobs
 from ray_agents.requests import ForkRequest, SendRequest, ShareRequest, SpawnRequest
 from ray_agents.tables.cost import cost
+from ray_agents.testing import local_client
 from ray_agents.tools import tool
 from tests.cluster.conftest import SOON, ask, log_of, spawned, turn_until
 from tests.cluster.stores import DyingBlobs, memory
@@ -174,6 +175,22 @@ async def test_a_fork_has_the_share_anew_and_a_later_life_has_none() -> None:
         await runtime.kill(ROOT)
         await spawned(runtime, "/t/root")
         assert (await runtime.inspect(ROOT)).budgets == ()
+
+
+async def unpriced(ctx: Any, wake: Any) -> None:
+    ctx.use_agent(model="unheard-of", test_responses=well)
+    await ctx.agent.run()
+
+
+def test_a_client_gives_an_entity_a_budget_of_money_which_takes_a_price() -> None:
+    registry = Registry()
+    registry.define("t", handler=unpriced, limits=Limits(attempts_max=1))
+    with local_client() as client:
+        client.register(registry)
+        view = client.spawn("/t/root", budget=Budget(cost_max=Decimal("0.10")))
+        assert [(each.cost_micros_max, each.tree) for each in view.budgets] == [(100_000, True)]
+        with pytest.raises(HandlerFailed, match="no price of 'unheard-of'"):
+            client.ask("/t/root", "go")
 
 
 def test_a_budget_of_a_tree_bounds_something() -> None:

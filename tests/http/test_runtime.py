@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -29,7 +30,7 @@ from ray_agents.events import Event
 from ray_agents.http.following import Patience
 from ray_agents.http.runtime import HttpRuntime
 from ray_agents.ports import Runtime
-from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
+from ray_agents.requests import ForkRequest, ListQuery, SendRequest, ShareRequest, SpawnRequest
 from ray_agents.settings import Settings
 from ray_agents.views import Durability, Status
 from serve.api import create_app
@@ -109,6 +110,14 @@ async def test_a_message_gets_an_id_so_that_it_may_be_sent_twice(
     await http.send(AMY, SendRequest(payload=1))
     assert runtime.sent[0][1].id
     assert runtime.spawned[AMY].spawn_id
+
+
+async def test_a_budget_goes_along_with_a_spawn_to_the_last_cent(
+    http: HttpRuntime, runtime: FakeRuntime
+) -> None:
+    budget = ShareRequest(cost_max=Decimal("0.10"), tokens_max=5)
+    await http.spawn(AMY, SpawnRequest(budget=budget))
+    assert runtime.spawned[AMY].budget == budget
 
 
 async def test_list_kill_retry_and_skip(http: HttpRuntime, runtime: FakeRuntime) -> None:
