@@ -151,6 +151,7 @@ async def until_dead(store: Blobs, order: Any, *, crash_at: int) -> int:
     return dying.writes
 
 
+@pytest.mark.slow
 async def test_what_a_model_does_happens_once_whenever_the_process_dies() -> None:
     """At every write of a run that spawns, sends and schedules."""
     send = ["send", {"address": "/worker/w", "text": "more"}]

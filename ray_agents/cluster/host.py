@@ -303,7 +303,7 @@ class Host:
     async def _live(self, entity: Entity) -> None:
         """Wait until the entity is idle long enough, or lost; then let it go."""
         try:
-            while not entity.leaving:
+            while not entity.leaving and not _is_full(entity):
                 idle = self._idle_seconds(entity)
                 quiet = self._equipment.clock.monotonic() - entity.last_active
                 if quiet >= idle and self._is_idle(entity):
@@ -320,6 +320,8 @@ class Host:
                 await entity.left.wait()
             else:
                 await self._leave(entity)
+                if entity.unfinished and entity.owner.full and not self._stopping:
+                    self._resuming.later(entity.address)
         except RayAgentsError as error:
             LOGGER.warning("%s left without a clean end: %s", entity.name, error)
             if entity.unfinished and not self._stopping:
@@ -391,6 +393,11 @@ class Host:
     async def _deliver(self, effect: EffectStaged) -> None:
         """Carry an outbox row to its target; the row's key makes it happen once."""
         await self._equipment.peers.call(Address.parse(effect.target), call_of(effect))
+
+
+def _is_full(entity: Entity) -> bool:
+    """Whether the entity is between two wakes and its segment has become too large."""
+    return entity.owner.full and not entity.wakeloop.running
 
 
 async def _stirred(entity: Entity, seconds: float) -> None:

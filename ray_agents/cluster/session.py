@@ -13,7 +13,7 @@ from ray_agents.collections import validated
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
 from ray_agents.errors import Fenced
-from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
+from ray_agents.events import Draft, Event, MessageReceived, Operation, WakeRecorded, decode
 from ray_agents.goals import Goals
 from ray_agents.ledger import Spent
 from ray_agents.projection import CONTEXT_TYPE, State
@@ -167,7 +167,9 @@ class RunJournal:
     async def commit(self, drafts: Sequence[Draft]) -> Sequence[Event]:
         """Append rows and staged effects; return once durable."""
         for draft in drafts:
-            if draft.type == "tool_call" and decode(draft.text)["status"] in ENDED:
+            if draft.type != "tool_call" or draft.operation is Operation.DELETE:
+                continue
+            if decode(draft.text)["status"] in ENDED:
                 self._session.effects.release(draft.key)
         return await self._session.append(self._entered(drafts))
 

@@ -61,7 +61,7 @@ class WakeLoop:
         if self.running or entity.leaving:
             return
         entity.waiting_for = None
-        if not entity.state.alive:
+        if not entity.state.alive or self._gives_way():
             return
         if entity.state.current is None and not wakes.due(entity.state):
             return
@@ -131,11 +131,20 @@ class WakeLoop:
             else:
                 begun = self._begin()
 
+    def _gives_way(self) -> bool:
+        """Whether no wake begins here any more: its owner's segment is full, the next one's is not.
+
+        The host lets the entity go, and resumes it.
+        """
+        if self._entity.owner.full:
+            self._entity.rest()
+        return self._entity.owner.full
+
     def _begin(self) -> Begun | None:
         """Write the start of the next attempt, or the parking of one that died too often."""
         entity = self._entity
         state, services = entity.state, entity.services
-        if not state.alive:
+        if not state.alive or self._gives_way():
             return None
         attempt = wakes.Attempt(
             host=services.host,

@@ -47,6 +47,11 @@ class LiveSegment:
         self._frames: list[Frame] = []
         self._size = len(preamble.data)
 
+    @property
+    def size(self) -> int:
+        """Its bytes so far."""
+        return self._size
+
     def _opened(self) -> Appender:
         if self._file is None:
             try:

@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 GROUP_BYTES_MAX = 8 * 1024 * 1024
+SEGMENT_BYTES_MAX = 64 * 1024 * 1024
 BATCH_SYNC_WITHIN = 0.05  # seconds between an acknowledgement and its sync with Durability.BATCH
 
 
@@ -176,6 +177,14 @@ class LogOwner:
     def durability(self) -> Durability:
         """What an acknowledgement of this owner means."""
         return self._durability
+
+    @property
+    def full(self) -> bool:
+        """Whether the live segment is so large that it had better be sealed, and a new one begun.
+
+        It still takes rows: a segment is read as a whole, which no reader can do above 2 GiB.
+        """
+        return self._live.size >= SEGMENT_BYTES_MAX
 
     @property
     def first(self) -> int:

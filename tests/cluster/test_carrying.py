@@ -270,6 +270,7 @@ async def _rows(blobs: Blobs, io: LogIO) -> list[Event]:
     return (await LogReader(blobs, entity_folder(A), io).read(0, limit=100_000)).events
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10_000), steps=st.integers(1, 80))
 def test_what_is_exported_and_imported_has_the_same_rows(seed: int, steps: int) -> None:
     asyncio.run(there_and_back(seed, steps))

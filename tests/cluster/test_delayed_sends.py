@@ -389,6 +389,7 @@ async def test_an_entity_that_was_sealed_before_the_index_knew_is_taken_up(
         assert len(third.hosts.index) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before the write", "after it"])
 async def test_a_delayed_send_that_is_cut_off_at_any_write_fires_once(after: bool) -> None:
     crash_at = 0

@@ -22,6 +22,7 @@ from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.views import Status
 from tests.cluster.conftest import ask, log_of
 
+pytestmark = pytest.mark.slow  # a second of preparation for each
 ALL, SOME = Address.parse("/all/a"), Address.parse("/some/a")
 
 
@@ -135,6 +136,8 @@ async def test_an_export_of_either_is_taken_in_with_its_state(
 ) -> None:
     before, view = await runtime.state(address), await runtime.inspect(address)
     rows = await log_of(runtime, address)
+    offsets = [*range(max(view.first, 2), view.events + 1, 3), view.events]
+    past = [await collections_at(runtime, address, at) for at in offsets]
     data = [chunk async for chunk in runtime.export(address)]
     await runtime.hosts.close()
 
@@ -148,8 +151,17 @@ async def test_an_export_of_either_is_taken_in_with_its_state(
         assert (made.first, made.tags) == (view.first, {"t": "1"})
         assert (await elsewhere.state(address)).collections == before.collections
         assert (await log_of(elsewhere, address))[: len(rows)] == rows
+        assert [await collections_at(elsewhere, address, at) for at in offsets] == past
         assert (await ask(elsewhere, address, 40)).value == ["n30", "n40"]
         assert sound(elsewhere, address)
+
+
+async def collections_at(runtime: LocalRuntime, address: Address, at: int) -> object:
+    """The collections as of an offset; None if what led to it is gone."""
+    try:
+        return (await runtime.state(address, at=at)).collections
+    except OffsetGone:
+        return None
 
 
 def _files(runtime: LocalRuntime, address: Address) -> list[bytes]:

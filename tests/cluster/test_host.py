@@ -25,6 +25,7 @@ from ray_agents.errors import (
     StoreUnavailable,
 )
 from ray_agents.events import Draft, Event
+from ray_agents.log import owner
 from ray_agents.log.codec import to_events
 from ray_agents.log.owner import LogIO, read_head
 from ray_agents.ports import Blobs
@@ -103,6 +104,27 @@ def handled_once(events: list[Event], receipts: list[Receipt]) -> bool:
     ends = [e.value for e in events if e.type == "wake" and e.value["status"] == "handled"]
     covered = [o for o in offsets for end in ends if end["from_offset"] <= o < end["to_offset"]]
     return offsets == sorted(receipt.offset for receipt in receipts) == covered
+
+
+async def test_a_full_segment_gives_way_to_a_new_one_while_messages_come(
+    store: Blobs, monkeypatch: pytest.MonkeyPatch, wait_until: Any
+) -> None:
+    monkeypatch.setattr(owner, "SEGMENT_BYTES_MAX", 10_000)
+    async with LocalRuntime(store) as runtime:
+        await runtime.register(registry)
+        c = await spawned(runtime, "/calm/c")
+        sends = (runtime.send(c, SendRequest(payload=n)) for n in range(100))
+        receipts = await asyncio.gather(*sends)
+
+        async def handled() -> bool:
+            return handled_once(await log_of(runtime, c), receipts)
+
+        await wait_until(handled)
+        for n in range(20):
+            await ask(runtime, c, n, f"one-{n}")
+            receipts.append(await runtime.send(c, SendRequest(payload=n, id=f"one-{n}")))
+        assert handled_once(await log_of(runtime, c), receipts)
+        assert (await runtime.inspect(c)).epoch > 3
 
 
 async def send_at_the_worst_moment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +21,7 @@ from ray_agents.definition import Limits, Registry
 from ray_agents.errors import RayAgentsError
 from ray_agents.log.reader import LogReader
 from ray_agents.log.threads import LogIO
-from ray_agents.model import ModelRequest
+from ray_agents.model import ModelEvent, ModelRequest, ToolCallBegun
 from ray_agents.models.scripted import FunctionModel
 from ray_agents.ports import Blobs
 from ray_agents.requests import SendRequest, SpawnRequest
@@ -195,6 +196,7 @@ async def steps_recorded(store: Blobs) -> set[int]:
     return {step["step_number"] for step in steps if step["status"] == "completed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before the write", "after it"])
 async def test_a_wake_that_is_killed_at_any_write_happens_once(after: bool) -> None:
     """Acceptance 5: killed at every point between the first event and ``handled``."""
@@ -211,6 +213,33 @@ async def test_a_wake_that_is_killed_at_any_write_happens_once(after: bool) -> N
         if writes < crash_at:
             break
     assert crash_at > 10
+
+
+class StallingModel(FunctionModel):
+    """Announces a tool call, and says no more."""
+
+    def __init__(self) -> None:
+        super().__init__(str)
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        """One announcement, and silence."""
+        yield ToolCallBegun(block=0, id="toolu_0000", name="note")
+        await asyncio.Event().wait()
+
+
+async def test_a_tool_call_that_was_only_announced_is_taken_back(wait_until: Any) -> None:
+    store, model, w = await prepared(), CountingModel(), Address.parse("/whole/w")
+    runtime = LocalRuntime(store, model_for=lambda _: StallingModel())
+    async with runtime:
+        await runtime.send(w, SendRequest(payload="go", id="m1"))
+
+        async def announced() -> bool:
+            return any(event.type == "tool_call" for event in await log_of(runtime, w))
+
+        await wait_until(announced)
+        await runtime.crash()
+    async with LocalRuntime(store, model_for=model) as after:
+        assert await check_it_happens_once(after, model) == 0
 
 
 async def check_it_happens_once(runtime: LocalRuntime, model: CountingModel) -> int:

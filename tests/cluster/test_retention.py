@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from pydantic import BaseModel
 
 from ray_agents.address import Address
 from ray_agents.cluster.local import LocalRuntime
-from ray_agents.definition import Definition, Registry, Retention
+from ray_agents.definition import Definition, Limits, Registry, Retention
 from ray_agents.errors import InvalidDefinition, MessageConflict, OffsetGone
 from ray_agents.log import owner, tidying
+from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.views import Status
 from tests.cluster.conftest import ask, log_of
@@ -120,3 +122,50 @@ async def test_a_delayed_send_that_is_accepted_while_the_log_is_tidied_fires(
         return any((row.type, row.key) == ("inbox", "late") for row in rows)
 
     await wait_until(fired)
+
+
+async def test_messages_of_a_parked_wake_are_fetched_off_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, wait_until: Wait, tmp_path: Path
+) -> None:
+    """They may lie in a merged file, which nobody has read since the runtime began."""
+    wrong = [True]
+
+    async def sometimes(ctx: Any, wake: Any) -> object:
+        if wrong[0] and ctx.events[0].value["payload"] == "hard":
+            raise ValueError("too hard")
+        return ctx.events[0].value["payload"]
+
+    registry = Registry()
+    limits = Limits(attempts_max=1)
+    registry.define(
+        "bot",
+        Definition(type="bot", handler=sometimes, idle_timeout=timedelta(0), limits=limits),
+    )
+    monkeypatch.setattr(tidying, "UNMERGED_SEGMENTS_MAX", 2)
+    monkeypatch.setattr(tidying, "SNAPSHOT_ROWS_MIN", 4)
+    async with LocalRuntime(str(tmp_path)) as runtime:
+        await runtime.register(registry)
+        await runtime.spawn(ADA, SpawnRequest())
+        await runtime.send(ADA, SendRequest(payload="hard", id="hard"))
+        await work(runtime, wait_until, wakes=12)
+    wrong[0] = False
+    readers: list[threading.Thread] = []
+    read = DirectoryBlobs.read
+
+    def noticed(blobs: DirectoryBlobs, name: str, start: int = 0) -> bytes | None:
+        if "/sealed/" in name:
+            readers.append(threading.current_thread())
+        return read(blobs, name, start)
+
+    async with LocalRuntime(str(tmp_path)) as runtime:
+        await runtime.register(registry)
+        assert (await runtime.inspect(ADA)).parked
+        monkeypatch.setattr(DirectoryBlobs, "read", noticed)
+        await runtime.retry(ADA)
+
+        async def done() -> bool:
+            return not (await runtime.inspect(ADA)).parked
+
+        await wait_until(done)
+    assert readers
+    assert threading.main_thread() not in readers

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +17,7 @@ from ray_agents.cluster import waking
 from ray_agents.definition import Definition, Retention
 from ray_agents.errors import Fenced
 from ray_agents.events import Draft, Event, MessageReceived
-from ray_agents.log import tidying
+from ray_agents.log import reader, tidying
 from ray_agents.log.examination import examine_log
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import PLAIN, LogOwner
@@ -89,6 +91,7 @@ def check_history(author: Author, found: list[Event], *, first: int) -> None:
 RETENTIONS = [Retention(), Retention(bytes_max=20_000), Retention(age=timedelta(milliseconds=300))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retention", RETENTIONS, ids=["all", "bytes", "age"])
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -221,3 +224,32 @@ async def test_an_owner_that_finds_its_files_replaced_gives_up() -> None:
             await stale.ready()
         assert stale.lost.is_set()
         await stale.abandon()
+
+
+async def test_a_snapshot_that_is_replaced_while_it_is_read_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    definition = Definition(type="t", handler=handler, retention=Retention(bytes_max=2_000))
+    with closing(Log(MemoryBlobs(), upkeep=waking.upkeep_of(definition))) as log:
+        author = Author(Random(3))
+        for _ in range(20):
+            await one_ownership(author, log, steps=10)
+        owner = author.owner = await log.claim(summarise=True)
+        assert owner.first > 0
+        for _ in range(50):
+            author.step()
+        await owner.wait_beyond(author.events[-1].offset)
+        monkeypatch.setattr(tidying, "UNMERGED_SEGMENTS_MAX", 0)
+        await owner.tidy_up()
+        running, sought = asyncio.get_running_loop(), tidying.usable_snapshot
+
+        def replaced_meanwhile(*listed: Any) -> Any:
+            monkeypatch.setattr(reader, "usable_snapshot", sought)
+            asyncio.run_coroutine_threadsafe(owner.seal(), running).result(10)
+            return sought(*listed)
+
+        monkeypatch.setattr(reader, "usable_snapshot", replaced_meanwhile)
+        follower = log.reader()
+        past = await follower.summary()
+        assert reader.usable_snapshot is sought
+        assert_same(waking.load(past.history), fold(author.events))

@@ -8,6 +8,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from ray_agents.findings import Fault
 from ray_agents.log.examination import examine_log
 from ray_agents.log.posix import DirectoryBlobs
@@ -46,6 +48,7 @@ def kill_after(root: Path, name: str, *, lines: int) -> list[str]:
     return [line.strip() for line in said if line.endswith("\n")]
 
 
+@pytest.mark.slow
 async def test_nothing_acknowledged_is_lost_when_its_owner_is_killed(tmp_path: Path) -> None:
     said: list[str] = []
     for number, lines in enumerate((1, 40, 333)):
@@ -75,6 +78,7 @@ def examine_until_killed(root: Path) -> list[str]:
     return [line.strip() for line in said if line.endswith("\n")]
 
 
+@pytest.mark.slow
 async def test_an_appending_process_is_no_fault_and_its_torn_tail_is_cut(tmp_path: Path) -> None:
     said, blobs = examine_until_killed(tmp_path), DirectoryBlobs(tmp_path)
     with (tmp_path / segment_name(FOLDER, 1)).open("ab") as file:

@@ -101,6 +101,7 @@ async def test_power_fails_at_any_call(seed: int) -> None:
     assert keys_of(list(world.served.values()))[-1] == "last"
 
 
+@pytest.mark.slow
 async def test_the_runs_are_not_idle() -> None:
     worlds = await asyncio.gather(*(run(seed) for seed in range(5)))
     assert sum(len(world.acknowledged) for world in worlds) > 100

@@ -46,6 +46,7 @@ def play(
         raise AssertionError(f"ZOMBIE_SEED={seed}") from error
 
 
+@pytest.mark.slow
 def test_owners_that_do_not_know_of_each_other_write_one_history(
     stage: Stage, begins: list[Beginning]
 ) -> None:

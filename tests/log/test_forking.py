@@ -102,6 +102,7 @@ async def check(how: list[str], then: list[str], choice: float) -> None:
         assert sound(blobs, TARGET)
 
 
+@pytest.mark.slow
 @given(how=ends, then=ends, choice=st.floats(0, 1))
 def test_a_fork_has_the_rows_of_its_source_below_an_offset_for_good(
     how: list[str], then: list[str], choice: float

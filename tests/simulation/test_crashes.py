@@ -18,6 +18,7 @@ from datetime import timedelta
 from random import Random, SystemRandom
 from typing import Any
 
+import pytest
 from pydantic import BaseModel
 
 from ray_agents.address import Address
@@ -261,6 +262,7 @@ def check_arrivals(events: list[Event]) -> None:
     assert arrived == {key: 1 for key, order in orders.items() if order["to"]}
 
 
+@pytest.mark.slow
 def test_worlds_in_which_hosts_die() -> None:
     start = int(os.environ.get("SEED", "-1"))
     first = start if start >= 0 else SystemRandom().randrange(1_000_000)

@@ -66,6 +66,7 @@ def test_all_tools_have_an_example() -> None:
     assert all(f"import {tool}" in SECTION for tool in ("polars", "duckdb", "ray", "pyarrow"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [each for each in EXAMPLES if "ray_agents.scan" in each])
 async def test_an_example_with_scan_runs_while_an_owner_merges(code: str, blobs: Blobs) -> None:
     with closing(log_of(blobs, ADA)) as ada:

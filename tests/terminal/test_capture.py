@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.terminal.capture import capture
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
@@ -17,13 +19,9 @@ def timeless(text: str) -> list[str]:
     return re.sub(r"\b\d+(\.\d+)?\s+(ms|s)\b", "T", text).split()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_the_readme_shows_what_the_command_shows() -> None:
     found = re.search(rf"```text\n\$ {BEGIN}\n(.*?)```", README, re.DOTALL)
     assert found is not None
     assert timeless(capture()) == timeless(found[1]), "python -m tests.terminal.capture"
-
-
-def test_in_a_narrow_terminal_no_line_of_prose_is_longer_than_it_is_wide() -> None:
-    lines = capture(columns=60).splitlines()[:-1]
-    assert max(len(line) for line in lines) <= 60
-    assert timeless("\n".join(lines)) == timeless(capture())[: len(timeless("\n".join(lines)))]
