@@ -34,9 +34,9 @@ class Budget:
     given a share, ``ctx.spawn(..., budget=Budget(tokens_max=…))``, which is gone for the parent at
     once and for good, whether the child spends it or not, and bounds the child's tree likewise; a
     spawn without one, or with more than is left, is refused. The guarantee: all of them together
-    spend no more than the budget, and at most one model call in addition for each run that is under
-    way when its own entity comes to its end (also after crashes; of a call whose answer was lost,
-    what is known counts). No entity asks another for it.
+    spend no more than the budget, and in addition at most one step (a model call with its retries)
+    of each run that is under way when its own entity has nothing left. It holds across crashes, and
+    no entity asks another for it. Of a call whose answer was lost, what is known of it counts.
 
     A life begins with nothing spent and nothing given, and so does a fork or an import, which has
     the budget, or the share, of its source anew: these are an operator's doing, and nobody's child.
