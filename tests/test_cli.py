@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -116,7 +116,7 @@ def test_cost_asks_the_control_api_that_is_named(monkeypatch: pytest.MonkeyPatch
     asked: list[tuple[str, str]] = []
 
     @contextmanager
-    def connect(url: str, **_: object) -> Iterator[object]:
+    def connect(url: str, **_: object) -> Generator[object]:
         def cost(by: str, since: object) -> list[object]:
             assert since is None
             asked.append((url, by))
