@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from ray_agents.address import Address
 from ray_agents.budgets import Budget
-from ray_agents.cluster.loopthread import LoopThread, before_exit
+from ray_agents.cluster.blocking import Blocking, closed
 from ray_agents.definition import Definition, Registry
 from ray_agents.errors import InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
+from ray_agents.modes import Mode
 from ray_agents.ports import Runtime
 from ray_agents.requests import (
     ForkRequest,
@@ -44,6 +45,7 @@ from ray_agents.views import (
     CostLine,
     EntityView,
     ExportView,
+    Interrupted,
     Page,
     Receipt,
     Reply,
@@ -52,7 +54,6 @@ from ray_agents.views import (
     TypeView,
 )
 
-T = TypeVar("T")
 ASK_WITHIN = timedelta(minutes=1)
 Detach = Callable[[], None]
 Cost = Callable[..., Awaitable[list[CostLine]]] | None
@@ -142,7 +143,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         runtime, self._unentered = self._unentered, None
         if runtime is None:
-            raise _closed()
+            raise closed()
         try:
             self._entered = await runtime.__aenter__()
         except BaseException:
@@ -162,7 +163,7 @@ class AsyncClient:
     @property
     def _runtime(self) -> Runtime:
         if self._entered is None:
-            raise _closed() if self._unentered is None else _not_entered()
+            raise closed() if self._unentered is None else _not_entered()
         return self._entered
 
     async def register(
@@ -214,18 +215,20 @@ class AsyncClient:
         from_: str | None = None,
         id: str | None = None,
         after: timedelta | None = None,
+        mode: Mode | str = Mode.QUEUED,
     ) -> Receipt:
         """Put a message into an inbox; durable when this returns. The same ``id`` again is one.
 
         With ``after`` it enters the inbox that much later; the entity may sleep, and everything
-        may crash and come back, meanwhile.
+        may crash and come back, meanwhile. ``mode`` says how it meets a wake that runs then:
+        ``queued``, ``steer`` or ``immediate``, see :mod:`ray_agents.modes`.
 
         Raises:
             InvalidAddress, UnknownEntity, EntityGone, InvalidPayload, PayloadTooLarge,
             BacklogFull, MessageConflict: it is refused.
         """
         request = message_of(
-            payload, type=type, from_=from_, id=id, after_seconds=seconds_of(after)
+            payload, type=type, from_=from_, id=id, after_seconds=seconds_of(after), mode=mode
         )
         return await self._runtime.send(Address.parse(address), request)
 
@@ -335,6 +338,26 @@ class AsyncClient:
         """End the entity's life; its log remains readable."""
         await self._runtime.kill(Address.parse(address), reason=reason)
 
+    async def interrupt(
+        self, address: str, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        """Stop what runs: the model call, the tools, then the handler. Wakes nobody.
+
+        The wake counts as handled and does not go on, not even after a crash right now.
+
+        Args:
+            address: whose.
+            wake: the key of the only wake that is meant; whichever runs, if not given.
+            reason: why; it stands in the log.
+
+        Returns:
+            Which wake it was; ``interrupted`` is False if none ran, or another one.
+
+        Raises:
+            UnknownEntity, EntityGone: nobody lives there.
+        """
+        return await self._runtime.interrupt(Address.parse(address), wake=wake, reason=reason)
+
     async def retry(self, address: str, *, wake: str | None = None) -> int:
         """Run parked wakes again, one or all; how many."""
         return await self._runtime.retry(Address.parse(address), wake=wake)
@@ -352,18 +375,7 @@ class AsyncClient:
         return await self._cost(by=by, since=since)
 
 
-_unclosed: set[Client] = set()
-
-
-def _close_all() -> None:
-    for client in list(_unclosed):
-        client.close()
-
-
-before_exit(_close_all)
-
-
-class Client:
+class Client(Blocking[AsyncClient]):
     """The verbs, blocking: :class:`AsyncClient` on an event loop in a thread of its own.
 
     So it works in a notebook, whose own loop runs already. Calls may come from several threads.
@@ -371,39 +383,7 @@ class Client:
     """
 
     def __init__(self, runtime: Runtime, detach: Detach = _nothing, cost: Cost = None) -> None:
-        self._thread = LoopThread("ray-agents-client")
-        self._client = AsyncClient(runtime, detach, cost)
-        self._closed = False
-        _unclosed.add(self)
-        try:
-            self._do(self._client.__aenter__())
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go; twice is harmless. A runtime embedded in this process seals and ends."""
-        if self._closed:
-            return
-        try:
-            self._do(self._client.__aexit__(None, None, None))
-        finally:
-            self._closed = True
-            _unclosed.discard(self)
-            self._thread.close()
-
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        """The answer of ``work``, done on the loop; Ctrl-C cancels it and waits for its end."""
-        if self._closed:
-            work.close()
-            raise _closed()
-        return self._thread.do(work)
+        super().__init__(AsyncClient(runtime, detach, cost), "ray-agents-client")
 
     def register(self, what: Registry | Definition, *, source: str | None = None) -> list[TypeView]:
         """See :meth:`AsyncClient.register`."""
@@ -427,24 +407,7 @@ class Client:
 
     def observe(self, address: str, *, offset: int = 0, live: bool = True) -> Iterator[Event]:
         """See :meth:`AsyncClient.observe`; closing the iterator ends it."""
-        events: Any = self._client.observe(address, offset=offset, live=live)
-        try:
-            while True:
-                try:
-                    yield self._do(anext(events))
-                except StopAsyncIteration:
-                    return
-        finally:
-            self._end(events)
-
-    def _end(self, events: Any) -> None:
-        """Close an iterator; the garbage collector may ask for it on the loop's own thread."""
-        if self._closed:
-            return  # closing the client has closed it
-        if self._thread.is_here:
-            self._thread.loop.create_task(_close(events))
-        else:
-            self._do(_close(events))
+        return self._each(self._client.observe(address, offset=offset, live=live))
 
     def inspect(self, address: str) -> EntityView:
         """See :meth:`AsyncClient.inspect`."""
@@ -474,6 +437,12 @@ class Client:
         """See :meth:`AsyncClient.kill`."""
         self._do(self._client.kill(address, reason=reason))
 
+    def interrupt(
+        self, address: str, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        """See :meth:`AsyncClient.interrupt`."""
+        return self._do(self._client.interrupt(address, wake=wake, reason=reason))
+
     def retry(self, address: str, *, wake: str | None = None) -> int:
         """See :meth:`AsyncClient.retry`."""
         return self._do(self._client.retry(address, wake=wake))
@@ -485,15 +454,6 @@ class Client:
     def cost(self, **options: Any) -> builtins.list[CostLine]:
         """See :meth:`AsyncClient.cost`."""
         return self._do(self._client.cost(**options))
-
-
-async def _close(events: Any) -> None:
-    async with aclosing(events):
-        pass
-
-
-def _closed() -> RuntimeUnavailable:
-    return RuntimeUnavailable("this client is closed; connect() gives a new one")
 
 
 def _not_entered() -> RuntimeUnavailable:

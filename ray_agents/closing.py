@@ -12,7 +12,7 @@ recorded as skipped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import groupby
 
 from ray_agents import wakes
@@ -33,7 +33,7 @@ def closing_drafts(state: State, runs: Iterable[Event], *, now: int) -> list[Dra
     return [
         *_runs(runs),
         *(wakes.skipped(wake, now=now).draft() for wake in ended),
-        *(_untaken(state.pending, now=now) if state.pending else ()),
+        *(_untaken(state, now=now) if state.pending else ()),
         *(row.effect.delivered() for row in state.outbox.values()),
         *(each.ended() for each in state.deferred.values()),
         *(timer.send.cancelled() for timer in state.timers.values()),
@@ -57,21 +57,22 @@ def _told(status: str | None) -> str:
     return NOT_RUN.format(reason=REASON) if status is None else INTERRUPTED
 
 
-def _untaken(pending: Sequence[Event], *, now: int) -> Iterable[Draft]:
+def _untaken(state: State, *, now: int) -> Iterable[Draft]:
     """A wake that takes the messages no wake has taken, and has ended."""
-    first, last = pending[0], pending[-1]
+    first, last = state.pending[0], state.pending[-1]
     wake = WakeRecorded(
         key=f"wake-{last.offset + 1}",
         status=WakeStatus.SKIPPED,
         source="inbox",
         from_offset=first.offset,
         to_offset=last.offset + 1,
-        event_count=len(pending),
+        event_count=len(state.pending),
         attempt=0,
         deaths=0,
         host="",
         definition_version=0,
         timestamp=now,
         error=REASON,
+        apart=wakes.apart_from(state),
     )
     yield wake.draft()

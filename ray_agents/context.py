@@ -22,6 +22,7 @@ from ray_agents.errors import MissingKey
 from ray_agents.events import JSON, Draft, Event, Operation, decode
 from ray_agents.goals import Goals, GoalVerbs
 from ray_agents.handles import Actions, AgentHandle, EntityHandle, RunHandle
+from ray_agents.modes import Mode
 from ray_agents.projection import CONTEXT_TYPE, TAGS_TYPE, State
 from ray_agents.records import Records
 from ray_agents.requests import SpawnRequest
@@ -155,6 +156,7 @@ class Context(GoalVerbs):
         *,
         message_type: str = "message",
         after: timedelta | None = None,
+        mode: Mode | str = Mode.QUEUED,
     ) -> str:
         """Send a message at the next commit point, exactly one inbox row; the message's id.
 
@@ -164,12 +166,16 @@ class Context(GoalVerbs):
             message_type: its type, as in the receiver's inbox schemas.
             after: how long the receiver keeps it before it enters the inbox, counted from when
                 the receiver accepts it; the receiver may sleep meanwhile.
+            mode: how it meets a wake of the receiver; see :mod:`ray_agents.modes`.
 
         Raises:
             InvalidAddress: ``address`` does not parse.
-            InvalidPayload: ``payload`` is not JSON, or ``after`` is negative or over five years.
+            InvalidPayload: ``payload`` is not JSON, ``after`` is negative or over five years, or
+                there is no such ``mode``.
         """
-        return self._sending.send(address, payload, message_type=message_type, after=after)
+        return self._sending.send(
+            address, payload, message_type=message_type, after=after, mode=mode
+        )
 
     async def spawn(
         self,

@@ -19,6 +19,7 @@ from pydantic_core import from_json, to_json
 from xxhash import xxh3_64_hexdigest
 
 from ray_agents.errors import InvalidPayload
+from ray_agents.modes import MODE_HEADER, Mode
 
 JSON = Any  # whatever json.loads gives; checked where it enters
 
@@ -210,6 +211,7 @@ class MessageReceived:
     message_type: str
     sender: str | None
     timestamp: int
+    mode: Mode = Mode.QUEUED
 
     TYPE = "inbox"
 
@@ -227,7 +229,10 @@ class MessageReceived:
             "message_type": self.message_type,
             "timestamp": self.timestamp,
         }
-        return Draft.of(self.TYPE, self.key, value=value)
+        if self.mode is Mode.QUEUED:
+            return Draft.of(self.TYPE, self.key, value=value)
+        headers = {MODE_HEADER: self.mode.value}
+        return Draft.of(self.TYPE, self.key, value=value | headers, headers=headers)
 
     @classmethod
     def of(cls, event: Event) -> Self:
@@ -239,6 +244,7 @@ class MessageReceived:
             message_type=row["message_type"],
             sender=row["from"],
             timestamp=row["timestamp"],
+            mode=Mode(row.get("mode", Mode.QUEUED)),
         )
 
 
@@ -259,6 +265,7 @@ class SendScheduled:
     target: str
     life: int
     timestamp: int
+    mode: Mode = Mode.QUEUED
 
     TYPE = "manifest"
     KIND = "schedule"
@@ -275,7 +282,8 @@ class SendScheduled:
 
     def draft(self) -> Draft:
         """The row to append: the send is pending."""
-        return self._row(self.PENDING, payload=self.payload)
+        how = {} if self.mode is Mode.QUEUED else {"mode": self.mode.value}
+        return self._row(self.PENDING, payload=self.payload, **how)
 
     def sent(self, *, now: int) -> Draft:
         """The row to append beside the inbox row, in which the payload stands from now on."""
@@ -293,6 +301,7 @@ class SendScheduled:
             message_type=self.message_type,
             sender=self.sender,
             timestamp=now,
+            mode=self.mode,
         )
 
     def _row(self, status: str, **more: JSON) -> Draft:
@@ -330,6 +339,7 @@ class SendScheduled:
             target=row["target_url"],
             life=row["life"],
             timestamp=row["timestamp"],
+            mode=Mode(row.get("mode", Mode.QUEUED)),
         )
 
 
@@ -350,6 +360,8 @@ class WakeRecorded:
     ``from_offset`` (inclusive) to ``to_offset`` (exclusive) bound the events that caused it.
     ``attempt`` counts from 1; ``deaths`` counts the attempts whose host died. ``retry_at`` is
     microseconds since the epoch. ``reply`` is what the handler returned, ``text`` what it said.
+    ``joined`` are the offsets of later messages that were steered into it, ``apart`` of those in
+    its range that were into an earlier one; ``interrupted`` that it was told to stop.
     """
 
     key: str
@@ -367,6 +379,9 @@ class WakeRecorded:
     error: str | None = None
     reply: JSON = None
     text: str | None = None
+    joined: tuple[int, ...] = ()
+    apart: tuple[int, ...] = ()
+    interrupted: bool = False
 
     TYPE = "wake"
 
@@ -375,12 +390,23 @@ class WakeRecorded:
         """Whether the wake has come to its end."""
         return self.status in (WakeStatus.HANDLED, WakeStatus.SKIPPED)
 
+    def took(self, offset: int) -> bool:
+        """Whether the message at ``offset`` is one of those it was to handle."""
+        within = self.from_offset <= offset < self.to_offset and offset not in self.apart
+        return within or offset in self.joined
+
+    def is_attempt_of(self, other: WakeRecorded | None) -> bool:
+        """Whether ``other`` is this very attempt, whatever it has been told meanwhile."""
+        return other is not None and all(
+            getattr(self, name) == getattr(other, name) for name in _ATTEMPT_FIELDS
+        )
+
     def draft(self) -> Draft:
         """The row to append; its status stands in the headers too, for columnar reads."""
         return Draft.of(
             self.TYPE,
             self.key,
-            value={name: getattr(self, name) for name in _WAKE_FIELDS},  # asdict takes 50 µs
+            value=self._value(),
             operation=Operation.UPSERT,
             headers={"status": self.status.value},
         )
@@ -390,10 +416,23 @@ class WakeRecorded:
         """Read the row back."""
         row = cast("dict[str, Any]", event.value)
         row["status"] = WakeStatus(row["status"])
+        for name in _RARE_OFFSETS:
+            if name in row:
+                row[name] = tuple(row[name])
         return cls(**row)
 
+    def _value(self) -> dict[str, JSON]:
+        value = {name: getattr(self, name) for name in _WAKE_FIELDS}  # asdict takes 50 µs
+        for name in _RARE_FIELDS:
+            if getattr(self, name):
+                value[name] = getattr(self, name)
+        return value
 
-_WAKE_FIELDS = tuple(WakeRecorded.__dataclass_fields__)
+
+_RARE_OFFSETS = ("joined", "apart")
+_RARE_FIELDS = (*_RARE_OFFSETS, "interrupted")
+_WAKE_FIELDS = tuple(n for n in WakeRecorded.__dataclass_fields__ if n not in _RARE_FIELDS)
+_ATTEMPT_FIELDS = ("key", "status", "attempt", "deaths", "host", "timestamp")
 
 
 class OutboxKind(StrEnum):
@@ -428,34 +467,6 @@ class EffectStaged:
         row = cast("dict[str, Any]", event.value)
         row["kind"] = OutboxKind(row["kind"])
         return cls(**row)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryDeferred:
-    """A target could not be reached: what stands in the outbox for it is tried at ``retry_at``.
-
-    ``tries`` counts how often that was so in a row; ``error`` is what was said the last time.
-    """
-
-    target: str
-    retry_at: int
-    tries: int
-    error: str
-
-    TYPE = "outbox_deferred"
-
-    def draft(self) -> Draft:
-        """The row to append."""
-        return Draft.of(self.TYPE, self.target, value=asdict(self), operation=Operation.UPSERT)
-
-    def ended(self) -> Draft:
-        """The row that says that the target can be reached, or has nothing to wait for."""
-        return Draft.of(self.TYPE, self.target, operation=Operation.DELETE)
-
-    @classmethod
-    def of(cls, event: Event) -> Self:
-        """Read the row back."""
-        return cls(**event.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

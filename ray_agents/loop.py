@@ -8,6 +8,10 @@ answer and the end of the run.
 
 Resuming is not a mode: the loop reads which step is complete and which of its tool calls lack a
 result, and goes on from there; a new run is the case in which there is none.
+
+Between two steps the loop takes in the messages that are to steer it (``steering.py``); one that
+waits keeps a run going that would have ended. An interrupt (``interruption.py``) cuts the model
+call or the tools short, and the run ends there: with the text that was said until then.
 """
 
 from __future__ import annotations
@@ -23,15 +27,20 @@ from ray_agents.ports import Journal
 from ray_agents.prices import micros_of
 from ray_agents.runs import (
     COST_MAX,
+    INTERRUPTED,
+    STEERED,
     TIME_MAX,
     TOKENS_MAX,
     TURNS_MAX,
     calls_in,
 )
 from ray_agents.runwriting import RunWriter
+from ray_agents.steering import has_joined, joining
+from ray_agents.timeline import sendable
 from ray_agents.toolruns import ToolRuns
 
-CUT_OFF = frozenset({"max_tokens", "model_context_window_exceeded", "refusal"})
+CUT_OFF = frozenset({"max_tokens", "model_context_window_exceeded", "refusal", INTERRUPTED})
+PAUSED = "pause_turn"
 
 
 async def run_agent(
@@ -66,19 +75,26 @@ class _Loop:
 
     async def _go_on(self) -> None:
         step = self._record.steps_completed
-        while (stop := self._end_of(step) or self._limit(step)) is None:
+        while (stop := self._stop_after(step)) is None:
             if step:
-                await self._tools.run(step)
+                await self._use_tools(step)
                 if (stop := self._limit(step)) is not None:  # tools take time, and children tokens
                     break
-            if not await self._ask(step + 1):
-                stop = TIME_MAX
+            if (stop := await self._ask(step + 1)) is not None:
                 break
             step += 1
+        step = self._record.steps_completed
         self._tools.refuse(step, stop)
         now = self._journal.now()
         self._writer.stage("run", self._record.run_completed(step, stop, now))
         await self._writer.commit()
+
+    def _stop_after(self, number: int) -> str | None:
+        """Why the run stops after that many steps; None if it goes on."""
+        reason, limit = self._end_of(number), self._limit(number)
+        if reason is None or (limit is None and self._is_steered(number, reason)):
+            return limit
+        return reason
 
     def _end_of(self, number: int) -> str | None:
         """Why a step was the last by itself; None if there is more to do, or it is none yet."""
@@ -86,15 +102,42 @@ class _Loop:
         if step is None:
             return None
         reason: str = step["finish_reason"]
-        paused = reason == "pause_turn"
-        if not paused and (reason in CUT_OFF or not calls_in(step["content"])):
+        if reason != PAUSED and (reason in CUT_OFF or not calls_in(step["content"])):
             return reason
         return None
+
+    def _is_steered(self, number: int, reason: str) -> bool:
+        """Whether there are messages to go on with after a step that would have been the last."""
+        waits = has_joined(self._record, number + 1) or self._journal.steering()
+        return bool(waits) and reason not in CUT_OFF
+
+    def _take_in(self, number: int) -> None:
+        """Stage the messages that wait to steer the run, before the step of that number.
+
+        A turn that the provider paused is not over: they wait until it is.
+        """
+        before = self._record.completed_step(number - 1)
+        if before is None or before["finish_reason"] != PAUSED:
+            messages = self._journal.steering()
+            self._writer.hear(messages)
+            self._writer.stage(STEERED, *joining(self._record, number, messages))
+
+    async def _use_tools(self, number: int) -> None:
+        """Run the tools a step has called, until they have ended or an interrupt comes."""
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                with self._journal.interruption.cuts(scope):
+                    await self._tools.run(number)
+        except TimeoutError:
+            if not scope.expired():
+                raise
 
     def _limit(self, number: int) -> str | None:
         """Which limit stands before another model call after that many steps; None if none does."""
         agent, spent = self._agent, self._record.spent
         reached = {
+            INTERRUPTED: self._journal.interruption.is_set,
             TURNS_MAX: number >= agent.turns_max,
             TOKENS_MAX: agent.tokens_max is not None and spent.tokens >= agent.tokens_max,
             COST_MAX: agent.cost_max is not None and spent.micros >= micros_of(agent.cost_max),
@@ -112,9 +155,10 @@ class _Loop:
 
     # -- the model ---------------------------------------------------------------------------
 
-    async def _ask(self, number: int) -> bool:
-        """One model call; its answer is staged. False if there was no time left for it."""
+    async def _ask(self, number: int) -> str | None:
+        """One model call; its answer is staged. Why it was cut off, if it was."""
         agent, record = self._agent, self._record
+        self._take_in(number)
         request = ModelRequest(
             model=agent.model,
             messages=self._writer.timeline.messages(),
@@ -132,12 +176,12 @@ class _Loop:
         limit = asyncio.timeout(self._seconds_left())
         try:
             async with limit:
-                answer = await self._listen(request, narration, number)
+                with self._journal.interruption.cuts(limit):
+                    answer = await self._listen(request, narration, number)
         except TimeoutError:
             if not limit.expired():
                 raise
-            self._writer.stage_unsaid(record.step_cut_off(number, TIME_MAX))
-            return False
+            return self._cut_off(number, narration)
         except ModelUnavailable as error:
             code, message = error.slug, error.message
             self._journal.post(record.run_failed(number, code=code, message=message))
@@ -146,7 +190,24 @@ class _Loop:
             narration.close()
         self._writer.stage_unsaid(narration.finish(answer))
         self._writer.stage("step", record.step_completed(number, answer, self._journal.now()))
-        return True
+        return None
+
+    def _cut_off(self, number: int, narration: Narration) -> str:
+        """Stage what becomes of an answer that is not waited for any longer; why it is not.
+
+        What was said before an interrupt has been read by who interrupted, so it stands.
+        """
+        record, reason = self._record, TIME_MAX
+        if self._journal.interruption.is_set:
+            reason = INTERRUPTED
+            content, ended = narration.cut()
+            if said := sendable(content):
+                self._writer.stage_unsaid(ended)
+                rows = record.step_interrupted(number, said, self._journal.now())
+                self._writer.stage("step", *rows)
+                return reason
+        self._writer.stage_unsaid(record.step_cut_off(number, reason))
+        return reason
 
     async def _listen(self, request: ModelRequest, narration: Narration, number: int) -> Answered:
         async with aclosing(self._model.stream(request)) as events:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ray_agents.events import Draft
-from ray_agents.model import AnswerBroken, Answered, ReasoningDelta, TextDelta, ToolCallBegun
+from ray_agents.model import AnswerBroken, Answered, Block, ReasoningDelta, TextDelta, ToolCallBegun
 from ray_agents.ports import Journal
-from ray_agents.runs import RunRecord
+from ray_agents.runs import INTERRUPTED, RunRecord
 
 WINDOW = timedelta(milliseconds=40)
 WINDOW_CHARS_MAX = 1024
@@ -39,6 +39,7 @@ class Narration:
         self._window = window.total_seconds()
         self._pieces: list[_Piece] = []
         self._chars = 0
+        self._said: dict[int, list[str]] = {}  # the text so far, by content block
         self._kinds: dict[str, str] = {}  # by key of a text or reasoning row
         self._deltas: dict[str, int] = {}  # how many it has so far
         self._calls = 0
@@ -66,10 +67,20 @@ class Narration:
             kind = {"text": "text", "thinking": "reasoning"}.get(block["type"])
             if kind and block[block["type"]] and self._key(kind, index) not in self._deltas:
                 self._add(kind, index, block[block["type"]])
+        return self._ended("completed")
+
+    def cut(self) -> tuple[list[Block], list[Draft]]:
+        """The text so far, as content blocks, and the rows that say that no more of it comes."""
+        self.close()
+        self._raise_failure()
+        said = ["".join(words) for _, words in sorted(self._said.items())]
+        return [{"type": "text", "text": text} for text in said], self._ended(INTERRUPTED)
+
+    def _ended(self, status: str) -> list[Draft]:
         left = self._drain()
         run_id = self._record.key
         ended = [
-            self._record.put(kind, key, {"run_id": run_id, "status": "completed"})
+            self._record.put(kind, key, {"run_id": run_id, "status": status})
             for key, kind in self._kinds.items()
         ]
         return [*left, *ended]
@@ -94,6 +105,8 @@ class Narration:
         if not self._pieces or self._pieces[-1].key != key:
             self._pieces.append(_Piece(kind=kind, key=key, words=[]))
         self._pieces[-1].words.append(text)
+        if kind == "text":
+            self._said.setdefault(block, []).append(text)
         self._chars += len(text)
 
     def _begin_call(self, event: ToolCallBegun) -> None:
@@ -106,7 +119,7 @@ class Narration:
     def _void(self) -> None:
         self.close()
         self._pieces, self._chars, self._calls = [], 0, 0
-        self._kinds, self._deltas = {}, {}
+        self._said, self._kinds, self._deltas = {}, {}, {}
         void = self._record.answer_voided(self._step)
         if void:
             self._journal.post(void)

@@ -13,8 +13,9 @@ from typing import Protocol, Self
 from ray_agents.address import Address
 from ray_agents.definition import Registry
 from ray_agents.events import Draft, Event
+from ray_agents.interruption import Interruption
 from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
-from ray_agents.views import EntityView, Page, Receipt, Reply, StateView, TypeView
+from ray_agents.views import EntityView, Interrupted, Page, Receipt, Reply, StateView, TypeView
 
 
 class Clock(Protocol):
@@ -131,7 +132,7 @@ class Journal(Protocol):
     def history(self) -> Sequence[Event]:
         """The rows before this run from which the transcript is built, oldest first.
 
-        Types inbox, run, step, tool_call, wake, context_inserted, context_removed.
+        Types inbox, run, step, tool_call, steered, wake, context_inserted, context_removed.
         """
         ...
 
@@ -144,6 +145,18 @@ class Journal(Protocol):
 
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append without waiting, in order with commits: deltas for whoever watches."""
+        ...
+
+    def steering(self) -> Sequence[Event]:
+        """The inbox rows that wait to be taken in by a running loop, oldest first.
+
+        A commit with their ``steered`` rows takes them.
+        """
+        ...
+
+    @property
+    def interruption(self) -> Interruption:
+        """Whether the wake was told to stop, and what is to end when it is."""
         ...
 
     def used_up(self) -> str | None:
@@ -227,6 +240,12 @@ class Runtime(Protocol):
 
     async def kill(self, address: Address, *, reason: str | None = None) -> None:
         """End the entity's life; its log remains readable."""
+        ...
+
+    async def interrupt(
+        self, address: Address, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        """Stop what runs (``wake``: only if it is that one); return once the log says so."""
         ...
 
     async def retry(self, address: Address, *, wake: str | None = None) -> int:

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ray_agents.deferral import DeliveryDeferred
 from ray_agents.events import (
-    DeliveryDeferred,
     EffectStaged,
     EntityCreated,
     EntityStopped,
@@ -100,7 +100,8 @@ class State:
     """The wake state of one entity. Only :func:`fold` and :meth:`apply` change it.
 
     ``origin`` says where it comes from if it was forked or imported in this life. Messages before
-    ``ids_offset`` do not count when ids are compared.
+    ``ids_offset`` do not count when ids are compared. ``steered`` are the offsets, from the
+    watermark on, of messages that a running wake has taken in.
     """
 
     created: EntityCreated | None = None
@@ -109,6 +110,7 @@ class State:
     ids_offset: int = 0
     stopped: EntityStopped | None = None
     watermark: int = 0
+    steered: set[int] = field(default_factory=set[int])
     pending: list[Event] = field(default_factory=list[Event])
     wakes: dict[str, WakeRecorded] = field(default_factory=dict[str, WakeRecorded])
     woken: bool = False
@@ -230,13 +232,17 @@ class State:
     def _abandon(self) -> None:
         """The end of a life ends its obligations."""
         ended = (self.pending, self.wakes, self.timers, self.outbox, self.deferred, self.effects)
-        for left in ended:
+        for left in (*ended, self.steered):
             left.clear()
 
     def _apply_wake(self, wake: WakeRecorded) -> None:
+        if wake.joined:
+            self.steered.update(offset for offset in wake.joined if offset >= self.watermark)
+            self.pending = [e for e in self.pending if e.offset not in self.steered]
         if wake.to_offset > self.watermark:
             self.watermark = wake.to_offset
             self.pending = [e for e in self.pending if e.offset >= wake.to_offset]
+            self.steered = {offset for offset in self.steered if offset >= wake.to_offset}
         if wake.closed:
             self.woken = self.woken or wake.attempt > 0
             self.wakes.pop(wake.key, None)

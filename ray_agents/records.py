@@ -60,7 +60,7 @@ def inbox_rows(events: Sequence[Event]) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for event in events:
         if event.type == MessageReceived.TYPE:
-            taken = any(w.from_offset <= event.offset < w.to_offset for w in ends)
+            taken = any(wake.took(event.offset) for wake in ends)
             rows[event.key] = event.value | {"status": "processed" if taken else "pending"}
     return rows
 

@@ -16,8 +16,7 @@ def settles(event: Event, offset: int) -> bool:
         return True
     if event.type != WakeRecorded.TYPE or event.headers.get("status") not in _OUTCOMES:
         return False
-    wake = WakeRecorded.of(event)
-    return wake.from_offset <= offset < wake.to_offset
+    return WakeRecorded.of(event).took(offset)
 
 
 def reply_of(receipt: Receipt, event: Event) -> Reply | None:
@@ -46,4 +45,5 @@ def reply_of(receipt: Receipt, event: Event) -> Reply | None:
         offset=event.offset,
         text=wake.text or "",
         value=wake.reply,
+        interrupted=wake.interrupted,
     )

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from ray_agents.budgets import Budget
 from ray_agents.errors import InvalidPayload
+from ray_agents.modes import Mode
 from ray_agents.views import Status
 
 MESSAGE_ID_LENGTH_MAX = 256
@@ -30,7 +31,7 @@ class SendRequest(Request):
     """A message: ``id`` makes a repeated send harmless.
 
     ``after_seconds`` is how long after its acceptance it is to enter the inbox; None and 0 are at
-    once.
+    once. ``mode`` says how it meets a wake that runs then; it does not tell messages apart.
     """
 
     payload: Any = None
@@ -42,6 +43,7 @@ class SendRequest(Request):
     after_seconds: float | None = Field(
         default=None, ge=0, le=AFTER_MAX.total_seconds(), allow_inf_nan=False
     )
+    mode: Mode = Mode.QUEUED
 
     model_config = ConfigDict(populate_by_name=True)
 

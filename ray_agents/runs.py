@@ -8,6 +8,7 @@ Keys follow from the run's key and counters alone, so a resumed run goes on with
     text_delta   {run}:s1:text:0:0        then :1, :2, …
     reasoning    {run}:s1:reasoning:0     and reasoning_delta likewise
     tool_call    {run}:s1:tool:0          by order of the call in its step
+    steered      {run}:s1:steered:0       a message that was taken in before it; see ``steering.py``
 
 A step that broke off is begun again under its key with ``attempt`` one higher, and every row its
 broken attempt wrote under ``{step}:`` is deleted in the same append: whoever reads the log sees
@@ -19,7 +20,7 @@ provider had said, stands in ``voided`` too, and ``uncounted`` says how many att
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -33,7 +34,9 @@ from ray_agents.prices import PRICES, Prices, dollars_of
 Row = dict[str, Any]
 
 DELTA_TYPES = frozenset({"text_delta", "reasoning_delta"})
-RUN_TYPES = DELTA_TYPES | {"run", "step", "text", "reasoning", "tool_call"}
+STEERED = "steered"
+RUN_TYPES = DELTA_TYPES | {"run", "step", "text", "reasoning", "tool_call", STEERED}
+_ANSWER_TYPES = DELTA_TYPES | {"text", "reasoning", "tool_call"}
 ENDED = frozenset({"completed", "failed"})
 TURNS_MAX, TOKENS_MAX, COST_MAX, TIME_MAX = "turns_max", "tokens_max", "cost_max", "time_max"
 BUDGET, GOAL_BUDGET = "budget", "goal_budget"
@@ -213,10 +216,9 @@ class RunRecord:
         )
         return {name: value for name, value in (before + now).as_row().items() if name in _BILLED}
 
-    def answer_voided(self, number: int) -> list[Draft]:
-        """Delete the rows of a step's unfinished answer."""
+    def answer_voided(self, number: int, kinds: Collection[str] = _ANSWER_TYPES) -> list[Draft]:
+        """Delete the rows of a step's unfinished answer, or of a part of it."""
         prefix = f"{self.step_key(number)}:"
-        kinds = DELTA_TYPES | {"text", "reasoning", "tool_call"}
         void = [at for at in self._rows if at[0] in kinds and at[1].startswith(prefix)]
         for at in void:
             del self._rows[at]
@@ -258,7 +260,7 @@ class RunRecord:
             "finish_reason": stop_reason,
             "text": text_of(self._content(number)),
             "steps": number,
-            "duration_ms": (now - before["started_at"]) // 1000,
+            "duration_ms": (now - before.get("started_at", now)) // 1000,
             **self.spent.as_row(),
         }
         return self.put("run", self.key, row)
@@ -285,6 +287,22 @@ class RunRecord:
         error = {"error_code": INTERRUPTED, "message": message, "run_id": self.key}
         failure = self.put("error", f"{self.key}:{INTERRUPTED}", error)
         return [*drafts, failure, self.put("run", self.key, run | self.spent.as_row() | ended)]
+
+    def step_interrupted(self, number: int, content: Sequence[Block], now: int) -> list[Draft]:
+        """The answer was cut short by an interrupt; what was said until then stands as said.
+
+        A call of a tool that was being made is taken back: its arguments are not known.
+        """
+        key = self.step_key(number)
+        before = self._rows["step", key]
+        row = before | {
+            "status": "completed",
+            "finish_reason": INTERRUPTED,
+            "duration_ms": (now - before["started_at"]) // 1000,
+            UNCOUNTED: before.get(UNCOUNTED, 0) + 1,
+            "content": list(content),
+        }
+        return [*self.answer_voided(number, {"tool_call"}), self.put("step", key, row)]
 
     def step_cut_off(self, number: int, reason: str) -> list[Draft]:
         """The answer of a step was not waited for any longer."""

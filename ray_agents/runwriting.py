@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ray_agents.events import Draft
+from ray_agents.events import Draft, Event
 from ray_agents.ports import Journal
 from ray_agents.prices import Prices
 from ray_agents.runs import RunRecord
@@ -31,6 +31,11 @@ class RunWriter:
             row = self.record.row(type_name, draft.key)
             if draft.type == type_name and row is not None:
                 self.timeline.take(type_name, draft.key, row)
+
+    def hear(self, messages: Sequence[Event]) -> None:
+        """Let the transcript know messages that came after the run had begun."""
+        for message in messages:
+            self.timeline.see(message)
 
     def stage_unsaid(self, drafts: Sequence[Draft]) -> None:
         """Keep rows for the next commit that no transcript is made of."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from ray_agents.events import DeliveryDeferred
+from ray_agents.deferral import DeliveryDeferred
 from ray_agents.projection import Outgoing, State
 
 MICROSECONDS = 1_000_000

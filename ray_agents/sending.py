@@ -17,6 +17,7 @@ from ray_agents.budgets import Budget
 from ray_agents.effects import Effects
 from ray_agents.errors import EntityExists, InvalidPayload
 from ray_agents.events import JSON, Draft, EffectStaged, OutboxKind, decode, digest_of, encode
+from ray_agents.modes import Mode
 from ray_agents.projection import CHILD_KEY_PREFIX, MANIFEST_TYPE, State
 from ray_agents.requests import (
     MESSAGE_ID_LENGTH_MAX,
@@ -59,7 +60,13 @@ class Sending:
         ]
 
     def send(
-        self, address: str, payload: JSON, *, message_type: str, after: timedelta | None
+        self,
+        address: str,
+        payload: JSON,
+        *,
+        message_type: str,
+        after: timedelta | None,
+        mode: Mode | str,
     ) -> str:
         """Stage a message; its id. Raises as ``Context.send``."""
         target = Address.parse(address)
@@ -69,6 +76,7 @@ class Sending:
             type=message_type,
             from_=str(self._sender.address),
             after_seconds=seconds_of(after),
+            mode=mode,
         )
         return self._stage(OutboxKind.SEND, target, request)
 

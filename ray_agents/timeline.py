@@ -9,7 +9,8 @@ first run that is told of from its start.
 
 Messages enter in the order in which runs saw them. One that arrives while a run is going on
 belongs to a later wake, so it is held back until that wake's range of offsets covers it: no run's
-transcript changes because of what came after it.
+transcript changes because of what came after it. One that the run took in itself stands where the
+run's ``steered`` row does.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from typing import Any, cast
 from ray_agents.events import JSON, Event, Operation, encode
 from ray_agents.media import blocks_in
 from ray_agents.model import Block, Message
-from ray_agents.runs import ENDED, calls_in
+from ray_agents.runs import ENDED, STEERED, calls_in
 
-TYPES = frozenset({"inbox", "wake", "run", "step", "tool_call"})
+TYPES = frozenset({"inbox", "wake", "run", "step", "tool_call", STEERED})
 INTERRUPTED = (
     "Interrupted: the process ended while this tool ran, before its result was recorded. It may "
     "or may not have taken effect, and it was not run again."
@@ -36,7 +37,7 @@ class Timeline:
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self._messages: list[Message] = []
-        self._waiting: list[tuple[int, list[Block]]] = []  # messages no wake has covered yet
+        self._waiting: dict[int, list[Block]] = {}  # by offset: messages no wake has covered yet
         self._covered: int | None = None
         self._source: str | None = None
         self._wakes: set[str] = set()
@@ -52,7 +53,7 @@ class Timeline:
             return
         row = event.value
         if event.type == "inbox":
-            self._waiting.append((event.offset, blocks_said_in(row["payload"])))
+            self._waiting[event.offset] = blocks_said_in(row["payload"])
         elif event.type == "wake":
             self._covered = max(self._covered or 0, row["to_offset"])
             if event.key not in self._wakes:  # a later row of the same wake is no other reason
@@ -68,6 +69,8 @@ class Timeline:
             self._begin(row.get("input"))
         elif type_name == "step" and row["status"] == "completed" and self._runs:
             self._answer(row)
+        elif type_name == STEERED and self._runs:
+            self._join(row["offset"])
         elif type_name == "tool_call" and row["status"] in ENDED:
             self._results[row["tool_call_id"]] = result_block(row)
 
@@ -81,14 +84,25 @@ class Timeline:
         """A run begins: what it is told comes before it."""
         self._close()
         self._drop_unfinished_server_tools()
-        seen = [said for at, said in self._waiting if self._is_covered(at)]
-        self._waiting = [item for item in self._waiting if not self._is_covered(item[0])]
+        covered = [at for at in self._waiting if self._is_covered(at)]
+        seen = [self._waiting.pop(at) for at in covered]
         if text is not None:
             seen.append(_text(text))
         if not any(seen) and self._needs_user():
             seen = [_text(f"Woken by {self._source}." if self._source else "Continue.")]
         self._source = None
         _say(self._messages, "user", [block for said in seen for block in said])
+
+    def _join(self, offset: int) -> None:
+        """A run takes a message in, between the results of its last step and its next call."""
+        said = self._waiting.pop(offset, None)
+        if said is None:  # its row was let go
+            return
+        self._close()
+        self._drop_unfinished_server_tools()
+        if not said and self._needs_user():
+            said = _text("Continue.")
+        _say(self._messages, "user", said)
 
     def _is_covered(self, offset: int) -> bool:
         return self._covered is None or offset < self._covered

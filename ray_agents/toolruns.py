@@ -7,11 +7,14 @@ a crash interrupted is run again only if its tool is idempotent; else the model 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from pydantic import BaseModel
 
+from ray_agents import runs
 from ray_agents.agent import AgentConfig
 from ray_agents.errors import (
     CorruptLog,
@@ -21,12 +24,14 @@ from ray_agents.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from ray_agents.interruption import told_of
 from ray_agents.model import Block
 from ray_agents.runwriting import RunWriter
 from ray_agents.timeline import INTERRUPTED, NOT_RUN
 from ray_agents.tools import ERROR_CHARS_MAX, Tool, cut
 
 TOOLS_PARALLEL_MAX = 16
+INTERRUPTED_MAX = timedelta(milliseconds=100)  # for tools to end once they are interrupted
 _Ended = dict[str, Any]  # how a tool ended, as fields of its row
 UPWARDS = (Fenced, NondeterministicWake, StoreFull, StoreUnavailable, CorruptLog)
 
@@ -54,7 +59,9 @@ class ToolRuns:
         """Answer the calls of the last step, which will not run, or not again."""
         told = NOT_RUN.format(reason=f"the run stopped ({reason})")
         for key, block, status in self._record.unanswered(number):
-            self._fail(key, block, INTERRUPTED if status == "executing" else told)
+            tool = self._agent.tools_by_name.get(block["name"])
+            begun = told_of(tool) if reason == runs.INTERRUPTED else INTERRUPTED
+            self._fail(key, block, begun if status == "executing" else told)
 
     def _fail(self, key: str, block: Block, error: str) -> None:
         self._put(key, block, "failed", error=error)
@@ -81,9 +88,8 @@ class ToolRuns:
         try:
             await self._collect(tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            interrupted = self._journal.interruption.is_set
+            await _end(tasks, within=INTERRUPTED_MAX if interrupted else None)
 
     def _admit(self, key: str, block: Block, status: str | None) -> _Call | None:
         """The call, ready to run; or None, and the model is told why not."""
@@ -135,6 +141,27 @@ class ToolRuns:
             return ended | {"duration_ms": (self._journal.now() - started) // 1000}
 
 
+async def _end(tasks: Collection[asyncio.Task[_Ended]], *, within: timedelta | None) -> None:
+    """Cancel what still runs. A tool that takes longer to end is left to end by itself."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        ended, slow = await asyncio.wait(tasks, timeout=within.total_seconds() if within else None)
+        for task in ended:
+            _take_note(task)
+        for task in slow:
+            _left_behind.add(task)
+            task.add_done_callback(_take_note)
+
+
+def _take_note(task: asyncio.Task[_Ended]) -> None:
+    """Nobody waits for this tool any more; how it ended is not news."""
+    _left_behind.discard(task)
+    if not task.cancelled():
+        task.exception()
+
+
+_left_behind: set[asyncio.Task[_Ended]] = set()  # so that nobody collects them while they end
 _CANCELLED: _Ended = {"status": "failed", "error": "The tool was cancelled."}
 
 

@@ -52,6 +52,7 @@ class Reply(View):
     """What a handler answered to one message.
 
     ``text`` is what the agent or ``ctx.reply_text`` said; ``value`` is what the handler returned.
+    ``interrupted`` says that the handler was told to stop, so that ``text`` is what it got to say.
     """
 
     address: str
@@ -60,6 +61,19 @@ class Reply(View):
     offset: int
     text: str = ""
     value: Any = None
+    interrupted: bool = False
+
+
+class Interrupted(View):
+    """The answer to an interrupt: which wake was told to stop; None and False if nothing ran.
+
+    ``offset`` is where the log says so. The wake does not go on, whatever happens next.
+    """
+
+    address: str
+    interrupted: bool
+    wake: str | None = None
+    offset: int | None = None
 
 
 class ParkedWake(View):

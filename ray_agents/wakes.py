@@ -71,15 +71,26 @@ def begin(state: State, attempt: Attempt) -> WakeRecorded:
         host=attempt.host,
         definition_version=attempt.definition_version,
         timestamp=attempt.now,
+        apart=apart_from(state),
     )
+
+
+def apart_from(state: State) -> tuple[int, ...]:
+    """The offsets, between those that wait, of messages that an earlier wake has taken in."""
+    first, last = state.pending[0].offset, state.pending[-1].offset
+    return tuple(sorted(offset for offset in state.steered if first < offset < last))
 
 
 def again(wake: WakeRecorded, attempt: Attempt, limits: Limits) -> WakeRecorded:
     """The next attempt at a wake that was begun before, or its parking.
 
     A wake found ``started`` by a new owner has lost its host: that attempt failed by a death. The
-    version recorded at its first start is kept.
+    version recorded at its first start is kept. One that was interrupted is begun only to be ended.
     """
+    if wake.interrupted:
+        return replace(
+            wake, status=WakeStatus.STARTED, host=attempt.host, timestamp=attempt.now, retry_at=0
+        )
     if wake.status is WakeStatus.STARTED:
         lost = f"its host {wake.host!r} died while the handler ran"
         wake = replace(wake, deaths=wake.deaths + 1, error=lost)
@@ -98,7 +109,7 @@ def again(wake: WakeRecorded, attempt: Attempt, limits: Limits) -> WakeRecorded:
 def must_be_alone(wake: WakeRecorded) -> bool:
     """Whether the next attempt must not share a host with others."""
     deaths = wake.deaths + (wake.status is WakeStatus.STARTED)
-    return deaths >= DEATHS_BEFORE_ALONE
+    return deaths >= DEATHS_BEFORE_ALONE and not wake.interrupted
 
 
 def failed(wake: WakeRecorded, error: str, *, now: int, limits: Limits) -> WakeRecorded:

@@ -23,7 +23,7 @@ from ray_agents.events import JSON, wire_offset
 from ray_agents.ports import Runtime
 from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
 from ray_agents.settings import Settings
-from ray_agents.views import EntityView, Page, Receipt, Reply, StateView, TypeView
+from ray_agents.views import EntityView, Interrupted, Page, Receipt, Reply, StateView, TypeView
 from serve.schemas import (
     NOW,
     Count,
@@ -191,6 +191,17 @@ async def state(at: At, runtime: AnyRuntime, offset: AsOf = None) -> StateView:
 async def fork(at: At, runtime: AnyRuntime, body: ForkRequest) -> EntityView:
     """A new entity of the rows of this one; neither wakes."""
     return await runtime.fork(at, body)
+
+
+@entities.post("/{type}/{id}/interrupt")
+async def interrupt(
+    at: At,
+    runtime: AnyRuntime,
+    wake: Annotated[str | None, Query(max_length=256, description="only this wake")] = None,
+    reason: Annotated[str | None, Query(max_length=1_000)] = None,
+) -> Interrupted:
+    """Stop what runs; the answer says which wake that was, or that nothing ran."""
+    return await runtime.interrupt(at, wake=wake, reason=reason)
 
 
 @entities.post("/{type}/{id}/retry")

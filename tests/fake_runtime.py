@@ -20,7 +20,16 @@ from ray_agents.errors import (
 )
 from ray_agents.events import Draft, Event
 from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
-from ray_agents.views import EntityView, Page, Receipt, Reply, StateView, Status, TypeView
+from ray_agents.views import (
+    EntityView,
+    Interrupted,
+    Page,
+    Receipt,
+    Reply,
+    StateView,
+    Status,
+    TypeView,
+)
 
 
 class FakeRuntime:
@@ -34,6 +43,7 @@ class FakeRuntime:
         self.queries: list[ListQuery] = []
         self.registered: list[tuple[Registry, str | None]] = []
         self.parked: list[tuple[str, Address, str | None]] = []
+        self.interrupts: list[tuple[Address, str | None, str | None]] = []
         self.forked: list[tuple[Address, ForkRequest]] = []
         self.imported = b""
         self.fails_with: BaseException | None = None
@@ -195,6 +205,13 @@ class FakeRuntime:
     async def kill(self, address: Address, *, reason: str | None = None) -> None:
         self._log(address)
         self.killed[address] = reason
+
+    async def interrupt(
+        self, address: Address, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        self._log(address)
+        self.interrupts.append((address, wake, reason))
+        return Interrupted(address=str(address), interrupted=True, wake=wake or "w1", offset=7)
 
     async def retry(self, address: Address, *, wake: str | None = None) -> int:
         self._log(address)

@@ -21,12 +21,13 @@ from ray_agents.budgets import Budget
 from ray_agents.cli import Installed, app, main
 from ray_agents.findings import Fault, Finding, Verification
 from ray_agents.terminal.installation import Target
+from ray_agents.views import Status
 from tests.terminal.stand_in import ADA, CONVERSATION, FakeClient, FakeInstallation, entity
 
 README = Path(__file__).parents[1] / "README.md"
 COMMANDS = (
     "demo start stop status types version log "
-    "spawn send ask observe view inspect ps kill retry skip query cost fork export import"
+    "spawn send ask observe view inspect ps interrupt kill retry skip query cost fork export import"
 ).split()
 
 
@@ -163,6 +164,21 @@ def test_a_parked_wake_can_be_named(verb: str, run: Run, client: FakeClient) -> 
 def test_kill_says_why(run: Run, client: FakeClient) -> None:
     run("kill", ADA, "--reason", "old")
     assert client.asked == [("kill", {"address": ADA, "reason": "old"})]
+
+
+def test_interrupt_says_what_it_stopped(run: Run, client: FakeClient) -> None:
+    assert run("interrupt", ADA).err == f"{ADA} does nothing that could be stopped\n"
+    client.entities = (entity(status=Status.RUNNING),)
+    assert run("interrupt", ADA, "--reason", "enough").err == f"{ADA} stops wake-3\n"
+    asked = {"address": ADA, "wake": None, "reason": "enough"}
+    assert client.asked[1] == ("interrupt", asked)
+    assert json.loads(run("interrupt", ADA, "--json").out)["interrupted"] is True
+
+
+def test_send_says_how_it_meets_what_runs(run: Run, client: FakeClient) -> None:
+    assert run("send", ADA, "hi", "--mode", "steer").code == 0
+    assert client.asked[0][1]["mode"] == "steer"
+    assert run("send", ADA, "hi", "--mode", "now").code == 2
 
 
 def test_fork_says_what_of_what_and_as_of_when(run: Run, client: FakeClient) -> None:

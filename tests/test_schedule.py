@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from ray_agents import schedule
+from ray_agents.deferral import DeliveryDeferred
 from ray_agents.events import (
-    DeliveryDeferred,
     Draft,
     EffectStaged,
     EntityCreated,

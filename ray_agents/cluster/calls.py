@@ -40,6 +40,14 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Interrupt:
+    """Stop what runs, or the wake of that key if it runs. Wakes nobody. -> Interrupted."""
+
+    wake: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resolve:
     """Retry or skip parked wakes, one or all. Answered by their number."""
 
@@ -85,7 +93,7 @@ class Challenge:
 
 
 Waking = Spawn | Deliver | Kill | Resolve | Activate
-Call = Waking | Ask | Describe | Follow | Release | Challenge
+Call = Waking | Ask | Interrupt | Describe | Follow | Release | Challenge
 WAKING = (Spawn, Deliver, Ask, Kill, Resolve, Activate)
 
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from ray_agents import schedule, wakes
 from ray_agents.address import Address
 from ray_agents.cluster.awake import Services
+from ray_agents.cluster.interrupting import marks
 from ray_agents.cluster.outbox import Outbox
 from ray_agents.cluster.portrait import portrait
 from ray_agents.cluster.session import check_args, check_message
@@ -237,10 +238,10 @@ class Entity:
             UnknownEntity, EntityGone: nobody lives here.
             InvalidPayload, PayloadTooLarge, BacklogFull, MessageConflict: it is refused.
         """
-        self._check_alive()
+        self.check_alive()
         message_id = request.id or self.services.clock.fresh_id()
         await self.owner.ready_to_find(MessageReceived.TYPE, message_id)
-        self._check_alive()  # what went on meanwhile
+        self.check_alive()  # what went on meanwhile
         message = self._message(request, message_id)
         earlier = self._find(message_id)
         if earlier is not None:
@@ -248,7 +249,7 @@ class Entity:
         self._check_fits(message)
         if request.after_seconds:
             return await self._schedule(message, request.after_seconds)
-        appending = self.enqueue([message.draft()])
+        appending = self.enqueue([message.draft(), *marks(self, message)])
         offset = appending.events[0].offset
         self._arrives(message, offset)
         self.wakeloop.advance()
@@ -273,6 +274,7 @@ class Entity:
             target=self.name,
             life=state.created.life if state.created else 0,
             timestamp=message.timestamp,
+            mode=message.mode,
         )
         appending = self.enqueue([send.draft()])
         self.timers.added(send)
@@ -296,6 +298,7 @@ class Entity:
             message_type=request.type,
             sender=request.from_,
             timestamp=self.services.clock.now(),
+            mode=request.mode,
         )
 
     def _arrives(
@@ -348,7 +351,8 @@ class Entity:
             durability=self.owner.durability,
         )
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Raise UnknownEntity or EntityGone if nobody lives here."""
         if self.state.stopped is not None:
             message = f"{self.name!r} was killed; its log stays readable, spawn it to begin anew"
             raise EntityGone(message, address=self.name)
@@ -387,7 +391,7 @@ class Entity:
         created = self.state.created
         if created is None or self.state.stopped is not None:
             if created is None:
-                self._check_alive()
+                self.check_alive()
             await self._acknowledged(self._written)
             return
         stopped = EntityStopped(
@@ -406,7 +410,7 @@ class Entity:
         Raises:
             NothingParked: there is no such wake.
         """
-        self._check_alive()
+        self.check_alive()
         chosen = [wake for wake in self.state.parked if wake_key in (None, wake.key)]
         if not chosen:
             which = f"wake {wake_key!r} is not" if wake_key else "no wake is"

@@ -30,6 +30,7 @@ from ray_agents.cluster.calls import (
     Deliver,
     Describe,
     Follow,
+    Interrupt,
     Kill,
     Moved,
     Release,
@@ -43,6 +44,7 @@ from ray_agents.cluster.equipment import Equipment
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.following import followed, settled
 from ray_agents.cluster.hostlog import HostLog
+from ray_agents.cluster.interrupting import interrupt
 from ray_agents.cluster.openings import Openings
 from ray_agents.cluster.resuming import Resuming
 from ray_agents.cluster.sealing import seal_all
@@ -203,6 +205,9 @@ class Host:
                 return entity.view()
             case Ask():
                 return await self._ask(entity, call)
+            case Interrupt(wake=wake, reason=reason):
+                with entity.serving():
+                    return await interrupt(entity, wake=wake, reason=reason)
             case _:
                 with entity.serving():
                     return await self._change(entity, call)

@@ -184,4 +184,4 @@ def parked_in(state: State) -> tuple[ParkedWake, ...]:
 def backlog_of(state: State) -> int:
     """Messages that no ended or parked wake has taken."""
     begun = [wake for wake in state.wakes.values() if wake.status is not WakeStatus.PARKED]
-    return len(state.pending) + sum(wake.event_count for wake in begun)
+    return len(state.pending) + sum(wake.event_count + len(wake.joined) for wake in begun)

@@ -16,6 +16,7 @@ from typing import Protocol, Self, TypeVar
 from ray_agents.address import Address
 from ray_agents.cluster.asof import view_as_of
 from ray_agents.cluster.calls import (
+    Activate,
     Answer,
     Ask,
     Asked,
@@ -25,6 +26,7 @@ from ray_agents.cluster.calls import (
     Describe,
     Follow,
     Followed,
+    Interrupt,
     Kill,
     Resolve,
     Spawn,
@@ -53,7 +55,16 @@ from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs, Clock
 from ray_agents.replies import reply_of
 from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
-from ray_agents.views import EntityView, Page, Receipt, Reply, StateView, TypeView
+from ray_agents.views import (
+    EntityView,
+    Interrupted,
+    Page,
+    Receipt,
+    Reply,
+    StateView,
+    Status,
+    TypeView,
+)
 
 FOLLOW_SECONDS = 15.0
 LOOKS_MAX = 100
@@ -152,6 +163,25 @@ class HostRuntime:
     async def kill(self, address: Address, *, reason: str | None = None) -> None:
         """End the entity's life."""
         await self._hosts.call(address, Kill(reason=reason))
+
+    async def interrupt(
+        self, address: Address, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        """Stop what runs; return once the log says so, after which it does not go on.
+
+        A sleeper is not woken; one whose host has died is, as its wake would be resumed.
+        """
+        call = Interrupt(wake=wake, reason=reason)
+        for _ in range(LOOKS_MAX):
+            answer = await self._hosts.call(address, call)
+            if isinstance(answer, Interrupted):
+                return answer
+            view = await self.inspect(address)  # raises if nobody ever lived there
+            if view.status in (Status.SLEEPING, Status.STOPPED):
+                return Interrupted(address=str(address), interrupted=False)
+            await self._hosts.call(address, Activate())
+        message = f"{str(address)!r} changes hands too often to be interrupted; ask again"
+        raise RuntimeUnavailable(message, address=str(address))
 
     async def retry(self, address: Address, *, wake: str | None = None) -> int:
         """Run parked wakes again; how many."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
@@ -13,15 +14,18 @@ from ray_agents.collections import validated
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
 from ray_agents.errors import Fenced
-from ray_agents.events import Draft, Event, MessageReceived, Operation, WakeRecorded, decode
+from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
 from ray_agents.goals import Goals
+from ray_agents.interruption import Interruption
 from ray_agents.ledger import Spent
+from ray_agents.log.owner import Appending
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.requests import SpawnRequest
-from ray_agents.runs import BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES
+from ray_agents.runs import BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES, STEERED
 from ray_agents.shares import Shares
+from ray_agents.steering import is_steering, offsets_in
 
-HISTORY_TYPES = frozenset({"inbox", "run", "step", "tool_call", "wake", CONTEXT_TYPE})
+HISTORY_TYPES = frozenset({"inbox", "run", "step", "tool_call", STEERED, "wake", CONTEXT_TYPE})
 
 
 class EntitySession:
@@ -44,22 +48,36 @@ class EntitySession:
         self.effects = Effects(wake.key, dict(committed), entity.state.rows)
         self.shares = Shares(self.state, self.effects, budget=definition.budget)
         self.cancelled = asyncio.Event()
+        self.interruption = Interruption()
         self.resting = False
-        self.events: Sequence[Event] = entity.owner.history.read(
+        messages = entity.owner.history.read(
             wake.from_offset,
             stop=wake.to_offset,
             types=frozenset({MessageReceived.TYPE}),
         )
+        self.events: Sequence[Event] = [e for e in messages if e.offset not in wake.apart]
+        self._last: Appending | None = None
         self.run_text: str | None = None
 
     @property
     def over(self) -> bool:
         """Whether this attempt has ended, by itself or with the life of its entity."""
-        return self._closed or self._entity.state.wakes.get(self._wake.key) != self._wake
+        now = self._entity.state.wakes.get(self._wake.key)
+        return self._closed or not self._wake.is_attempt_of(now)
 
     def close(self) -> None:
         """End the attempt."""
         self._closed = True
+
+    def interrupt(self) -> None:
+        """Tell the handler to stop, and cut short what runs for it."""
+        self.cancelled.set()
+        self.interruption.set()
+
+    async def settled(self) -> None:
+        """Return when all that this attempt has written is durable."""
+        if self._last is not None:
+            await self._last.durable()
 
     def rest(self) -> None:
         """Have the entity fall asleep when this attempt has ended, if nothing else is due."""
@@ -80,21 +98,22 @@ class EntitySession:
         rows = [*self.shares.entered(self.effects.ready), *drafts]
         if not rows:
             return []
-        appending = self._entity.enqueue(rows)
+        appending = self._last = self._entity.enqueue(rows)
         self.effects.take()  # not before: what the log refuses is still staged
         events = await appending.durable()
         self._entity.outbox_grew()
         return events
 
-    def taken(self) -> list[Draft]:
-        """What is staged, handed over to be appended with the end of the wake."""
-        return self.shares.entered(self.effects.take())
-
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append without waiting; raises as :meth:`append`."""
         self._check_open()
         if drafts:
-            self._entity.enqueue(drafts)
+            self._last = self._entity.enqueue(drafts)
+
+    def joined_by(self, offsets: Sequence[int]) -> Draft:
+        """The row by which this wake takes over the messages at ``offsets``, too."""
+        wake = self.state.wakes[self._wake.key]
+        return replace(wake, joined=(*wake.joined, *offsets)).draft()
 
     def _check_open(self) -> None:
         if self.over:
@@ -167,15 +186,22 @@ class RunJournal:
     async def commit(self, drafts: Sequence[Draft]) -> Sequence[Event]:
         """Append rows and staged effects; return once durable."""
         for draft in drafts:
-            if draft.type != "tool_call" or draft.operation is Operation.DELETE:
-                continue
-            if decode(draft.text)["status"] in ENDED:
+            if draft.type == "tool_call" and draft.text and decode(draft.text)["status"] in ENDED:
                 self._session.effects.release(draft.key)
         return await self._session.append(self._entered(drafts))
 
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append without waiting."""
         self._session.post(self._entered(drafts))
+
+    def steering(self) -> Sequence[Event]:
+        """The messages that wait to be taken in by a running loop, oldest first."""
+        return [event for event in self._session.state.pending if is_steering(event)]
+
+    @property
+    def interruption(self) -> Interruption:
+        """Whether the wake was told to stop, and what is to end when it is."""
+        return self._session.interruption
 
     def used_up(self) -> str | None:
         """What forbids another model call: the entity's budget, or its goal's."""
@@ -187,9 +213,12 @@ class RunJournal:
     def _entered(self, drafts: Sequence[Draft]) -> list[Draft]:
         """The rows as this wake's own, and beside steps that have cost something the ledger's.
 
-        Appending applies them to the state at once, so runs that go on side by side add up.
+        Appending applies them to the state at once, so runs that go on side by side add up, and
+        a message joins one of them only.
         """
         marked, added = self._session.effects.mark(drafts), Spent()
+        if joining := offsets_in(drafts):
+            marked.append(self._session.joined_by(joining))
         for draft in drafts:
             if draft.type == "step":
                 now = Spent.in_row(decode(draft.text))

@@ -28,6 +28,7 @@ from typing import Protocol
 from ray_agents import wakes
 from ray_agents.cluster.awake import Awake
 from ray_agents.cluster.calls import Due
+from ray_agents.cluster.interrupting import marks
 from ray_agents.cluster.outbox import Outbox
 from ray_agents.errors import RayAgentsError
 from ray_agents.events import MessageReceived, SendScheduled
@@ -190,8 +191,10 @@ class Timers:
         now = self._entity.services.clock.now()
         message = timer.send.message(now=now)
         headers = {SendScheduled.OFFSET_HEADER: str(timer.offset)}
-        row = replace(message.draft(), headers=headers)
-        appending = self._entity.enqueue([row, timer.send.sent(now=now)])
+        draft = message.draft()
+        row = replace(draft, headers={**draft.headers, **headers})
+        also = marks(self._entity, message)
+        appending = self._entity.enqueue([row, timer.send.sent(now=now), *also])
         self._arrives(message, appending.events[0].offset, accepted=timer.offset)
         return appending
 

@@ -17,15 +17,18 @@ from typing import NamedTuple
 
 from ray_agents import wakes
 from ray_agents.cluster.awake import Awake
+from ray_agents.cluster.interrupting import left_open
 from ray_agents.cluster.session import EntitySession
 from ray_agents.context import Context
 from ray_agents.definition import Definition
 from ray_agents.errors import Fenced, InvalidDefinition, NondeterministicWake, RayAgentsError
 from ray_agents.events import Draft, ErrorRecorded, WakeRecorded, WakeStatus
+from ray_agents.interruption import Interruption
 from ray_agents.log.owner import Appending
 
 ERROR_CHARS_MAX = 20_000
 CANCELLED_MAX = timedelta(seconds=2)  # for a handler to end once it is cancelled
+INTERRUPTED_MAX = timedelta(seconds=2)  # for it to end by itself, after which it is cancelled
 LOGGER = logging.getLogger("ray_agents.host")
 
 
@@ -44,6 +47,7 @@ class WakeLoop:
         self._task: asyncio.Task[None] | None = None
         self._session: EntitySession | None = None
         self._begun: WakeRecorded | None = None
+        self._deaf: set[asyncio.Task[None]] = set()
 
     @property
     def running(self) -> bool:
@@ -56,16 +60,23 @@ class WakeLoop:
         return self._session is not None
 
     def advance(self) -> None:
-        """Begin the next attempt, if one is due, none runs, and the host admits it."""
+        """Begin the next attempt, if one is due, none runs, and the host admits it.
+
+        What runs and has been interrupted is told so.
+        """
         entity = self._entity
-        if self.running or entity.leaving:
+        if entity.leaving:
+            return
+        if self.running:
+            self._pass_on_interrupt()
             return
         entity.waiting_for = None
         if not entity.state.alive or self._gives_way():
             return
         if entity.state.current is None and not wakes.due(entity.state):
             return
-        entity.waiting_for = entity.services.admit(entity)
+        if not _is_interrupted(entity):  # else there is only to be written that it has ended
+            entity.waiting_for = entity.services.admit(entity)
         if entity.waiting_for is None:
             begun = self._begin()
             name = f"wake:{entity.name}"
@@ -74,6 +85,43 @@ class WakeLoop:
             running = asyncio.get_running_loop()
             self._task = running.create_task(self._run(begun), name=name, context=own)
             self._task.add_done_callback(self._done)
+
+    def _pass_on_interrupt(self) -> None:
+        wake = self._entity.state.current
+        if wake is None or not wake.interrupted:
+            return
+        if self._session is not None:
+            self._interrupt(self._session)
+        elif self._task is not None and wake.status is WakeStatus.FAILED:
+            self._task.cancel()  # it waits for its next attempt; _done begins that
+
+    def _interrupt(self, session: EntitySession) -> None:
+        if not session.interruption.is_set:
+            session.interrupt()
+            bound = INTERRUPTED_MAX + CANCELLED_MAX
+            running = asyncio.get_running_loop()
+            running.call_later(bound.total_seconds(), self._leave_behind, session)
+
+    def _leave_behind(self, session: EntitySession) -> None:
+        """Go on without an interrupted handler that does not end; it writes nothing any more."""
+        task = self._task
+        if self._session is not session or task is None or self._entity.leaving:
+            return
+        LOGGER.error(
+            "%s: its handler was interrupted and cancelled and does not end; the entity goes on "
+            "without it, and nothing that it still does is recorded",
+            self._entity.name,
+        )
+        session.close()
+        task.remove_done_callback(self._done)
+        self._deaf.add(task)
+        task.add_done_callback(self._deaf.discard)
+        self._task = self._session = None
+        self.advance()
+
+    def _next(self) -> Begun | None:
+        """The next attempt, unless the entity goes on without this task."""
+        return self._begin() if self._task is asyncio.current_task() else None
 
     def cancel(self) -> None:
         """Tell the handler to stop and cancel it; what it had not committed never happened."""
@@ -104,7 +152,7 @@ class WakeLoop:
             )
         if begun is None or entity.owner.lost.is_set() or not is_under_way(entity, begun):
             return
-        stopped = wakes.interrupted(begun, now=entity.services.clock.now())
+        stopped = wakes.interrupted(latest(entity, begun), now=entity.services.clock.now())
         await entity.write([stopped.draft()]).durable()
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -129,7 +177,7 @@ class WakeLoop:
             if begun.wake.status is WakeStatus.STARTED:
                 begun = await self._attempt(begun.wake)
             else:
-                begun = self._begin()
+                begun = self._next()
 
     def _gives_way(self) -> bool:
         """Whether no wake begins here any more: its owner's segment is full, the next one's is not.
@@ -178,19 +226,18 @@ class WakeLoop:
         entity = self._entity
         try:
             drafts, resting = await self._handle(wake)
-            if not is_under_way(entity, wake):
-                return self._begin()
+            if not self._counts(wake):
+                return self._next()
             appending = entity.enqueue(drafts)  # the effects may be more than one append can hold
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if _is_cancelled():
                 raise
             return await self._failed(wake, error)
         except (Exception, SystemExit) as error:
             if entity.leaving:
                 raise Fenced(f"{entity.name} leaves while a wake ends") from error
             return await self._failed(wake, error)
-        begun = self._begin()
+        begun = self._next()
         await appending.durable()
         entity.outbox_grew()
         if resting and begun is None:
@@ -200,33 +247,64 @@ class WakeLoop:
     async def _handle(self, wake: WakeRecorded) -> tuple[list[Draft], bool]:
         """Call the handler; the rows of its end, and whether it said that it may sleep at once."""
         entity = self._entity
+        await entity.owner.ready(wake.from_offset, stop=wake.to_offset)
+        if _is_interrupted(entity):  # before its handler has begun, or under an owner before us
+            return await self._cut_short(wake, None), False
         definitions = entity.services.definitions
         definition = definitions.load(entity.address.type, wake.definition_version).definition
-        await entity.owner.ready(wake.from_offset, stop=wake.to_offset)
         session = EntitySession(entity, wake, definition)
         context = Context(session, wakes.as_seen(wake, session.events))
         self._session = session
         try:
-            returned = await _bounded(definition, context)
+            returned = await _bounded(definition, context, session.interruption)
+        except (Exception, asyncio.CancelledError) as error:
+            if not session.interruption.is_set or _is_cancelled():
+                raise
+            LOGGER.warning("%s was interrupted, and its handler failed: %r", entity.name, error)
+            session.close()
+            return await self._cut_short(wake, session), False
         finally:
             session.close()
-            self._session = None
+            if self._session is session:
+                self._session = None
         text = context.said or session.run_text
+        last = session.effects.take()
+        if session.interruption.is_set:
+            await session.settled()
+            last += left_open(entity, wake)
         now = entity.services.clock.now()
-        end = wakes.handled(wake, now=now, reply=returned, text=text)
-        return [*session.taken(), end.draft()], session.resting
+        end = wakes.handled(latest(entity, wake), now=now, reply=returned, text=text)
+        return [*session.shares.entered(last), end.draft()], session.resting
+
+    async def _cut_short(self, wake: WakeRecorded, session: EntitySession | None) -> list[Draft]:
+        """The rows of the end of an interrupted wake whose handler does not end it itself.
+
+        What the handler had not committed never happened.
+        """
+        entity = self._entity
+        if session is not None:
+            await session.settled()
+        await entity.owner.ready(wake.from_offset)
+        now, text = entity.services.clock.now(), session.run_text if session else None
+        end = wakes.handled(latest(entity, wake), now=now, reply=None, text=text)
+        return [*left_open(entity, wake), end.draft()]
+
+    def _counts(self, wake: WakeRecorded) -> bool:
+        """Whether what became of this attempt is still to be recorded, and by this task."""
+        return self._task is asyncio.current_task() and is_under_way(self._entity, wake)
 
     async def _failed(self, wake: WakeRecorded, error: BaseException) -> Begun | None:
         """Record the failure with its traceback; then wait, and begin again or go on."""
         entity = self._entity
-        if not is_under_way(entity, wake):
-            return self._begin()
+        if not self._counts(wake):
+            return self._next()
         now = entity.services.clock.now()
         words = printable(f"{type(error).__name__}: {_said_by(error)}")
         if isinstance(error, (NondeterministicWake, InvalidDefinition)):
-            outcome = wakes.parked(wake, words, now=now)
+            outcome = wakes.parked(latest(entity, wake), words, now=now)
         else:
-            outcome = wakes.failed(wake, words, now=now, limits=entity.limits_of(wake))
+            limits = entity.limits_of(wake)
+            outcome = wakes.failed(latest(entity, wake), words, now=now, limits=limits)
         record = ErrorRecorded(
             key=f"{wake.key}-attempt-{wake.attempt}-{now}",
             error_code=error.slug if isinstance(error, RayAgentsError) else "handler_failed",
@@ -239,7 +317,7 @@ class WakeLoop:
         if outcome.status is WakeStatus.FAILED:
             clock = entity.services.clock
             await clock.sleep(wakes.until(outcome.retry_at, now=clock.now()))
-        return self._begin()
+        return self._next()
 
 
 def printable(text: str) -> str:
@@ -259,11 +337,29 @@ def _said_by(error: BaseException) -> str:
 
 def is_under_way(entity: Awake, wake: WakeRecorded) -> bool:
     """Whether this attempt still counts: its life is not over, and nothing has become of it."""
-    return wake.status is WakeStatus.STARTED and entity.state.wakes.get(wake.key) == wake
+    now = entity.state.wakes.get(wake.key)
+    return wake.status is WakeStatus.STARTED and wake.is_attempt_of(now)
 
 
-async def _bounded(definition: Definition, context: Context) -> object:
-    """Call the handler, for no longer than its limit.
+def latest(entity: Awake, wake: WakeRecorded) -> WakeRecorded:
+    """An open wake with what has joined it and what it was told since its attempt began."""
+    return entity.state.wakes.get(wake.key, wake)
+
+
+def _is_interrupted(entity: Awake) -> bool:
+    """Whether the wake to go on with is not to go on."""
+    current = entity.state.current
+    return current is not None and current.interrupted
+
+
+def _is_cancelled() -> bool:
+    """Whether this task is told to end."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+async def _bounded(definition: Definition, context: Context, interruption: Interruption) -> object:
+    """Call the handler, for no longer than its limit, or than it has once it is interrupted.
 
     Raises:
         TimeoutError: it took longer.
@@ -272,9 +368,10 @@ async def _bounded(definition: Definition, context: Context) -> object:
     scope = asyncio.timeout(limit)
     try:
         async with scope:
-            return await definition.handler(context, context.wake)
+            with interruption.cuts(scope, after=INTERRUPTED_MAX.total_seconds()):
+                return await definition.handler(context, context.wake)
     except TimeoutError as error:
-        if not scope.expired():
+        if not scope.expired() or interruption.is_set:
             raise
         message = f"the handler ran longer than {limit:g} s (Limits.handler_time_max)"
         raise TimeoutError(message) from error

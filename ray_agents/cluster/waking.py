@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ray_agents.deferral import DeliveryDeferred
 from ray_agents.definition import Definition
 from ray_agents.events import (
-    DeliveryDeferred,
     EffectStaged,
     EntityCreated,
     Event,
@@ -72,7 +72,8 @@ def load(history: History, *, tip: int | None = None) -> State:
     _read_ledger(history, state)
     state.woken = state.woken or (ended is not None and _was_awake(history, state, ended))
     if state.alive:
-        state.pending = history.read(state.watermark, types={MessageReceived.TYPE})
+        waiting = history.read(state.watermark, types={MessageReceived.TYPE})
+        state.pending = [event for event in waiting if event.offset not in state.steered]
     return state
 
 

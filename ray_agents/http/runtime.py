@@ -31,6 +31,7 @@ from ray_agents.views import (
     CostBy,
     CostLine,
     EntityView,
+    Interrupted,
     Page,
     Receipt,
     Reply,
@@ -221,6 +222,14 @@ class HttpRuntime:
     async def kill(self, address: Address, *, reason: str | None = None) -> None:
         """End the entity's life; its log remains readable."""
         await self._call("DELETE", _path(address), params=_given(reason=reason))
+
+    async def interrupt(
+        self, address: Address, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        """Stop what runs; return once the log says so."""
+        params = _given(wake=wake, reason=reason)
+        answer = await self._call("POST", _path(address, "interrupt"), params=params)
+        return Interrupted.model_validate(answer)
 
     async def retry(self, address: Address, *, wake: str | None = None) -> int:
         """Run parked wakes again (one, or all); how many."""

@@ -41,9 +41,13 @@ from (
     select *, from_json(value, '{
         "status": "VARCHAR", "from_offset": "BIGINT", "to_offset": "BIGINT",
         "event_count": "BIGINT", "attempt": "BIGINT", "error": "VARCHAR",
-        "reply": "JSON", "text": "VARCHAR"}') as facts
+        "reply": "JSON", "text": "VARCHAR", "joined": "BIGINT[]"}') as facts
     from fleet_current where type = 'wake'
 )
+""",
+    """
+create view fleet_joined as  -- messages that were steered into a wake which had begun
+select *, unnest(joined) as "offset" from fleet_wakes
 """,
 )
 
@@ -126,6 +130,18 @@ with message as (
     from fleet_current where type = 'inbox'
 ), wake as (
     select * from fleet_wakes where from_offset < to_offset
+), covered as (
+    select message.address, message."offset" as covered_offset, wake.wake
+    from message asof join wake
+        on message.address = wake.address and message."offset" >= wake.from_offset
+    where message."offset" < wake.to_offset
+), taken_by as (
+    select address, "offset" as taken_offset, wake from fleet_joined
+    union all
+    select covered.address, covered_offset, covered.wake
+    from covered anti join fleet_joined
+        on covered.address = fleet_joined.address
+        and covered_offset = fleet_joined."offset"
 )
 select message.address, entity_type, message.life, key as message, facts."from" as sender,
     facts.message_type, facts.payload::varchar as payload,
@@ -139,9 +155,11 @@ select message.address, entity_type, message.life, key as message, facts."from" 
     case when taken then wake.text end as text,
     case when taken then wake.error end as error,
     "offset"
-from message asof left join wake
-    on message.address = wake.address and message."offset" >= wake.from_offset
-cross join lateral (select coalesce(message."offset" < wake.to_offset, false) as taken)
+from message
+left join taken_by on message.address = taken_by.address and message."offset" = taken_offset
+left join fleet_wakes as wake
+    on wake.address = taken_by.address and wake.wake = taken_by.wake
+cross join lateral (select taken_by.wake is not null as taken)
 """
 
 ENTITIES = """
@@ -163,9 +181,14 @@ with created as (
 ), wake as (
     select address, max(to_offset) as watermark,
         count(*) filter (status = 'parked') as parked,
-        coalesce(sum(event_count) filter (status in ('started', 'failed')), 0) as taken,
+        coalesce(
+            sum(event_count + coalesce(len(joined), 0)) filter (status in ('started', 'failed')), 0
+        ) as taken,
         max(time) as last_wake
     from fleet_wakes group by address
+), joined as (
+    select address, count(*) as steered
+    from fleet_joined join wake using (address) where "offset" >= watermark group by address
 ), message as (
     select address, count(*) as messages, max(time) as last_message,
         count(*) filter ("offset" >= coalesce(watermark, 0)) as waiting
@@ -180,12 +203,14 @@ select address, entity_type, split_part(address, '/', 3) as id, created.life,
     stopped.time as stopped, stopped.reason as stop_reason,
     coalesce(messages, 0) as messages,
     case when stopped.time is null
-        then (coalesce(waiting, 0) + coalesce(taken, 0))::bigint else 0 end as backlog,
+        then (coalesce(waiting, 0) - coalesce(steered, 0) + coalesce(taken, 0))::bigint
+        else 0 end as backlog,
     case when stopped.time is null then coalesce(parked, 0) else 0 end as parked,
     greatest(created.time, forked.time, stopped.time, last_message, last_wake) as last_active
 from created left join forked using (address)
 left join tagged using (address) left join stopped using (address)
-left join wake using (address) left join message using (address)
+left join wake using (address) left join joined using (address)
+left join message using (address)
 """
 
 _LIFE = EntityCreated.TYPE  # tells which life is the current one, so every view reads it

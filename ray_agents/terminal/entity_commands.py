@@ -1,4 +1,4 @@
-"""The commands on entities: spawn, send, ask, observe, view, inspect, ps, kill, retry, skip."""
+"""The commands on entities: spawn, send, ask, observe, view, inspect, ps, kill and the like."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from ray_agents.errors import InvalidPayload
 from ray_agents.events import JSON
+from ray_agents.modes import Mode
 from ray_agents.terminal import options as typed
 from ray_agents.terminal import tables
 from ray_agents.terminal.session import session_of
@@ -67,21 +68,27 @@ def send(
     sender: typed.Sender = None,
     id: typed.MessageId = None,
     after: typed.After = None,
+    mode: Annotated[Mode, typer.Option(help="How it meets a wake that runs.")] = Mode.QUEUED,
     as_json: typed.AsJson = False,
 ) -> None:
     """Put a message into an inbox, now or later; return once it cannot be lost.
 
-    The entity may sleep until a delayed message is due.
+    The entity may sleep until a delayed message is due. A queued message is
+    for the next wake. One to steer is taken in by an agent that runs, before
+    its next model call; an immediate one interrupts what runs.
 
     $ ray-agents send /assistant/ada and times three?
     $ ray-agents send /meter/7 --payload '{"reading": 42}' --type reading
     $ ray-agents send /meter/7 --payload 42 --id 2026-11-21   twice is harmless
     $ ray-agents send /assistant/ada "Any news?" --after 12h
+    $ ray-agents send /assistant/ada "In French, please" --mode steer
     """
     session = session_of(context)
     message = _message(text, payload)
     with session.connect() as client:
-        receipt = client.send(address, message, type=type, from_=sender, id=id, after=after)
+        receipt = client.send(
+            address, message, type=type, from_=sender, id=id, after=after, mode=mode
+        )
     if as_json:
         session.screen.json(receipt.model_dump(mode="json"))
     else:
@@ -273,6 +280,37 @@ def kill(
     with session.connect() as client:
         client.kill(address, reason=reason)
     session.screen.note(f"{address} is stopped; its log remains: ray-agents view {address}")
+
+
+@commands.command(rich_help_panel=ENTITIES)
+def interrupt(
+    context: typer.Context,
+    address: typed.Address,
+    *,
+    wake: Annotated[
+        str | None, typer.Option(metavar="WAKE", help="Only if it is this one that runs.")
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Why; it stands in the log.")
+    ] = None,
+    as_json: typed.AsJson = False,
+) -> None:
+    """Stop what runs: the model call, the tools, the handler.
+
+    What was said until then stands, and the wake counts as handled. An entity
+    that does nothing is left alone.
+
+    $ ray-agents interrupt /assistant/ada --reason "wrong question"
+    """
+    session = session_of(context)
+    with session.connect() as client:
+        answer = client.interrupt(address, wake=wake, reason=reason)
+    if as_json:
+        session.screen.json(answer.model_dump(mode="json"))
+    elif answer.interrupted:
+        session.screen.note(f"{address} stops {answer.wake}")
+    else:
+        session.screen.note(f"{address} does nothing that could be stopped")
 
 
 @commands.command(rich_help_panel=ENTITIES)

@@ -16,12 +16,14 @@ from typing import Protocol
 from ray_agents.budgets import Budget
 from ray_agents.events import JSON, Event
 from ray_agents.findings import Verification
+from ray_agents.modes import Mode
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import (
     CostBy,
     CostLine,
     EntityView,
     ExportView,
+    Interrupted,
     Page,
     Receipt,
     Reply,
@@ -74,6 +76,7 @@ class Client(Protocol):
         from_: str | None = None,
         id: str | None = None,
         after: timedelta | None = None,
+        mode: Mode | str = Mode.QUEUED,
     ) -> Receipt:
         """Put a message into an inbox, now or later."""
         ...
@@ -125,6 +128,12 @@ class Client(Protocol):
 
     def kill(self, address: str, *, reason: str | None = None) -> None:
         """End an entity's life."""
+        ...
+
+    def interrupt(
+        self, address: str, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        """Stop what runs."""
         ...
 
     def retry(self, address: str, *, wake: str | None = None) -> int:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from typing import cast
 
+from ray_agents.deferral import DeliveryDeferred
 from ray_agents.events import (
     JSON,
-    DeliveryDeferred,
     EffectStaged,
     EntityCreated,
     EntityStopped,
@@ -27,7 +27,9 @@ from ray_agents.events import (
     WakeStatus,
 )
 from ray_agents.goals import GOAL_KEY
+from ray_agents.interruption import InterruptReceived
 from ray_agents.origin import EntityForked
+from ray_agents.runs import STEERED
 from ray_agents.terminal import wording
 from ray_agents.terminal.flow import Flow, set_text
 from ray_agents.terminal.spans import MICROSECONDS, lasting, until
@@ -94,6 +96,7 @@ class Transcript:
             "run": self._run,
             "step": self._step,
             "tool_call": self._tool_call,
+            STEERED: self._steered,
             MessageReceived.TYPE: self._inbox,
             WakeRecorded.TYPE: self._wake,
             ErrorRecorded.TYPE: self._error,
@@ -101,6 +104,7 @@ class Transcript:
             EntityStopped.TYPE: self._stopped,
             EntityForked.TYPE: self._forked,
             EffectStaged.TYPE: self._outbox,
+            InterruptReceived.TYPE: self._interrupt,
             DeliveryDeferred.TYPE: self._deferred,
             SendScheduled.TYPE: self._manifest,
         }
@@ -233,13 +237,18 @@ class Transcript:
     def _wake(self, event: Event) -> Strokes:
         wake = WakeRecorded.of(event)
         match wake.status:
+            case WakeStatus.STARTED if wake.key in self._woken and (
+                wake.joined or wake.interrupted
+            ):
+                return  # its own rows tell
             case WakeStatus.STARTED:
                 self._woken[wake.key] = event.time
                 yield from self._line(event, "·", wording.woken(wake), style="dim")
             case WakeStatus.HANDLED:
                 begun = self._woken.pop(wake.key, None)
                 took = f" in {lasting((event.time - begun) / 1000)}" if begun else ""
-                yield from self._line(event, "·", f"handled{took}, may sleep", style="dim")
+                how = "interrupted" if wake.interrupted else "handled"
+                yield from self._line(event, "·", f"{how}{took}, may sleep", style="dim")
             case WakeStatus.FAILED if wake.error == INTERRUPTED:
                 yield from self._line(event, "·", INTERRUPTED, style="dim")
             case WakeStatus.FAILED if wake.attempt == 0:
@@ -289,6 +298,14 @@ class Transcript:
         again = until(waits.retry_at, now=event.time)
         told = f"{waits.target} is out of reach: {waits.error}; again {again}"
         yield from self._line(event, "!", told, style="yellow")
+
+    def _interrupt(self, event: Event) -> Strokes:
+        told = wording.interrupt(InterruptReceived.of(event))
+        yield from self._line(event, "■", told, style="yellow")
+
+    def _steered(self, event: Event) -> Strokes:
+        offset = _fields(event).get("offset")
+        yield from self._line(event, "↳", f"took in the message at {offset}", style="dim cyan")
 
     def _outbox(self, event: Event) -> Strokes:
         yield from self._line(event, "↗", wording.leaving(EffectStaged.of(event)), style="magenta")

@@ -18,6 +18,8 @@ from ray_agents.events import (
     WakeRecorded,
     encode,
 )
+from ray_agents.interruption import InterruptReceived
+from ray_agents.modes import Mode
 from ray_agents.origin import Cause, EntityForked
 from ray_agents.terminal.spans import MICROSECONDS, lasting, until
 from ray_agents.views import Spending
@@ -49,6 +51,8 @@ def message(received: MessageReceived) -> tuple[str, str]:
     notes = [] if received.message_type == "message" else [f"as {received.message_type}"]
     if received.sender:
         notes.append(f"from {received.sender}")
+    if received.mode is not Mode.QUEUED:
+        notes.append(received.mode.value)
     return payload(received.payload), ", ".join(notes)
 
 
@@ -182,6 +186,12 @@ def forked(origin: EntityForked) -> str:
 def stopped(entity: EntityStopped) -> str:
     """How an entity ended."""
     return f"killed: {entity.reason}" if entity.reason else "killed"
+
+
+def interrupt(received: InterruptReceived) -> str:
+    """Who told a wake to stop, and why."""
+    told = f"told to stop by {received.sender}" if received.sender else "told to stop"
+    return f"{told}: {received.reason}" if received.reason else told
 
 
 def leaving(effect: EffectStaged) -> str:

@@ -13,7 +13,8 @@ from contextvars import ContextVar
 from itertools import count
 
 from ray_agents.events import Draft, Event
-from ray_agents.runs import BUDGET
+from ray_agents.interruption import Interruption
+from ray_agents.runs import BUDGET, STEERED
 
 
 class Crashed(Exception):
@@ -36,6 +37,7 @@ class MemoryJournal:
         acknowledged_lost: bool = False,
         used_up: bool = False,
         began: int = 1_000_000,
+        steering: Sequence[Event] = (),
     ) -> None:
         self._run_key = run_key
         self._recorded = tuple(recorded)
@@ -49,6 +51,8 @@ class MemoryJournal:
         self.commits: list[Sequence[Draft]] = []
         self.appends = 0
         self._durable = len(self.rows)
+        self._interruption = Interruption()
+        self.inbox = list(steering)
 
     @property
     def run_key(self) -> str:
@@ -77,6 +81,16 @@ class MemoryJournal:
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append."""
         self._append(drafts)
+
+    def steering(self) -> Sequence[Event]:
+        """What is left of ``inbox``, to which a test may add."""
+        taken = {e.value["offset"] for e in self.rows if e.type == STEERED}
+        return [event for event in self.inbox if event.offset not in taken]
+
+    @property
+    def interruption(self) -> Interruption:
+        """For the test to set."""
+        return self._interruption
 
     def used_up(self) -> str | None:
         """What it was told."""

@@ -71,6 +71,7 @@ def check_messages(messages: Any, *, ends_with_user: bool = True) -> None:
     _need(messages and isinstance(messages, list), "messages: at least one message is required")
     listed = cast("list[Any]", messages)
     calls: list[str] = []
+    unended: set[str] = set()
     seen: set[str] = set()
     before = "assistant"
     for index, message in enumerate(listed):
@@ -78,10 +79,11 @@ def check_messages(messages: Any, *, ends_with_user: bool = True) -> None:
         role, content = _role_and_content(message, where)
         _need(role != before, f"{where}: roles must alternate, but {role!r} follows {before!r}")
         if role == "user":
+            _need(calls or not unended, f"{where}: server tool calls without result: {unended}")
             _check_user(content, calls, where)
             calls = []
         else:
-            calls = _check_assistant(content, seen, where)
+            calls, unended = _check_assistant(content, seen, where)
         before = role
     _need(not calls, _UNANSWERED.format(where=f"messages.{len(listed) - 1}", ids=calls))
     if ends_with_user and before == "assistant":
@@ -155,9 +157,12 @@ def _check_shown(block: Block, at: str) -> None:
         _need(is_media(bare), f"{at}.source: Input should be a valid source")
 
 
-def _check_assistant(content: Sequence[Block], seen: set[str], where: str) -> list[str]:
-    """The ids of the calls it makes."""
+def _check_assistant(
+    content: Sequence[Block], seen: set[str], where: str
+) -> tuple[list[str], set[str]]:
+    """The ids of the calls it makes, and of the server's own that have no result yet."""
     calls: list[str] = []
+    server_calls: set[str] = set()
     for index, block in enumerate(content):
         at = f"{where}.content.{index}"
         kind = str(block.get("type"))
@@ -167,14 +172,31 @@ def _check_assistant(content: Sequence[Block], seen: set[str], where: str) -> li
             _check_text(block, at)
         elif kind == "thinking":
             _check_signature(block, at)
+        elif kind == "redacted_thinking":
+            _need(block.get("data"), f"{at}.data: Field required")
         elif kind == "tool_use":
             _check_call(block, seen, at)
             calls.append(block["id"])
+        elif kind == "server_tool_use":
+            _check_call(block, seen, at)
+            server_calls.add(block["id"])
+        else:
+            _check_server_result(block, server_calls, at)
     _need(
         content[-1]["type"] not in THINKING,
         f"{where}: The final block in an assistant message cannot be `thinking`.",
     )
-    return calls
+    return calls, server_calls
+
+
+def _check_server_result(block: Block, calls: set[str], at: str) -> None:
+    """It follows the server's own call in the same turn, once."""
+    call_id = block.get("tool_use_id")
+    _need(
+        call_id in calls,
+        f"{at}: unexpected `tool_use_id` {call_id!r}: no `server_tool_use` block stands before it",
+    )
+    calls.remove(cast("str", call_id))
 
 
 def _check_text(block: Block, at: str) -> None:

@@ -6,11 +6,13 @@ Handlers travel by value, so what they share with a test must live in a module o
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter, defaultdict
 
 reached: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 opened: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 times: Counter[str] = Counter()
+threads: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 
 
 async def wait(name: str) -> None:
@@ -25,3 +27,4 @@ def reset() -> None:
     reached.clear()
     opened.clear()
     times.clear()
+    threads.clear()

@@ -11,9 +11,9 @@ import pytest
 from ray_agents.address import Address
 from ray_agents.cluster.calls import Answer, Call, Deliver
 from ray_agents.cluster.local import LocalRuntime
+from ray_agents.deferral import DeliveryDeferred
 from ray_agents.definition import Registry
 from ray_agents.errors import RuntimeUnavailable
-from ray_agents.events import DeliveryDeferred
 from ray_agents.ports import Blobs
 from ray_agents.requests import SendRequest
 from ray_agents.views import Status

@@ -29,6 +29,7 @@ from ray_agents.errors import (
 from ray_agents.events import Event
 from ray_agents.http.following import Patience
 from ray_agents.http.runtime import HttpRuntime
+from ray_agents.modes import Mode
 from ray_agents.ports import Runtime
 from ray_agents.requests import ForkRequest, ListQuery, SendRequest, ShareRequest, SpawnRequest
 from ray_agents.settings import Settings
@@ -118,6 +119,15 @@ async def test_a_budget_goes_along_with_a_spawn_to_the_last_cent(
     budget = ShareRequest(cost_max=Decimal("0.10"), tokens_max=5)
     await http.spawn(AMY, SpawnRequest(budget=budget))
     assert runtime.spawned[AMY].budget == budget
+
+
+async def test_interrupt_and_the_mode_of_a_message(http: HttpRuntime, runtime: FakeRuntime) -> None:
+    await http.spawn(AMY, SpawnRequest())
+    answer = await http.interrupt(AMY, reason="enough")
+    assert (answer.interrupted, answer.wake, answer.offset) == (True, "w1", 7)
+    assert runtime.interrupts == [(AMY, None, "enough")]
+    await http.send(AMY, SendRequest(payload="hi", mode=Mode.IMMEDIATE))
+    assert runtime.sent[0][1].mode is Mode.IMMEDIATE
 
 
 async def test_list_kill_retry_and_skip(http: HttpRuntime, runtime: FakeRuntime) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from ray_agents.address import Address
 from ray_agents.definition import Registry
+from ray_agents.modes import Mode
 from ray_agents.settings import Settings
 from serve import imports
 from serve.api import create_app
@@ -129,6 +130,30 @@ async def test_delete_kills_and_keeps_the_reason(
     answer = await api.delete(AT, params={"reason": "done"})
     assert answer.status_code == 204
     assert runtime.killed == {AMY: "done"}
+
+
+async def test_interrupt_says_which_wake_it_stopped(
+    api: httpx.AsyncClient, runtime: FakeRuntime
+) -> None:
+    await api.put(AT)
+    answer = await api.post(f"{AT}/interrupt", params={"wake": "w1", "reason": "enough"})
+    assert answer.json() == {
+        "address": str(AMY),
+        "interrupted": True,
+        "wake": "w1",
+        "offset": 7,
+    }
+    assert runtime.interrupts == [(AMY, "w1", "enough")]
+
+
+async def test_the_mode_is_a_field_of_the_message(
+    api: httpx.AsyncClient, runtime: FakeRuntime
+) -> None:
+    await api.put(AT)
+    body = {"payload": "hi", "mode": "steer"}
+    assert (await api.post(f"{AT}/messages", json=body)).status_code == 202
+    assert runtime.sent[0][1].mode is Mode.STEER
+    assert (await api.post(f"{AT}/messages", json=body | {"mode": "now"})).status_code == 422
 
 
 @pytest.mark.parametrize(("verb", "wakes"), [("retry", 2), ("skip", 1)])

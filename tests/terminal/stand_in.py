@@ -23,6 +23,8 @@ from ray_agents.events import (
     WakeStatus,
 )
 from ray_agents.findings import Verification
+from ray_agents.interruption import InterruptReceived
+from ray_agents.modes import Mode
 from ray_agents.terminal.installation import Answer, Description, Target
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import (
@@ -30,6 +32,7 @@ from ray_agents.views import (
     CostLine,
     EntityView,
     ExportView,
+    Interrupted,
     Origin,
     Page,
     ParkedWake,
@@ -72,6 +75,11 @@ def wake(status: WakeStatus, **changes: Any) -> Draft:
     facts: dict[str, Any] = {"source": "inbox", "from_offset": 1, "to_offset": 2, "event_count": 1}
     facts |= {"attempt": 1, "deaths": 0, "host": "h1", "definition_version": 1}
     return WakeRecorded(key="w1", status=status, timestamp=0, **(facts | changes)).draft()
+
+
+def interrupt(*, reason: str | None = None, sender: str | None = None) -> Draft:
+    facts: dict[str, Any] = {"reason": reason, "sender": sender}
+    return InterruptReceived(key="signal-1", wake="w1", timestamp=0, **facts).draft()
 
 
 def text(delta: str) -> Draft:
@@ -183,8 +191,10 @@ class FakeClient:
         from_: str | None = None,
         id: str | None = None,
         after: timedelta | None = None,
+        mode: Mode | str = Mode.QUEUED,
     ) -> Receipt:
         options: dict[str, Any] = {"after": after} if after else {}
+        options |= {} if mode == Mode.QUEUED else {"mode": mode}
         self._note(
             "send", address=address, payload=payload, type=type, from_=from_, id=id, **options
         )
@@ -233,6 +243,13 @@ class FakeClient:
 
     def kill(self, address: str, *, reason: str | None = None) -> None:
         self._note("kill", address=address, reason=reason)
+
+    def interrupt(
+        self, address: str, *, wake: str | None = None, reason: str | None = None
+    ) -> Interrupted:
+        self._note("interrupt", address=address, wake=wake, reason=reason)
+        runs = self.entities[0].status is Status.RUNNING
+        return Interrupted(address=address, interrupted=runs, wake="wake-3" if runs else None)
 
     def retry(self, address: str, *, wake: str | None = None) -> int:
         self._note("retry", address=address, wake=wake)

@@ -26,6 +26,7 @@ from tests.terminal.stand_in import (
     CONVERSATION,
     created,
     error,
+    interrupt,
     log_of,
     message,
     row,
@@ -95,6 +96,10 @@ def test_a_run_whose_text_was_not_streamed_is_told_whole() -> None:
         (wake(WakeStatus.STARTED, event_count=3, source="cron"), "· awake for 3 cron events"),
         (wake(WakeStatus.HANDLED), "· handled, may sleep"),
         (wake(WakeStatus.SKIPPED), "· skipped"),
+        (wake(WakeStatus.HANDLED, interrupted=True), "· interrupted, may sleep"),
+        (interrupt(reason="enough"), "■ told to stop: enough"),
+        (interrupt(sender="/a/b"), "■ told to stop by /a/b"),
+        (row("steered", "s", run_id="r", offset=7), "↳ took in the message at 7"),
         (tool("failed", error="no city", duration_ms=2_000), "✗ multiply: no city (2.0 s)"),
         (tool("executing", args=None), "→ multiply()"),
         (row("run", "r", status="failed", finish_reason="refused"), "✗ run failed: refused"),
@@ -108,6 +113,11 @@ def test_a_run_whose_text_was_not_streamed_is_told_whole() -> None:
 )  # fmt: skip
 def test_a_row_is_told_in_a_line(draft: Draft, line: str) -> None:
     assert told(draft).splitlines()[-1] == f"10:00:00 {line}"
+
+
+def test_a_running_wake_that_is_told_something_is_told_once() -> None:
+    begun = wake(WakeStatus.STARTED)
+    assert told(begun, wake(WakeStatus.STARTED, joined=(7,))) == told(begun)
 
 
 def test_a_failed_attempt_says_when_the_next_one_comes() -> None:

@@ -10,6 +10,8 @@ from ray_agents.testing.rules import RuleBroken, check_messages, check_request
 CALL: dict[str, Any] = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
 RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": "seen"}
 THOUGHT = {"type": "thinking", "thinking": "hm", "signature": signature_of("hm")}
+SEARCH: dict[str, Any] = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {}}
+FOUND: dict[str, Any] = {"type": "web_search_tool_result", "tool_use_id": "s1", "content": []}
 TEXT = {"type": "text", "text": "hi"}
 
 
@@ -26,7 +28,8 @@ def test_a_whole_conversation_with_thinking_and_tools_is_valid() -> None:
 
 
 def test_a_paused_server_tool_turn_may_be_continued() -> None:
-    check_messages([user(), claude({"type": "server_tool_use", "id": "s", "name": "web_search"})])
+    check_messages([user(), claude(SEARCH)])
+    check_messages([user(), claude(SEARCH, FOUND, TEXT), user()])
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,10 @@ def test_a_paused_server_tool_turn_may_be_continued() -> None:
         ([user(), claude(THOUGHT | {"signature": "x"}, TEXT), user()], "signature"),
         ([user(), claude(RESULT), user()], "assistant's block"),
         ([user(THOUGHT)], "user's block"),
+        ([user(), claude({"type": "redacted_thinking"}, TEXT), user()], "data"),
+        ([user(), claude(SEARCH, TEXT), user()], "without result"),
+        ([user(), claude(FOUND, TEXT), user()], "server_tool_use"),
+        ([user(), claude(SEARCH, FOUND, FOUND, TEXT), user()], "server_tool_use"),
         ([user(), claude(CALL | {"id": "no spaces"}), user()], "pattern"),
     ],
 )

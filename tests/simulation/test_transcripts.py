@@ -1,0 +1,408 @@
+"""Whatever is said to an agent, and wherever its hosts die: its transcript is valid.
+
+An example is a world: an agent with tools, a model that answers, thinks, calls tools, breaks off
+and cannot be reached, messages of every mode, interrupts, and hosts that die at any write. In the
+end *every prefix* of the log is read as a transcript and held against the strict rules of the
+Messages API, and the log against what the model was asked and the senders were told.
+
+    EXAMPLES=5000 pytest tests/simulation/test_transcripts.py --timeout=3600
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import count
+from random import Random
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ray_agents.address import Address
+from ray_agents.agent import AgentConfig
+from ray_agents.cluster.local import LocalRuntime
+from ray_agents.definition import Limits, Registry
+from ray_agents.errors import ModelUnavailable, RayAgentsError
+from ray_agents.events import Event, MessageReceived, WakeRecorded
+from ray_agents.model import (
+    AnswerBroken,
+    Answered,
+    Block,
+    Message,
+    ModelEvent,
+    ModelRequest,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallBegun,
+    Usage,
+    UsageSeen,
+)
+from ray_agents.models.scripted import signature_of
+from ray_agents.modes import Mode
+from ray_agents.requests import SendRequest, SpawnRequest
+from ray_agents.testing.rules import RuleBroken, check_messages
+from ray_agents.timeline import Timeline
+from ray_agents.tools import tool
+from ray_agents.views import Interrupted, Receipt, Status
+from tests.cluster.stores import DyingBlobs, memory
+from tests.simulation.world import SeededClock, World, options
+
+EXAMPLES = int(os.environ.get("EXAMPLES", "40"))
+PATIENCE = 2000
+STEP = timedelta(milliseconds=10)
+LIMITS = Limits(attempts_max=1000, retry_delay=timedelta(milliseconds=1))
+CLERK = Address.parse("/clerk/a")
+registry = Registry()
+
+
+@tool(idempotent=True)
+async def look() -> str:
+    """Look, which takes a while."""
+    await SeededClock().sleep(STEP)
+    return "seen"
+
+
+@tool
+async def write() -> str:
+    """Write, and take one's time to end when told to."""
+    try:
+        await SeededClock().sleep(STEP * 2)
+    finally:
+        await SeededClock().sleep(STEP / 2)
+    return "written"
+
+
+@tool
+async def fail() -> None:
+    """Fail."""
+    raise ValueError("as ever")
+
+
+@registry.entity("clerk", limits=LIMITS, idle_timeout=timedelta(milliseconds=5))
+async def clerk(ctx: Any, wake: Any) -> None:
+    """Run the agent, twice if a message says so."""
+    ctx.use_agent(tools=[look, write, fail], turns_max=5)
+    await ctx.agent.run()
+    if any("twice" in event.value["payload"] for event in ctx.events):
+        await ctx.agent.run("And again.")
+
+
+# -- the model ---------------------------------------------------------------------------------
+
+said = st.sampled_from(["Well. ", "So it is. ", "Yes. ", " \n", ""]).map(
+    lambda words: ("text", words)
+)
+thought = st.sampled_from(["Hm. ", "I see. "]).map(lambda words: ("thinking", words))
+redacted = st.just(("redacted_thinking", "x"))
+called = st.sampled_from(["look", "write", "fail", "unknown"]).map(lambda name: ("call", name))
+reasons = st.sampled_from(["end_turn"] * 6 + ["max_tokens", "refusal", "pause_turn"])
+
+
+@dataclass(frozen=True)
+class Speech:
+    """One answer: its blocks, why it ends, and how it breaks: not, to be begun anew, for good."""
+
+    blocks: Sequence[tuple[str, str]]
+    reason: str
+    breaks: str
+
+
+speeches = st.builds(
+    Speech,
+    blocks=st.lists(
+        st.one_of(thought, said, said, redacted, called, called), min_size=1, max_size=4
+    ),
+    reason=reasons,
+    breaks=st.sampled_from(["no"] * 6 + ["anew", "for good"]),
+)
+
+
+@dataclass
+class Speaker:
+    """Gives the answers in turn, whoever asks, and checks what it is asked."""
+
+    script: Sequence[Speech]
+    requests: list[list[Message]] = field(default_factory=list[list[Message]])
+    refused: list[str] = field(default_factory=list[str])
+    ids: count[int] = field(default_factory=count)
+    provider: str = "test"
+
+    def for_any(self, _: AgentConfig) -> Speaker:
+        return self
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        try:
+            paused = request.messages[-1]["role"] == "assistant"
+            check_messages(list(request.messages), ends_with_user=not paused)
+        except RuleBroken as error:
+            self.refused.append(str(error))
+            raise
+        number = len(self.requests)
+        self.requests.append(list(request.messages))
+        speech = self.script[number] if number < len(self.script) else Speech([], "end_turn", "no")
+        yield UsageSeen(usage=Usage(input_tokens=1))
+        await SeededClock().sleep(STEP / 4)
+        if speech.breaks == "anew":
+            async for event in self._spoken(self._content(speech)):
+                yield event
+            yield AnswerBroken(reason="for a test")
+        content = self._content(speech)
+        async for event in self._spoken(content):
+            yield event
+        if speech.breaks == "for good":
+            raise ModelUnavailable("for a test")
+        calls = any(block["type"] == "tool_use" for block in content)
+        reason = "tool_use" if calls and speech.reason == "end_turn" else speech.reason
+        yield Answered(content=content, stop_reason=reason, usage=Usage(input_tokens=2))
+
+    def _content(self, speech: Speech) -> list[Block]:
+        return [self._block(kind, what) for kind, what in speech.blocks]
+
+    def _block(self, kind: str, what: str) -> Block:
+        match kind:
+            case "text":
+                return {"type": "text", "text": what}
+            case "thinking":
+                return {"type": kind, "thinking": what, "signature": signature_of(what)}
+            case "redacted_thinking":
+                return {"type": kind, "data": what}
+            case _:
+                call = f"t{next(self.ids)}"
+                return {"type": "tool_use", "id": call, "name": what, "input": {}}
+
+    async def _spoken(self, content: Sequence[Block]) -> AsyncGenerator[ModelEvent, None]:
+        for index, block in enumerate(content):
+            match block["type"]:
+                case "text":
+                    yield TextDelta(block=index, text=block["text"])
+                case "thinking":
+                    yield ReasoningDelta(block=index, text=block["thinking"])
+                case "tool_use":
+                    yield ToolCallBegun(block=index, id=block["id"], name=block["name"])
+                case _:
+                    pass
+            await SeededClock().sleep(STEP / 4)
+
+
+# -- the world ---------------------------------------------------------------------------------
+
+sends = st.tuples(st.just("send"), st.sampled_from(list(Mode)), st.sampled_from(["", " twice"]))
+late = st.tuples(st.just("late"), st.sampled_from(list(Mode)), st.integers(1, 40))
+interrupts = st.tuples(st.just("interrupt"))
+crashes = st.tuples(st.just("crash"))
+deeds = st.one_of(sends, sends, sends, late, interrupts, interrupts, crashes)
+plans = st.lists(
+    st.tuples(st.integers(0, 8), deeds), min_size=4, max_size=16
+)  # each after so many quarters
+
+
+class Simulation:
+    """One world: what is done to one entity, and what it was told."""
+
+    def __init__(self, speaker: Speaker, deaths: Sequence[int], seed: int) -> None:
+        self.random = Random(seed)
+        self.clock = SeededClock()
+        self.store = memory()
+        self.speaker = speaker
+        self.deaths = iter(deaths)
+        self.sent: dict[str, SendRequest] = {}
+        self.receipts: list[Receipt] = []
+        self.stopped: list[Interrupted] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.runtime: LocalRuntime | None = None
+        self.booting = asyncio.Lock()
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def living(self) -> LocalRuntime:
+        """The runtime; a new one if the last has died, which may die in its turn."""
+        async with self.booting:
+            return await self._living()
+
+    async def _living(self) -> LocalRuntime:
+        while self.runtime is None or self.runtime.hosts.gone:
+            if self.runtime is not None:
+                await self.runtime.crash()
+            blobs = DyingBlobs(self.store, after=self.random.random() < 0.5)
+            blobs.crash_at = next(self.deaths, None)
+            runtime = self.new_runtime(blobs)
+            blobs.died = runtime.hosts.vanish
+            self.runtime = runtime
+            try:
+                await runtime.__aenter__()
+            except RayAgentsError:
+                runtime.hosts.vanish()
+        return self.runtime
+
+    def new_runtime(self, blobs: Any) -> LocalRuntime:
+        speaking = self.speaker.for_any
+        return LocalRuntime(blobs, model_for=speaking, **options(self.random, self.clock))
+
+    async def send(self, request: SendRequest) -> None:
+        """As a client does: the same message again until it is acknowledged."""
+        while True:
+            try:
+                self.receipts.append(await (await self.living()).send(CLERK, request))
+            except RayAgentsError:
+                await self.clock.sleep(STEP)
+            else:
+                return
+
+    async def interrupt(self) -> None:
+        try:
+            self.stopped.append(await (await self.living()).interrupt(CLERK))
+        except RayAgentsError:
+            return  # its host died: whether it is in the log or not is not known
+
+    def message(self, mode: Mode, note: str = "", after: float = 0) -> SendRequest:
+        name = f"m{len(self.sent)}."
+        request = SendRequest(payload=name + note, id=name, mode=mode, after_seconds=after)
+        self.sent[name] = request
+        return request
+
+    async def do(self, deed: Sequence[Any]) -> None:
+        match deed:
+            case ("send", mode, note):
+                self.later(self.send(self.message(mode, note)))
+            case ("late", mode, after):
+                self.later(self.send(self.message(mode, after=after / 1000)))
+            case ("interrupt",):
+                self.later(self.interrupt())
+            case _:
+                (await self.living()).hosts.vanish()
+
+    async def run(self, plan: Sequence[tuple[int, Sequence[Any]]]) -> list[Event]:
+        """Do it all; the log in the end."""
+        async with self.new_runtime(self.store) as first:
+            await first.register(registry)
+            await first.spawn(CLERK, SpawnRequest())
+        for quarters, deed in [(0, ("send", Mode.QUEUED, "")), *plan]:
+            await self.clock.sleep(STEP * quarters / 4)
+            await self.do(deed)
+        while self.tasks:
+            await asyncio.wait(self.tasks)
+        self.deaths = iter(())
+        if self.runtime is not None:
+            self.runtime.hosts.vanish()
+        await self.until_quiet()
+        await self.send(self.message(Mode.QUEUED))  # whose run hears all that was not heard
+        await self.until_quiet()
+        runtime = await self.living()
+        events = [event async for event in runtime.observe(CLERK, live=False)]
+        await runtime.__aexit__(None, None, None)
+        return events
+
+    async def until_quiet(self) -> None:
+        view = None
+        for _ in range(PATIENCE):
+            assert not self.speaker.refused
+            view = await (await self.living()).inspect(CLERK)
+            if view.status is Status.SLEEPING and view.next_due is None:
+                return
+            await self.clock.sleep(timedelta(milliseconds=5))
+        raise AssertionError(f"not quiet: {view}")
+
+    def check(self, events: list[Event]) -> None:
+        final = check_prefixes(events)
+        check_requests(self.speaker.requests, final)
+        check_messages_once(set(self.sent), events, final)
+        check_ends(events)
+        for answer in self.stopped:
+            check_stopped(answer, events)
+
+
+def check_prefixes(events: list[Event]) -> list[Message]:
+    """Each prefix of the log is a valid transcript, as it is, and when a run begins; the last."""
+    timeline, before = Timeline(), list[Message]()
+    for event in events:
+        timeline.see(event)
+        messages = timeline.messages()
+        if messages != before:
+            check_messages(messages, ends_with_user=False)
+            before = messages
+            following = deepcopy(timeline)
+            following.take("run", "the next", {"input": None})
+            check_messages(following.messages())
+    return before
+
+
+def check_requests(requests: Sequence[list[Message]], final: list[Message]) -> None:
+    """What the model was asked is what everybody reads later, up to there."""
+    whole = flat(final)
+    for request in requests:
+        asked = flat(request)
+        assert asked == whole[: len(asked)]
+
+
+def check_messages_once(sent: set[str], events: list[Event], final: list[Message]) -> None:
+    """Each message is in one wake, which has ended, and is heard once."""
+    ends = [WakeRecorded.of(event) for event in events if event.type == "wake"]
+    closed = {wake.key: wake for wake in ends if wake.closed}.values()
+    messages = [event for event in events if event.type == MessageReceived.TYPE]
+    assert {message.key for message in messages} == sent
+    for message in messages:
+        assert [wake.took(message.offset) for wake in closed].count(True) == 1, message.key
+    heard = Counter(
+        block["text"].split(".")[0] + "."
+        for role, block in flat(final)
+        if role == "user" and block.get("text", "").startswith("m")
+    )
+    assert heard == dict.fromkeys(sent, 1)
+
+
+def check_ends(events: list[Event]) -> None:
+    """Nothing is left begun: no run, no step, no call, no wake."""
+    newest = {(event.type, event.key): event for event in events}
+    for (kind, key), event in newest.items():
+        if kind in ("run", "step", "tool_call", "wake", "text", "reasoning") and event.text:
+            assert event.value["status"] not in ("started", "executing", "streaming"), key
+
+
+def check_stopped(answer: Interrupted, events: list[Event]) -> None:
+    """A wake whose interrupt was acknowledged makes no model call behind it, and is handled."""
+    if not answer.interrupted:
+        return
+    ends = [WakeRecorded.of(event) for event in events if event.type == "wake"]
+    (end,) = [wake for wake in ends if wake.key == answer.wake and wake.closed]
+    assert end.interrupted
+    begun = [
+        (event.key, event.value["attempt"], event.offset)
+        for event in events
+        if event.type == "step" and event.key.startswith(f"{answer.wake}-")
+    ]
+    first = {(key, attempt): offset for key, attempt, offset in reversed(begun)}
+    assert answer.offset is not None
+    assert max(first.values(), default=-1) < answer.offset
+
+
+def flat(messages: Sequence[Message]) -> list[tuple[str, Block]]:
+    return [(message["role"], block) for message in messages for block in message["content"]]
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(
+    script=st.lists(speeches, min_size=4, max_size=12),
+    plan=plans,
+    deaths=st.lists(st.integers(1, 60), max_size=4),
+    seed=st.integers(0, 2**16),
+)
+def test_any_interleaving_gives_a_valid_transcript(
+    script: list[Speech], plan: list[Any], deaths: list[int], seed: int
+) -> None:
+    simulation = Simulation(Speaker(script), deaths, seed)
+    with asyncio.Runner(loop_factory=World) as runner:
+        events = runner.run(simulation.run(plan))
+    simulation.check(events)
