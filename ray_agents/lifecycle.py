@@ -5,7 +5,7 @@
     the life is over                        stopped
     no owner, nothing left to do            sleeping
     no owner, something left to do          waiting     (a host will be found for it)
-    owner, waits for resources              waiting
+    owner, waits for resources or a model   waiting
     owner, handler running                  running
     owner, between two attempts             retrying
     owner, nothing running                  idle

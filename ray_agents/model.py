@@ -166,6 +166,9 @@ class ModelSettings:
             takes longer is ended and not made again.
         silence_timeout: between two pieces of an answer, and before the first.
         retries_max: the retries of one call, whatever was wrong: refused, overloaded, broken off.
+        refusals_max: how often a call that waits in a gateway may be refused for want of capacity
+            (429, 529) and wait again, besides its retries.
+        turn_wait_max: how long a call waits in a gateway for its turn.
         retry_delay: the pause before the first retry; it doubles up to ``retry_delay_max``.
         retry_after_max: a server may ask for a pause of its own, up to this; one that asks for
             more is not waited for.
@@ -177,6 +180,8 @@ class ModelSettings:
     silence_timeout: timedelta = timedelta(minutes=5)
     connect_timeout: timedelta = timedelta(seconds=5)
     retries_max: int = 4
+    refusals_max: int = 20
+    turn_wait_max: timedelta = timedelta(hours=1)
     retry_delay: timedelta = timedelta(seconds=0.5)
     retry_delay_max: timedelta = timedelta(seconds=8)
     retry_after_max: timedelta = timedelta(minutes=1)

@@ -89,7 +89,12 @@ def again(wake: WakeRecorded, attempt: Attempt, limits: Limits) -> WakeRecorded:
     """
     if wake.interrupted:
         return replace(
-            wake, status=WakeStatus.STARTED, host=attempt.host, timestamp=attempt.now, retry_at=0
+            wake,
+            status=WakeStatus.STARTED,
+            attempt=max(wake.attempt, 1),
+            host=attempt.host,
+            timestamp=attempt.now,
+            retry_at=0,
         )
     if wake.status is WakeStatus.STARTED:
         lost = f"its host {wake.host!r} died while the handler ran"

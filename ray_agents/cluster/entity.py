@@ -54,6 +54,7 @@ from ray_agents.events import (
 from ray_agents.log.owner import Appending, LogOwner
 from ray_agents.projection import State
 from ray_agents.requests import SendRequest, SpawnRequest
+from ray_agents.turns import Caller
 from ray_agents.views import EntityView, Receipt
 
 __all__ = ["Entity", "Services"]
@@ -81,6 +82,7 @@ class Entity:
         self.left = asyncio.Event()
         self.rested = asyncio.Event()
         self.waiting_for: str | None = None
+        self.caller = Caller(str(address))
         self.last_active = services.clock.monotonic()
         self.wakeloop = WakeLoop(self)
         self._requests = 0

@@ -63,7 +63,7 @@ def portrait(entity: Awake) -> EntityView:
         host=services.host,
         pid=services.pid,
         running=entity.handling,
-        waiting_for=entity.waiting_for,
+        waiting_for=entity.waiting_for or entity.caller.waiting_for,
         definition_version=services.definitions.newest_version(entity.address.type),
         durability=owner.durability,
         budget=entity.definition.budget,

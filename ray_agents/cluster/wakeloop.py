@@ -25,6 +25,7 @@ from ray_agents.errors import Fenced, InvalidDefinition, NondeterministicWake, R
 from ray_agents.events import Draft, ErrorRecorded, WakeRecorded, WakeStatus
 from ray_agents.interruption import Interruption
 from ray_agents.log.owner import Appending
+from ray_agents.turns import CALLER
 
 ERROR_CHARS_MAX = 20_000
 CANCELLED_MAX = timedelta(seconds=2)  # for a handler to end once it is cancelled
@@ -82,6 +83,7 @@ class WakeLoop:
             name = f"wake:{entity.name}"
             # Who sent may be a tool, in whose scope the effects of this wake do not belong.
             own = contextvars.Context()
+            own.run(CALLER.set, entity.caller)
             running = asyncio.get_running_loop()
             self._task = running.create_task(self._run(begun), name=name, context=own)
             self._task.add_done_callback(self._done)

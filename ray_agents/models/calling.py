@@ -11,17 +11,23 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from hashlib import sha256
 from typing import Any, ClassVar
 
 from ray_agents.errors import ModelUnavailable
+from ray_agents.gateway import Gateway
 from ray_agents.model import ModelEvent, ModelRequest, ModelSettings
 from ray_agents.models.clients import client_of
 from ray_agents.models.permission import check_permission
 from ray_agents.models.retrying import Retrying, Sleep
+from ray_agents.sharing import ModelKey
 
 
 class CalledModel(ABC):
-    """A model behind an SDK. ``sleep`` and ``chance`` (0 to 1) pace its retries."""
+    """A model behind an SDK.
+
+    ``sleep`` and ``chance`` (0 to 1) pace its retries; ``gateway`` decides when a call is made.
+    """
 
     provider: ClassVar[str]
     default_url: ClassVar[str]
@@ -33,10 +39,11 @@ class CalledModel(ABC):
         *,
         sleep: Sleep = asyncio.sleep,
         chance: Callable[[], float] = random.random,
+        gateway: Gateway | None = None,
     ) -> None:
         self._settings = settings
         self._base_url = settings.base_url or self.default_url
-        self._retrying = Retrying(settings=settings, sleep=sleep, chance=chance)
+        self._retrying = Retrying(settings=settings, sleep=sleep, chance=chance, gateway=gateway)
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Answer one request.
@@ -56,11 +63,20 @@ class CalledModel(ABC):
         self._check(request)
         client = client_of(self.provider, self._settings, self._new_client)
         events = self._retrying.events(
-            lambda: self._answer(client, request), model=request.model, base_url=self._base_url
+            lambda: self._answer(client, request),
+            model=request.model,
+            base_url=self._base_url,
+            key=self._key_of(request),
         )
         async with aclosing(events):
             async for event in events:
                 yield event
+
+    def _key_of(self, request: ModelRequest) -> ModelKey:
+        """Whose limits a call goes by; the key itself stays here."""
+        digest = sha256((self._settings.api_key or "").encode()).hexdigest()[:8]
+        name = request.model.removeprefix(f"{self.provider}:")
+        return ModelKey(self.provider, self._base_url, name, digest)
 
     def _unavailable(self, message: str, request: ModelRequest, *, kind: str) -> ModelUnavailable:
         return ModelUnavailable(message, model=request.model, base_url=self._base_url, kind=kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from ray_agents import schedule, wakes
@@ -56,7 +56,7 @@ class LogMaker:
             return
         steps: list[Callable[[], None]] = [self.message, self.wake, self.wake, self.effect]
         steps += [self.effect, self.end, self.end, self.resolve, self.deliver, self.other]
-        steps += [self.schedule, self.fire, self.pay]
+        steps += [self.schedule, self.fire, self.pay, self.join, self.interrupt]
         if self.random.random() < self.kill_chance:
             steps = [self.kill, self.fork]
         self.random.choice(steps)()
@@ -180,6 +180,21 @@ class LogMaker:
         row = {"status": "completed", **cost.as_row()}
         step = Draft.of("step", f"r:s{len(self.events)}", value=row)
         self.write(*self.effects.mark([step]), (self.state.spent + cost).draft())
+
+    def join(self) -> None:
+        """The running wake takes a message in that came after it had begun."""
+        running = [w for w in self.state.wakes.values() if w.status is WakeStatus.STARTED]
+        if self.effects is not None and running and self.state.pending:
+            offset = self.random.choice(self.state.pending).offset
+            joined = (*running[0].joined, offset)
+            self.write(replace(running[0], joined=joined).draft())
+            assert offset not in [event.offset for event in self.state.pending]
+
+    def interrupt(self) -> None:
+        """The wake to go on with is told to stop."""
+        wake = self.state.current
+        if wake is not None and self.random.random() < 0.2:
+            self.write(replace(wake, interrupted=True).draft())
 
     def end(self) -> None:
         """The running attempt ends, well or badly."""

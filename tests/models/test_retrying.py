@@ -111,6 +111,24 @@ def test_which_refusals_are_tried_again(status: int, said: str, again: bool) -> 
 
 
 @pytest.mark.parametrize(
+    ("status", "kind", "may_help", "crowded"),
+    [
+        (429, "rate_limit_error", True, True),
+        (529, "overloaded_error", True, True),
+        (None, "overloaded_error", True, True),  # in the middle of an answer
+        (429, "insufficient_quota", False, False),
+        (500, "api_error", True, False),
+        (None, "unreachable", True, False),
+    ],
+)
+def test_which_refusals_are_for_want_of_capacity(
+    status: int | None, kind: str, may_help: bool, crowded: bool
+) -> None:
+    error = CallFailed("no", kind=kind, may_help=may_help, advice="wait", http_status=status)
+    assert error.crowded is crowded
+
+
+@pytest.mark.parametrize(
     ("headers", "seconds"),
     [
         ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -26,7 +27,7 @@ from ray_agents.errors import (
     MissingPackage,
     StoreUnavailable,
 )
-from ray_agents.events import Draft, Event, Operation
+from ray_agents.events import Draft, Event, Operation, WakeRecorded, WakeStatus
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.store import open_blobs
 from ray_agents.model import Block
@@ -318,6 +319,31 @@ def test_a_fork_is_an_entity_of_its_own_with_nothing_left_to_do() -> None:
         assert fork["created"] > source["created"]
         found = query(blobs, "select address, wake_status from inbox where address = '/box/b'")
         assert set(found["wake_status"].to_pylist()) == {"skipped"}
+
+
+async def test_a_message_that_was_steered_belongs_to_the_wake_that_took_it_in() -> None:
+    facts: dict[str, Any] = {"source": "inbox", "event_count": 1, "attempt": 1, "deaths": 0}
+    facts |= {"host": "h", "definition_version": 1, "timestamp": 0, "status": WakeStatus.STARTED}
+    with closing(log_of(blobs := MemoryBlobs(), ADA)) as log:
+        owner = await log.claim()
+        _, go = await owner.append([created(), message("go")])
+        first = WakeRecorded(key="w1", from_offset=go.offset, to_offset=go.offset + 1, **facts)
+        _, steer, later = await owner.append([first.draft(), message("steer"), message("later")])
+        steered = replace(first, joined=(steer.offset,))
+        await owner.append([steered.draft()])
+        await owner.seal()
+        assert query(blobs, BACKLOG).to_pylist() == [{"backlog": 3}]
+        assert query(blobs, OF_WHICH).to_pylist() == []
+        at = {"from_offset": later.offset, "to_offset": later.offset + 1}
+        second = replace(first, key="w2", **at)
+        ends = [replace(wake, status=WakeStatus.HANDLED).draft() for wake in (steered, second)]
+        await append(log, ends)
+        assert [row["wake"] for row in query(blobs, OF_WHICH).to_pylist()] == ["w1", "w1", "w2"]
+        assert query(blobs, BACKLOG).to_pylist() == [{"backlog": 0}]
+
+
+BACKLOG = "select backlog from entities"
+OF_WHICH = """select wake from inbox where status = 'processed' order by "offset" """
 
 
 async def _hang(ctx: Any, wake: Any) -> None:
