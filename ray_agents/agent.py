@@ -33,9 +33,9 @@ class AgentConfig:
     ``thinking`` is a budget in tokens, or a mode's name; None leaves it to the model.
     ``test_responses`` replaces the model: see :mod:`ray_agents.models.scripted`. ``turns_max``
     bounds the model calls of one run, ``tokens_max`` its tokens of all kinds, ``cost_max`` its cost
-    in dollars by ``prices``, ``time_max`` its wall time from its first start, interruptions
-    included. They are looked at before each model call, so the step that goes beyond one is the
-    last; only ``time_max`` cuts a model call off, too.
+    in dollars by ``prices``, ``time_max`` its wall time from its first start: interruptions count,
+    waiting for approvals does not. They are looked at before each model call, so the step that
+    goes beyond one is the last; only ``time_max`` cuts a model call off, too.
     """
 
     system_prompt: str = ""
@@ -99,6 +99,9 @@ class AgentConfig:
     def _add(self, each: Any) -> None:
         if not isinstance(each, Tool):
             message = f"{each!r} is not a tool; decorate the function with @tool"
+            raise InvalidDefinition(message, field="tools")
+        for kind in each.wants.values():
+            message = f"tool {each.name!r} asks for a {kind.__name__}; ctx.use_agent gives it one"
             raise InvalidDefinition(message, field="tools")
         if each.name in self.tools_by_name:
             message = f"two tools are named {each.name!r}; give one of them another name"

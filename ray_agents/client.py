@@ -24,6 +24,7 @@ from typing import Any, Self
 from ray_agents.address import Address
 from ray_agents.budgets import Budget
 from ray_agents.cluster.blocking import Blocking, closed
+from ray_agents.decisions import AsyncDecisions, Decisions
 from ray_agents.definition import Definition, Registry
 from ray_agents.errors import InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
@@ -131,7 +132,7 @@ def _nothing() -> None:
     """What remains to be done when a client of a control API closes."""
 
 
-class AsyncClient:
+class AsyncClient(AsyncDecisions):
     """The verbs as coroutines; enter it with ``async with``, once."""
 
     def __init__(self, runtime: Runtime, detach: Detach = _nothing, cost: Cost = None) -> None:
@@ -343,7 +344,8 @@ class AsyncClient:
     ) -> Interrupted:
         """Stop what runs: the model call, the tools, then the handler. Wakes nobody.
 
-        The wake counts as handled and does not go on, not even after a crash right now.
+        The wake counts as handled and does not go on, not even after a crash right now. One that
+        waits for approval is ended, too.
 
         Args:
             address: whose.
@@ -358,14 +360,6 @@ class AsyncClient:
         """
         return await self._runtime.interrupt(Address.parse(address), wake=wake, reason=reason)
 
-    async def retry(self, address: str, *, wake: str | None = None) -> int:
-        """Run parked wakes again, one or all; how many."""
-        return await self._runtime.retry(Address.parse(address), wake=wake)
-
-    async def skip(self, address: str, *, wake: str | None = None) -> int:
-        """Give parked wakes up, one or all; how many."""
-        return await self._runtime.skip(Address.parse(address), wake=wake)
-
     async def cost(
         self, *, by: CostBy = "type", since: datetime | None = None
     ) -> builtins.list[CostLine]:
@@ -375,7 +369,7 @@ class AsyncClient:
         return await self._cost(by=by, since=since)
 
 
-class Client(Blocking[AsyncClient]):
+class Client(Blocking[AsyncClient], Decisions):
     """The verbs, blocking: :class:`AsyncClient` on an event loop in a thread of its own.
 
     So it works in a notebook, whose own loop runs already. Calls may come from several threads.
@@ -384,6 +378,10 @@ class Client(Blocking[AsyncClient]):
 
     def __init__(self, runtime: Runtime, detach: Detach = _nothing, cost: Cost = None) -> None:
         super().__init__(AsyncClient(runtime, detach, cost), "ray-agents-client")
+
+    @property
+    def _decisions(self) -> AsyncDecisions:
+        return self._client
 
     def register(self, what: Registry | Definition, *, source: str | None = None) -> list[TypeView]:
         """See :meth:`AsyncClient.register`."""
@@ -442,14 +440,6 @@ class Client(Blocking[AsyncClient]):
     ) -> Interrupted:
         """See :meth:`AsyncClient.interrupt`."""
         return self._do(self._client.interrupt(address, wake=wake, reason=reason))
-
-    def retry(self, address: str, *, wake: str | None = None) -> int:
-        """See :meth:`AsyncClient.retry`."""
-        return self._do(self._client.retry(address, wake=wake))
-
-    def skip(self, address: str, *, wake: str | None = None) -> int:
-        """See :meth:`AsyncClient.skip`."""
-        return self._do(self._client.skip(address, wake=wake))
 
     def cost(self, **options: Any) -> builtins.list[CostLine]:
         """See :meth:`AsyncClient.cost`."""

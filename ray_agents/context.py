@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.agenttools import agent_tools
+from ray_agents.binding import bound
 from ray_agents.budgets import Budget
 from ray_agents.collections import Collections
 from ray_agents.definition import Definition
@@ -22,7 +23,9 @@ from ray_agents.errors import MissingKey
 from ray_agents.events import JSON, Draft, Event, Operation, decode
 from ray_agents.goals import Goals, GoalVerbs
 from ray_agents.handles import Actions, AgentHandle, EntityHandle, RunHandle
+from ray_agents.injected import Injected
 from ray_agents.modes import Mode
+from ray_agents.progress import ToolProgress
 from ray_agents.projection import CONTEXT_TYPE, TAGS_TYPE, State
 from ray_agents.records import Records
 from ray_agents.requests import SpawnRequest
@@ -67,7 +70,7 @@ class Session(Protocol):
         ...
 
 
-class Context(GoalVerbs):
+class Context(GoalVerbs, Injected):
     """The first argument of every handler."""
 
     def __init__(self, session: Session, wake: Wake) -> None:
@@ -79,6 +82,7 @@ class Context(GoalVerbs):
         self.agent = AgentHandle(session.run_agent, None)
         self._sending = Sending(session, wake_key=wake.key)
         self._goals = Goals(session)
+        self.progress = ToolProgress()
         self._said: list[str] = []
         self._runs = 0
 
@@ -120,8 +124,12 @@ class Context(GoalVerbs):
     # -- the agent ----------------------------------------------------------------------------
 
     def use_agent(self, system_prompt: str = "", **options: Any) -> AgentHandle:
-        """Configure the agent; options as in :class:`ray_agents.agent.AgentConfig`."""
-        config = AgentConfig(system_prompt=system_prompt, **options)
+        """Configure the agent; options as in :class:`ray_agents.agent.AgentConfig`.
+
+        Among ``tools`` may be factories, and tools with a parameter annotated ``Context``.
+        """
+        tools = bound(options.pop("tools", ()), self)
+        config = AgentConfig(system_prompt=system_prompt, tools=tools, **options)
         self.agent = AgentHandle(self._session.run_agent, config)
         return self.agent
 

@@ -8,10 +8,12 @@
     │   ├── UnknownType            404
     │   ├── UnknownEntity          404
     │   ├── UnknownOffset          416
+    │   ├── UnknownApproval        404
     │   ├── EntityExists           409
     │   ├── MessageConflict        409
     │   ├── NothingParked          409
     │   ├── OverBudget             409
+    │   ├── ApprovalDecided        409
     │   ├── EntityGone             410
     │   ├── OffsetGone             410
     │   ├── PayloadTooLarge        413
@@ -103,6 +105,12 @@ class UnknownOffset(CallerError):
     status = 416
 
 
+class UnknownApproval(CallerError):
+    """No tool call of that id waits for approval, or ever did."""
+
+    status = 404
+
+
 class EntityExists(CallerError):
     """An entity already lives at that address."""
 
@@ -123,6 +131,12 @@ class NothingParked(CallerError):
 
 class OverBudget(CallerError):
     """A child's share is more than what is left of the budget; ``left`` says how much that is."""
+
+    status = 409
+
+
+class ApprovalDecided(CallerError):
+    """The tool call was decided on before, otherwise; ``facts["status"]`` says how."""
 
     status = 409
 

@@ -147,11 +147,12 @@ class _Loop:
         return first or self._journal.used_up()
 
     def _seconds_left(self) -> float | None:
-        """How long the run may still take; None for as long as it likes."""
+        """How long the run may still take, people's time apart; None for as long as it likes."""
         run, limit = self._record.run, self._agent.time_max
         if run is None or limit is None:
             return None
-        return limit.total_seconds() - (self._journal.now() - run["started_at"]) / 1e6
+        taken = self._journal.now() - run["started_at"] - self._record.awaited
+        return limit.total_seconds() - taken / 1e6
 
     # -- the model ---------------------------------------------------------------------------
 

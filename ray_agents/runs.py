@@ -8,6 +8,7 @@ Keys follow from the run's key and counters alone, so a resumed run goes on with
     text_delta   {run}:s1:text:0:0        then :1, :2, …
     reasoning    {run}:s1:reasoning:0     and reasoning_delta likewise
     tool_call    {run}:s1:tool:0          by order of the call in its step
+    approval     {run}:s1:tool:0          of the same call, if people must approve it
     steered      {run}:s1:steered:0       a message that was taken in before it; see ``steering.py``
 
 A step that broke off is begun again under its key with ``attempt`` one higher, and every row its
@@ -25,18 +26,20 @@ from datetime import timedelta
 from typing import Any
 
 from ray_agents.agent import AgentRunResult, ToolCallResult
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.errors import NondeterministicWake
 from ray_agents.events import Draft, Event, Operation
 from ray_agents.ledger import COST, UNCOUNTED, Spent
 from ray_agents.model import USAGE_FIELDS, Answered, Block, Usage
 from ray_agents.prices import PRICES, Prices, dollars_of
+from ray_agents.views import ApprovalStatus
 
 Row = dict[str, Any]
 
 DELTA_TYPES = frozenset({"text_delta", "reasoning_delta"})
 STEERED = "steered"
-RUN_TYPES = DELTA_TYPES | {"run", "step", "text", "reasoning", "tool_call", STEERED}
 _ANSWER_TYPES = DELTA_TYPES | {"text", "reasoning", "tool_call"}
+RUN_TYPES = _ANSWER_TYPES | {"run", "step", STEERED, ApprovalRecorded.TYPE}
 ENDED = frozenset({"completed", "failed"})
 TURNS_MAX, TOKENS_MAX, COST_MAX, TIME_MAX = "turns_max", "tokens_max", "cost_max", "time_max"
 BUDGET, GOAL_BUDGET = "budget", "goal_budget"
@@ -56,12 +59,15 @@ class RunRecord:
         self.key = run_key
         self._prices = prices
         self._rows: dict[tuple[str, str], Row] = {}
+        self._approvals: dict[str, ApprovalRecorded] = {}
         for event in recorded:
             self._take(event)
 
     def _take(self, event: Event) -> None:
         at = (event.type, event.key)
-        if event.operation is Operation.DELETE:
+        if event.type == ApprovalRecorded.TYPE:
+            self._approvals[event.key] = ApprovalRecorded.of(event)
+        elif event.operation is Operation.DELETE:
             self._rows.pop(at, None)
         else:
             self._rows[at] = {} if event.type in DELTA_TYPES else event.value
@@ -76,6 +82,25 @@ class RunRecord:
     def row(self, type_name: str, key: str) -> Row | None:
         """One row of the run, None if it is not there."""
         return self._rows.get((type_name, key))
+
+    def approval(self, key: str) -> ApprovalRecorded | None:
+        """The approval of the tool call of that key; None if it has asked for none."""
+        return self._approvals.get(key)
+
+    @property
+    def awaited(self) -> int:
+        """How long the run has waited for people, in microseconds, as far as that has ended.
+
+        Calls of one step wait side by side, until the last of them is decided on.
+        """
+        spans: dict[str, tuple[int, int]] = {}
+        for each in self._approvals.values():
+            if each.decided_at is None:
+                continue
+            step = each.key.partition(":tool:")[0]
+            first, last = spans.get(step, (each.requested_at, each.decided_at))
+            spans[step] = (min(first, each.requested_at), max(last, each.decided_at))
+        return sum(last - first for first, last in spans.values())
 
     def step_key(self, number: int) -> str:
         """The key of the step of that number, from 1."""
@@ -252,6 +277,18 @@ class RunRecord:
         }
         return self.put("tool_call", key, row | fields)
 
+    def approval_put(self, approval: ApprovalRecorded) -> Draft:
+        """A tool call waits for approval, or does so no more."""
+        self._approvals[approval.key] = approval
+        return approval.draft()
+
+    def approval_withdrawn(self, key: str, now: int) -> list[Draft]:
+        """Nobody need decide any more on the tool call of that key; nothing if nobody need have."""
+        approval = self._approvals.get(key)
+        if approval is None or not approval.pending:
+            return []
+        return [self.approval_put(approval.decided(ApprovalStatus.WITHDRAWN, now=now))]
+
     def run_completed(self, number: int, stop_reason: str, now: int) -> Draft:
         """The run is over after that many steps; its row carries text and totals."""
         before = self._rows["run", self.key]
@@ -265,7 +302,9 @@ class RunRecord:
         }
         return self.put("run", self.key, row)
 
-    def run_interrupted(self, message: str, *, told: Callable[[str | None], str]) -> list[Draft]:
+    def run_interrupted(
+        self, message: str, *, told: Callable[[str | None], str], now: int
+    ) -> list[Draft]:
         """End a run that nobody goes on with, where it stands; nothing if it has ended.
 
         Its last step's tool calls without a result get the error that ``told`` gives for their
@@ -275,8 +314,12 @@ class RunRecord:
         if run is None or run["status"] != "started":
             return []
         drafts = [
-            self.tool_call(key, block, "failed", error=told(status))
+            draft
             for key, block, status in self.unanswered(number)
+            for draft in (
+                *self.approval_withdrawn(key, now),
+                self.tool_call(key, block, "failed", error=told(status)),
+            )
         ]
         ended = {"status": "failed", "finish_reason": INTERRUPTED}
         key = self.step_key(number + 1)

@@ -8,28 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
-
-from pydantic import ValidationError
+from typing import Any, Protocol
 
 from ray_agents.address import Address
 from ray_agents.budgets import Budget
 from ray_agents.effects import Effects
-from ray_agents.errors import EntityExists, InvalidPayload
+from ray_agents.errors import EntityExists
 from ray_agents.events import JSON, Draft, EffectStaged, OutboxKind, decode, digest_of, encode
 from ray_agents.modes import Mode
 from ray_agents.projection import CHILD_KEY_PREFIX, MANIFEST_TYPE, State
 from ray_agents.requests import (
     MESSAGE_ID_LENGTH_MAX,
-    Request,
     SendRequest,
     SpawnRequest,
+    checked,
+    message_of,
     seconds_of,
     share_of,
 )
 from ray_agents.shares import SHARE
-
-R = TypeVar("R", bound=Request)
 
 
 class Sender(Protocol):
@@ -70,9 +67,8 @@ class Sending:
     ) -> str:
         """Stage a message; its id. Raises as ``Context.send``."""
         target = Address.parse(address)
-        request = _checked(
-            SendRequest,
-            payload=_plain(payload, f"the message to {address!r}"),
+        request = message_of(
+            _plain(payload, f"the message to {address!r}"),
             type=message_type,
             from_=str(self._sender.address),
             after_seconds=seconds_of(after),
@@ -93,14 +89,8 @@ class Sending:
         own, effects = str(self._sender.address), self._sender.effects
         plain = _plain([args or {}, initial_message], f"the spawn of {str(target)!r}")
         message = None if plain[1] is None else SendRequest(payload=plain[1], from_=own)
-        request = _checked(
-            SpawnRequest,
-            args=plain[0],
-            tags=dict(tags or {}),
-            parent=own,
-            message=message,
-            budget=share_of(budget),
-        )
+        facts = {"args": plain[0], "tags": dict(tags or {}), "parent": own}
+        request = checked(SpawnRequest, facts | {"message": message, "budget": share_of(budget)})
         self._sender.check_spawn(target, request)
         known = effects.row(MANIFEST_TYPE, f"{CHILD_KEY_PREFIX}{target}")
         if known is not None and not effects.repeats():
@@ -145,12 +135,3 @@ def _plain(value: JSON, what: str) -> JSON:
         InvalidPayload: it cannot be written as JSON.
     """
     return decode(encode(value, what))
-
-
-def _checked(request: type[R], **fields: Any) -> R:
-    try:
-        return request(**fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidPayload(f"{field!r}: {first['msg']}", field=field) from error

@@ -9,16 +9,18 @@ from dataclasses import replace
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.approvals import AwaitsApproval
 from ray_agents.cluster.awake import Awake
 from ray_agents.collections import validated
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
-from ray_agents.errors import Fenced
+from ray_agents.errors import AuthorError, Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
 from ray_agents.goals import Goals
 from ray_agents.interruption import Interruption
 from ray_agents.ledger import Spent
 from ray_agents.log.owner import Appending
+from ray_agents.loopside import running_loop
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.requests import SpawnRequest
 from ray_agents.runs import BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES, STEERED
@@ -40,6 +42,7 @@ class EntitySession:
         self._wake = wake
         self._runs = 0
         self._closed = False
+        self._loop = running_loop()
         self.address: Address = entity.address
         self.definition = definition
         self.definition_version = wake.definition_version
@@ -50,6 +53,7 @@ class EntitySession:
         self.cancelled = asyncio.Event()
         self.interruption = Interruption()
         self.resting = False
+        self.waiting = False
         messages = entity.owner.history.read(
             wake.from_offset,
             stop=wake.to_offset,
@@ -116,6 +120,9 @@ class EntitySession:
         return replace(wake, joined=(*wake.joined, *offsets)).draft()
 
     def _check_open(self) -> None:
+        if running_loop() is not self._loop:
+            message = "only the handler's own event loop can commit, not a tool in a thread"
+            raise AuthorError(message, wake=self._wake.key)
         if self.over:
             message = f"wake {self._wake.key!r} of {self._entity.name} is over; nothing is written"
             raise Fenced(message, wake=self._wake.key)
@@ -149,7 +156,11 @@ class EntitySession:
         await self._entity.owner.ready(self.state.life_offset)
         journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
         model = self._entity.services.model_for(config)
-        result = await run_agent(journal, config, model=model, input=input_text)
+        try:
+            result = await run_agent(journal, config, model=model, input=input_text)
+        except AwaitsApproval:
+            self.waiting = True
+            raise
         self.run_text = result.text
         return result
 
@@ -162,11 +173,12 @@ class RunJournal:
         self._run_key = run_key
         recent = session.read_wake(RUN_TYPES)
         own = [e for e in recent if e.key == run_key or e.key.startswith(f"{run_key}:")]
-        mine = {e.offset for e in own}
         self._recorded: list[Event] = own
-        self._history: list[Event] = [
-            e for e in session.read(HISTORY_TYPES) if e.offset not in mine
-        ]
+        past = session.read(HISTORY_TYPES)
+        if own:  # of others what this run saw when it began, and the messages it may have taken in
+            begun = own[0].offset
+            past = [e for e in past if e.offset < begun or e.type == MessageReceived.TYPE]
+        self._history = past
         self._billed = {e.key: Spent.in_row(e.value) for e in own if e.type == "step"}
         session.effects.adopt({e.key for e in own if e.type == "tool_call"})
 

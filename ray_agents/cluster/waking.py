@@ -33,6 +33,7 @@ from ray_agents.log.history import History
 from ray_agents.log.rows import Place, Rows
 from ray_agents.log.tidying import Essence, Upkeep
 from ray_agents.origin import EntityForked
+from ray_agents.progress import PROGRESS_TYPE
 from ray_agents.projection import CONTROL_TYPES, Outgoing, State, Timer, fold, is_row_type
 from ray_agents.runs import DELTA_TYPES
 
@@ -136,7 +137,7 @@ def upkeep_of(definition: Definition) -> Upkeep:
     return Upkeep(
         essential=essential,
         remember=remembered,
-        fleeting=frozenset() if definition.keep_deltas else DELTA_TYPES,
+        fleeting=frozenset() if definition.keep_deltas else DELTA_TYPES | {PROGRESS_TYPE},
         age=retention.age,
         bytes_max=retention.bytes_max,
     )

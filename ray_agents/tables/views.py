@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.events import EntityCreated, EntityStopped, MessageReceived, WakeRecorded
 from ray_agents.origin import EntityForked
 from ray_agents.projection import TAGS_TYPE
@@ -122,6 +123,24 @@ select address, entity_type, life, facts.run_id as run, split_part(key, ':tool:'
 from call
 """
 
+APPROVALS = """
+create view approvals as
+with approval as (
+    select *, from_json(value, '{
+        "run_id": "VARCHAR", "tool_call_id": "VARCHAR", "tool_name": "VARCHAR",
+        "status": "VARCHAR", "args": "JSON", "requested_at": "BIGINT", "expires_at": "BIGINT",
+        "decided_at": "BIGINT", "by": "VARCHAR", "reason": "VARCHAR"}') as facts
+    from fleet_current where type = 'approval'
+)
+select address, entity_type, life, facts.run_id as run, key as tool_call, facts.tool_call_id,
+    facts.tool_name, facts.status, facts.args::varchar as args,
+    make_timestamptz(facts.requested_at) as requested,
+    make_timestamptz(facts.expires_at) as expires,
+    make_timestamptz(facts.decided_at) as decided, facts."by" as decided_by, facts.reason,
+    time as updated, "offset"
+from approval
+"""
+
 INBOX = """
 create view inbox as
 with message as (
@@ -182,7 +201,8 @@ with created as (
     select address, max(to_offset) as watermark,
         count(*) filter (status = 'parked') as parked,
         coalesce(
-            sum(event_count + coalesce(len(joined), 0)) filter (status in ('started', 'failed')), 0
+            sum(event_count + coalesce(len(joined), 0))
+                filter (status in ('started', 'waiting', 'failed')), 0
         ) as taken,
         max(time) as last_wake
     from fleet_wakes group by address
@@ -221,6 +241,7 @@ VIEWS = {
     "runs": View(types=frozenset({_LIFE, "run", "error"}), sql=RUNS),
     "steps": View(types=frozenset({_LIFE, "step", "error"}), sql=STEPS),
     "tool_calls": View(types=frozenset({_LIFE, "tool_call"}), sql=TOOL_CALLS),
+    "approvals": View(types=frozenset({_LIFE, ApprovalRecorded.TYPE}), sql=APPROVALS),
     "inbox": View(types=frozenset({_LIFE} | _MESSAGES), sql=INBOX),
     "entities": View(
         types=frozenset({_LIFE, EntityForked.TYPE, EntityStopped.TYPE, TAGS_TYPE} | _MESSAGES),

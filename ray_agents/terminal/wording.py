@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.budgets import Budget
 from ray_agents.events import (
     JSON,
@@ -83,6 +84,20 @@ def block(content: Mapping[str, JSON]) -> str:
     kind = source.get("media_type") or source.get("url") or content.get("type")
     size = f", {len(source['data']) * 3 // 4:,} bytes" if source.get("data") else ""
     return f"[{kind}{size}]"
+
+
+def progress(row: Mapping[str, JSON]) -> str:
+    """How far a tool has come: ``load: reading 3 of 10``."""
+    done, total = row.get("done"), row.get("total")
+    far = "" if done is None else f" {done:g}" + ("" if total is None else f" of {total:g}")
+    return f"{row.get('tool_name')}: {row.get('message') or ''}{far}"
+
+
+def decided(approval: ApprovalRecorded) -> str:
+    """What people decided on a tool call, who, and why."""
+    by = f" by {approval.by}" if approval.by else ""
+    why = f": {approval.reason}" if approval.reason else ""
+    return f"{approval.status.value}{by}: {approval.tool_name}{why}"
 
 
 def step(row: Mapping[str, JSON], *, model: str) -> str:

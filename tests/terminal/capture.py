@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -29,7 +30,7 @@ from ray_agents.testing import local_client
 from ray_agents.testing.messages_api import MessagesApi
 from ray_agents.testing.script import Answer
 from ray_agents.tools import tool
-from ray_agents.views import Status
+from ray_agents.views import EntityView, Status
 
 CLERK = "/clerk/ada"
 LOOKS_MAX = 10_000
@@ -45,7 +46,7 @@ async def look_up(order: int) -> dict[str, Any]:
     return ORDERS[order]
 
 
-@tool
+@tool(approval="required")
 async def refund(order: int, amount: float) -> str:
     """Pay money back."""
     return f"{amount:.2f} paid back for order {order}"
@@ -100,11 +101,18 @@ def _work_and_view(url: str) -> None:
     with local_client(model_for=model_for) as client:
         client.register(registry)
         client.spawn(CLERK)
-        client.ask(CLERK, {"text": "Please refund orders 17 and 99."})
-        for _ in range(LOOKS_MAX):
-            if client.inspect(CLERK).status is Status.SLEEPING:
-                break
+        client.send(CLERK, {"text": "Please refund orders 17 and 99."})
+        asleep = _once(client, lambda entity: bool(entity.approvals) and entity.host is None)
+        (refunding,) = asleep.approvals
+        client.approve(CLERK, refunding.id, by="grace", reason="it came broken")
+        _once(client, lambda entity: not entity.backlog and entity.status is Status.SLEEPING)
         main(["view", CLERK], Here(client))
+
+
+def _once(client: Client, is_so: Callable[[EntityView], bool]) -> EntityView:
+    """The entity, once that can be said of it."""
+    looks = (client.inspect(CLERK) for _ in range(LOOKS_MAX))
+    return next(entity for entity in looks if is_so(entity))
 
 
 def capture(*, columns: int = 80) -> str:

@@ -21,9 +21,11 @@ from ray_agents.events import (
 from ray_agents.ledger import Spent
 from ray_agents.media import image
 from ray_agents.terminal.transcript import Stroke, Transcript
+from ray_agents.views import ApprovalStatus
 from tests.terminal.stand_in import (
     ADA,
     CONVERSATION,
+    approval,
     created,
     error,
     interrupt,
@@ -63,6 +65,10 @@ def test_a_conversation_reads_from_top_to_bottom() -> None:
         """)
 
 
+def progress(**said: Any) -> Draft:
+    return row("tool_progress", "c1:progress", tool_name="load", **said)
+
+
 def test_text_appears_as_it_arrives() -> None:
     transcript = Transcript(address=ADA, zone=UTC)
     first, second = log_of(text("17 times"), text(" 23"))
@@ -96,6 +102,14 @@ def test_a_run_whose_text_was_not_streamed_is_told_whole() -> None:
         (wake(WakeStatus.STARTED, event_count=3, source="cron"), "· awake for 3 cron events"),
         (wake(WakeStatus.HANDLED), "· handled, may sleep"),
         (wake(WakeStatus.SKIPPED), "· skipped"),
+        (wake(WakeStatus.WAITING), "· waits for approval, may sleep"),
+        (approval(ApprovalStatus.APPROVED, by="ann"), "✓ approved by ann: delete"),
+        (approval(ApprovalStatus.DENIED, reason="no"), "✗ denied: delete: no"),
+        (approval(ApprovalStatus.EXPIRED), "✗ expired: delete"),
+        (approval(ApprovalStatus.WITHDRAWN), "· withdrawn: delete"),
+        (progress(message="reading", done=3, total=10), "… load: reading 3 of 10"),
+        (progress(message="reading", done=3, total=None), "… load: reading 3"),
+        (progress(message="", done=None, total=None), "… load:"),
         (wake(WakeStatus.HANDLED, interrupted=True), "· interrupted, may sleep"),
         (interrupt(reason="enough"), "■ told to stop: enough"),
         (interrupt(sender="/a/b"), "■ told to stop by /a/b"),
@@ -130,6 +144,13 @@ def test_a_parked_wake_says_what_can_be_done() -> None:
     assert told(wake(WakeStatus.PARKED, attempt=3, error="ValueError: no")) == (
         "10:00:00 ✗ parked after 3 attempts: ValueError: no\n"
         "           ray-agents retry /assistant/ada, or skip /assistant/ada\n"
+    )
+
+
+def test_a_tool_call_that_waits_says_how_to_decide_on_it() -> None:
+    assert told(approval(ApprovalStatus.PENDING)) == (
+        '10:00:00 ? waits for approval: delete(path="a")\n'
+        "           ray-agents approve /assistant/ada toolu_1, or deny /assistant/ada toolu_1\n"
     )
 
 
