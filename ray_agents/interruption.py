@@ -149,7 +149,5 @@ def _end_of_run(record: RunRecord, now: int) -> list[Draft]:
             ),
         )
     ]
-    step = record.row("step", record.step_key(number + 1))
-    if step is not None and step["status"] == "started":
-        drafts += record.step_cut_off(number + 1, INTERRUPTED)
+    drafts += record.steps_abandoned(INTERRUPTED)
     return [*drafts, record.run_completed(number, INTERRUPTED, now)]

@@ -147,7 +147,7 @@ class Journal(Protocol):
     def history(self) -> Sequence[Event]:
         """The rows before this run from which the transcript is built, oldest first.
 
-        Types inbox, run, step, tool_call, steered, wake, context_inserted, context_removed.
+        Types inbox, run, step, tool_call, steered, wake, compaction.
         """
         ...
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ray_agents import runs
 from ray_agents.approvals import ApprovalRecorded
 from ray_agents.deferral import DeliveryDeferred
 from ray_agents.events import (
@@ -103,7 +104,8 @@ class State:
 
     ``origin`` says where it comes from if it was forked or imported in this life. Messages before
     ``ids_offset`` do not count when ids are compared. ``steered`` are the offsets, from the
-    watermark on, of messages that a running wake has taken in.
+    watermark on, of messages that a running wake has taken in. ``compacted`` is the newest row that
+    puts a summary in the place of a part of the transcript.
     """
 
     created: EntityCreated | None = None
@@ -119,6 +121,7 @@ class State:
     woken: bool = False
     spent: Spent = field(default_factory=Spent)
     granted: Granted = field(default_factory=Granted)
+    compacted: Event | None = None
     timers: dict[str, Timer] = field(default_factory=dict[str, Timer])
     outbox: dict[str, Outgoing] = field(default_factory=dict[str, Outgoing])
     deferred: dict[str, DeliveryDeferred] = field(default_factory=dict[str, DeliveryDeferred])
@@ -208,13 +211,20 @@ class State:
                 self.deferred[event.key] = DeliveryDeferred.of(event)
             case SendScheduled.TYPE if SendScheduled.is_row(event.type, event.key):
                 self._apply_schedule(event)
+            case Spent.TYPE | ApprovalRecorded.TYPE | runs.COMPACTION:
+                self._apply_run(event)
+            case _:
+                self._apply_life(event)
+        self._note_effect(event)
+
+    def _apply_run(self, event: Event) -> None:
+        match event.type:
             case Spent.TYPE:
                 self._apply_ledger(event)
             case ApprovalRecorded.TYPE:
                 self.approvals[event.key] = ApprovalRecorded.of(event)
             case _:
-                self._apply_life(event)
-        self._note_effect(event)
+                self.compacted = event
 
     def _apply_ledger(self, event: Event) -> None:
         if event.key == Granted.KEY:
@@ -237,7 +247,8 @@ class State:
     def _apply_created(self, event: Event) -> None:
         self.created, self.stopped, self.origin = EntityCreated.of(event), None, None
         self.life_offset = self.ids_offset = self.watermark = event.offset
-        self.woken, self.spent, self.granted = False, Spent(), Granted()
+        self.woken, self.compacted = False, None
+        self.spent, self.granted = Spent(), Granted()
         self.rows.clear()
         self._abandon()
 

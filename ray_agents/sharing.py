@@ -26,7 +26,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ray_agents.pacing import Allowance, Bucket, Level, Limit
 
@@ -264,6 +264,17 @@ class ModelSharing:
         every = BUSY_EVERY if busy else QUIET_EVERY
         return max(every.total_seconds(), len(self._hosts) / REPORTS_PER_SECOND_MAX)
 
+    def status(self) -> dict[str, Any]:
+        """What is known, and what goes on."""
+        reports = [each.report for each in self._hosts.values()]
+        return {
+            "calls": self.limit.calls,
+            "known": self.limit.known,
+            "in_flight": sum(report.in_flight for report in reports),
+            "waiting": sum(report.waiting for report in reports),
+            "hosts": len(reports),
+        }
+
     # -- budgets by the minute ----------------------------------------------------------------
 
     def _settle_tokens(self, report: Report, now: float) -> None:
@@ -312,6 +323,13 @@ class Sharing:
             key: self._of(key, report.level, now).report(host, report, now=now)
             for key, report in reports.items()
         }
+
+    def status(self) -> list[dict[str, Any]]:
+        """What is known of each model, and what its hosts do."""
+        return [
+            {"provider": key.provider, "model": key.model} | sharing.status()
+            for key, sharing in self._models.items()
+        ]
 
     def _of(self, key: ModelKey, level: Level | None, now: float) -> ModelSharing:
         known = self._models.pop(key, None)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from ray_agents import errors
-from ray_agents.budgets import Budget
 from ray_agents.cli import app, main
 from ray_agents.findings import Fault, Finding, Verification
 from ray_agents.terminal.installation import Target
@@ -112,12 +110,6 @@ def test_spawn_takes_arguments_tags_and_a_first_message(run: Run, client: FakeCl
     assert client.asked == [("spawn", {"address": ADA} | expected)]
 
 
-def test_spawn_takes_a_budget(run: Run, client: FakeClient) -> None:
-    run("spawn", ADA, "--cost-max", "0.50", "--tokens-max", "9")
-    asked = client.asked[0][1]
-    assert asked["budget"] == Budget(tokens_max=9, cost_max=Decimal("0.50"), tree=True)
-
-
 def test_ask_prints_the_reply_and_nothing_else(run: Run, client: FakeClient) -> None:
     assert run("ask", ADA, "17 times 23?", "--within", "1.5m").out == "391\n"
     assert client.asked[0][1]["within"] == timedelta(seconds=90)
@@ -186,6 +178,15 @@ def test_interrupt_says_what_it_stopped(run: Run, client: FakeClient) -> None:
     asked = {"address": ADA, "wake": None, "reason": "enough"}
     assert client.asked[1] == ("interrupt", asked)
     assert json.loads(run("interrupt", ADA, "--json").out)["interrupted"] is True
+
+
+def test_ask_says_that_the_reply_was_cut_short(run: Run, client: FakeClient) -> None:
+    client.reply = client.reply.model_copy(update={"interrupted": True})
+    shell = run("ask", ADA, "hi")
+    assert (shell.out, shell.err) == (
+        "391\n",
+        f"{ADA} was interrupted; so far it had said:\n",
+    )
 
 
 def test_send_says_how_it_meets_what_runs(run: Run, client: FakeClient) -> None:

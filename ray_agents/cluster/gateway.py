@@ -51,6 +51,10 @@ class ModelGateway:
         """Take a host's reports in; its shares."""
         return self._sharing.report(host, reports, now=time.monotonic())
 
+    async def status(self) -> list[dict[str, Any]]:
+        """What is known of each model, and what its hosts do."""
+        return self._sharing.status()
+
 
 class RayCentre:
     """The way of a host to it; see ``gateway.Centre``."""

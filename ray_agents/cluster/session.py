@@ -12,6 +12,8 @@ from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.approvals import AwaitsApproval
 from ray_agents.cluster.awake import Awake
 from ray_agents.collections import validated
+from ray_agents.contextplan import ContextPlan
+from ray_agents.contextreport import ContextReport
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
 from ray_agents.errors import AuthorError, Fenced
@@ -22,12 +24,12 @@ from ray_agents.ledger import Spent
 from ray_agents.log.owner import Appending
 from ray_agents.loopside import running_loop
 from ray_agents.projection import CONTEXT_TYPE, State
+from ray_agents.prompting import Prompting, summariser_config
 from ray_agents.requests import SpawnRequest
-from ray_agents.runs import BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES, STEERED
+from ray_agents.runs import BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES
 from ray_agents.shares import Shares
 from ray_agents.steering import is_steering, offsets_in
-
-HISTORY_TYPES = frozenset({"inbox", "run", "step", "tool_call", STEERED, "wake", CONTEXT_TYPE})
+from ray_agents.timeline import TYPES
 
 
 class EntitySession:
@@ -62,6 +64,8 @@ class EntitySession:
         self.events: Sequence[Event] = [e for e in messages if e.offset not in wake.apart]
         self._last: Appending | None = None
         self.run_text: str | None = None
+        self.plan: ContextPlan | None = None
+        self.report: ContextReport | None = None
 
     @property
     def over(self) -> bool:
@@ -131,6 +135,22 @@ class EntitySession:
         """The rows of these types in this life's part of the log, oldest first."""
         return self._entity.owner.history.read(self.state.life_offset, types=types)
 
+    def transcript(self) -> Sequence[Event]:
+        """The rows of the transcript: of a long one the newest summary, and those it still needs.
+
+        So what a run reads does not grow with all that was ever said.
+        """
+        newest, since = self.state.compacted, self._told_since
+        rows = self._entity.owner.history.read(since, types=TYPES)
+        return rows if newest is None or since == self.state.life_offset else [newest, *rows]
+
+    @property
+    def _told_since(self) -> int:
+        """The offset from which on the transcript needs the log's rows."""
+        newest, life = self.state.compacted, self.state.life_offset
+        since = newest.value["read_from"] if newest is not None else None
+        return life if since is None else max(life, since)
+
     def read_wake(self, types: frozenset[str]) -> Sequence[Event]:
         """The rows of these types since this wake's first message."""
         return self._entity.owner.history.read(self._wake.from_offset, types=types)
@@ -153,16 +173,27 @@ class EntitySession:
         self._runs += 1
         if any(bound.cost_max is not None for bound in self.shares.bounds):
             config.check_priced(f"the budget of {self.address} has a cost_max")
-        await self._entity.owner.ready(self.state.life_offset)
+        await self._entity.owner.ready(min(self._told_since, self._wake.from_offset))
+        entries = [decode(text) for text in self.effects.rows(CONTEXT_TYPE).values()]
         journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
-        model = self._entity.services.model_for(config)
+        model_for, summing_up = self._entity.services.model_for, summariser_config(config)
+        model = model_for(config)
+        summariser = model_for(summing_up) if summing_up else None
+        prompting = Prompting(
+            config, model, plan=self.plan, entries=entries, summariser=summariser, seen=self._seen
+        )
         try:
-            result = await run_agent(journal, config, model=model, input=input_text)
+            result = await run_agent(
+                journal, config, model=model, input=input_text, prompting=prompting
+            )
         except AwaitsApproval:
             self.waiting = True
             raise
         self.run_text = result.text
         return result
+
+    def _seen(self, report: ContextReport) -> None:
+        self.report = report
 
 
 class RunJournal:
@@ -174,11 +205,12 @@ class RunJournal:
         recent = session.read_wake(RUN_TYPES)
         own = [e for e in recent if e.key == run_key or e.key.startswith(f"{run_key}:")]
         self._recorded: list[Event] = own
-        past = session.read(HISTORY_TYPES)
+        mine = {e.offset for e in own}
+        past = [e for e in session.transcript() if e.offset not in mine]
         if own:  # of others what this run saw when it began, and the messages it may have taken in
             begun = own[0].offset
             past = [e for e in past if e.offset < begun or e.type == MessageReceived.TYPE]
-        self._history = past
+        self._history: list[Event] = past
         self._billed = {e.key: Spent.in_row(e.value) for e in own if e.type == "step"}
         session.effects.adopt({e.key for e in own if e.type == "tool_call"})
 

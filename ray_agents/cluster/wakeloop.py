@@ -377,7 +377,10 @@ async def _bounded(definition: Definition, context: Context, interruption: Inter
             with interruption.cuts(scope, after=INTERRUPTED_MAX.total_seconds()):
                 return await definition.handler(context, context.wake)
     except TimeoutError as error:
-        if not scope.expired() or interruption.is_set:
+        if not scope.expired():
             raise
         message = f"the handler ran longer than {limit:g} s (Limits.handler_time_max)"
+        if interruption.is_set:
+            seconds = INTERRUPTED_MAX.total_seconds()
+            message = f"it did not end within {seconds:g} s of the interrupt"
         raise TimeoutError(message) from error

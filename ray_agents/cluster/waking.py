@@ -35,7 +35,7 @@ from ray_agents.log.tidying import Essence, Upkeep
 from ray_agents.origin import EntityForked
 from ray_agents.progress import PROGRESS_TYPE
 from ray_agents.projection import CONTROL_TYPES, Outgoing, State, Timer, fold, is_row_type
-from ray_agents.runs import DELTA_TYPES
+from ray_agents.runs import COMPACTION, DELTA_TYPES
 
 FOLDED_ROWS_MAX = 64  # so few rows are folded sooner than any column of them is looked at
 DIGEST = "digest"
@@ -70,7 +70,7 @@ def load(history: History, *, tip: int | None = None) -> State:
     if SendScheduled.TYPE in row_types:
         state.timers = _timers(history, life)
     fold(history.read(cut, types=CONTROL_TYPES | row_types), state)
-    _read_ledger(history, state)
+    _take_sums(history, state)
     state.woken = state.woken or (ended is not None and _was_awake(history, state, ended))
     if state.alive:
         waiting = history.read(state.watermark, types={MessageReceived.TYPE})
@@ -78,13 +78,16 @@ def load(history: History, *, tip: int | None = None) -> State:
     return state
 
 
-def _read_ledger(history: History, state: State) -> None:
-    """What was spent and given in this life, or since the fork."""
+def _take_sums(history: History, state: State) -> None:
+    """The rows that stand for all of their kind: spent, given, and the newest summary."""
     spent, granted = (history.find(Spent.TYPE, key) for key in (Spent.KEY, Granted.KEY))
     if spent is not None and spent.offset > state.ids_offset:
         state.spent = Spent.of(spent)
     if granted is not None and granted.offset > state.ids_offset:
         state.granted = Granted.of(granted)
+    summary = history.last(COMPACTION)
+    if summary is not None and summary.offset > state.life_offset:
+        state.compacted = summary
 
 
 def _was_awake(history: History, state: State, ended: int) -> bool:
@@ -125,8 +128,9 @@ def essential(history: History) -> Essence | None:
     pending = [event.offset for event in load(history).pending]
     found.update(pending)
     last = history.last(WakeRecorded.TYPE)
-    if last is not None and last.offset >= life:
-        found.add(last.offset)
+    found.update(
+        row.offset for row in (last, history.last(COMPACTION)) if row and row.offset >= life
+    )
     held_from = min([cut, *pending, *(wake.from_offset for wake in open_wakes)])
     return Essence(offsets=found, held_from=held_from)
 

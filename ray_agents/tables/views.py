@@ -90,7 +90,8 @@ with step as (
         "finish_reason": "VARCHAR", "model_provider": "VARCHAR", "model_id": "VARCHAR",
         "attempt": "BIGINT", "input_tokens": "BIGINT", "output_tokens": "BIGINT",
         "cache_read_tokens": "BIGINT", "cache_write_tokens": "BIGINT", "cost_micros": "BIGINT",
-        "started_at": "BIGINT", "duration_ms": "BIGINT", "content": "JSON"}') as facts
+        "started_at": "BIGINT", "duration_ms": "BIGINT", "content": "JSON",
+        "purpose": "VARCHAR", "context": "JSON"}') as facts
     from fleet_current where type = 'step'
 ), failure as (
     select address, value->>'$.step_id' as step, arg_max(value->>'$.message', "offset") as error
@@ -101,7 +102,7 @@ select step.address, entity_type, life, facts.run_id as run, key as step, facts.
     facts.input_tokens, facts.output_tokens, facts.cache_read_tokens, facts.cache_write_tokens,
     facts.cost_micros,
     make_timestamptz(facts.started_at) as started, facts.duration_ms,
-    facts.content::varchar as content,
+    facts.content::varchar as content, facts.purpose, facts.context::varchar as context,
     case when facts.status = 'failed' then failure.error end as error,
     time as updated, "offset"
 from step left join failure on step.address = failure.address and step.key = failure.step

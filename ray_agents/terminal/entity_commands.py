@@ -126,7 +126,10 @@ def ask(
         reply = client.ask(address, message, within=within)
     if as_json:
         session.screen.json(reply.model_dump(mode="json"))
-    elif reply.text or reply.value is None:
+        return
+    if reply.interrupted:
+        session.screen.note(f"{address} was interrupted; so far it had said:")
+    if reply.text or reply.value is None:
         session.screen.show(reply.text)
     elif isinstance(reply.value, str):
         session.screen.show(reply.value)

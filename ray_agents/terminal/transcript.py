@@ -98,6 +98,7 @@ class Transcript:
             "reasoning_delta": self._reasoning_delta,
             "run": self._run,
             "step": self._step,
+            "compaction": self._compaction,
             "tool_call": self._tool_call,
             ApprovalRecorded.TYPE: self._approval,
             PROGRESS_TYPE: self._progress,
@@ -216,6 +217,11 @@ class Transcript:
             elif kind == "text" and f"{event.key}:text:{index}" not in self._told_words:
                 self._told_runs.add(str(row.get("run_id")))
                 yield from self._line(event, "●", block["text"], style="")
+
+    def _compaction(self, event: Event) -> Strokes:
+        row = _fields(event)
+        told = f"{row.get('turns')} turns, about {row.get('tokens'):,} tokens, are summed up:"
+        yield from self._line(event, "≡", f"{told} {row.get('summary')}", style="dim")
 
     def _tool_call(self, event: Event) -> Strokes:
         row = _fields(event)

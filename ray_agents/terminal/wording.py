@@ -7,6 +7,7 @@ from typing import cast
 
 from ray_agents.approvals import ApprovalRecorded
 from ray_agents.budgets import Budget
+from ray_agents.contextreport import ContextReport
 from ray_agents.events import (
     JSON,
     EffectStaged,
@@ -102,7 +103,7 @@ def decided(approval: ApprovalRecorded) -> str:
 
 def step(row: Mapping[str, JSON], *, model: str) -> str:
     """One model call in figures; ``model`` is empty if it is that of the step before."""
-    told = [f"step {row['step_number']}"] if "step_number" in row else ["step"]
+    told = [f"step {row['step_number']}" if "step_number" in row else row.get("purpose") or "step"]
     told += _figures(row)
     if row.get("finish_reason") in ("max_tokens", "refusal", "model_context_window_exceeded"):
         told.append(str(row["finish_reason"]))
@@ -125,6 +126,8 @@ def _figures(row: Mapping[str, JSON]) -> list[str]:
         told.append(f"{into:,} tokens in{cached}, {row.get('output_tokens') or 0:,} out")
     if "cost_micros" in row:
         told.append(UNKNOWN if row["cost_micros"] is None else money(row["cost_micros"]))
+    if asked := row.get("context"):
+        told.append(f"{ContextReport.of(asked).cacheable_share:.0%} cacheable")
     if row.get("duration_ms") is not None:
         told.append(lasting(row["duration_ms"]))
     return told

@@ -128,7 +128,8 @@ class LogMaker:
                 self.write(message.draft(), timer.send.sent(now=0))
 
     def other(self) -> None:
-        self.write(Draft.of("text", "t", value="hello"))
+        kind = "text" if len(self.events) % 3 else "compaction"
+        self.write(Draft.of(kind, "t", value="hello"))
 
     def wake(self) -> None:
         """Begin an attempt, or let one whose host died be tried again."""

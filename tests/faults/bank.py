@@ -81,7 +81,7 @@ class Bank:
         )
         bill = Bill(step=step, life=self.life, usage=usage)
         if self.trouble and dice < TROUBLE:
-            bill.breaks_after = self.trouble.randint(1, FRAMES_MIN)
+            bill.breaks_after = self.trouble.randint(0, FRAMES_MIN)
         self.bills.append(bill)
         self._look()
         said = LAST_WORDS if step == STEPS else f"Step {step} of {STEPS}, and there is more to do."

@@ -74,7 +74,7 @@ def _every_interrupted_tool_runs_again() -> None:
 def _broken_calls_cost_nothing() -> None:
     started: Any = RunRecord.step_started
 
-    def forgetful(self: Any, number: int, **facts: Any) -> Any:
+    def forgetful(self: Any, number: Any, **facts: Any) -> Any:
         drafts = started(self, number, **facts)
         row = self.row("step", self.step_key(number))
         for name in (*USAGE_FIELDS, COST, VOIDED):

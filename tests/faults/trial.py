@@ -169,7 +169,7 @@ class Trial:
         kept, known = self._kept(), self.known_of_the_lost
         assert len(lost) <= spent.uncounted <= len(self.died) + len(self.broke)
         assert spent.usage == self.bank.total or lost
-        since = [bill.seen for bill in self.broke if bill.life == self.bank.life]
+        since = [bill.seen for bill in self.broke if bill.life == self.bank.life and bill.frames]
         expected = total([self.known[-1], *since])
         assert self._known() == expected, "what was known of lost calls has been forgotten"
         price = PRICES.of(next(iter(newest(self.events, "step").values()))["model_id"])

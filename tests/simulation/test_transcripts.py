@@ -1,10 +1,10 @@
 """Whatever is said to an agent, and wherever its hosts die: its transcript is valid.
 
 An example is a world: an agent with tools, a model that answers, thinks, calls tools, breaks off
-and cannot be reached, tools that people approve or deny, messages of every mode, interrupts, and
-hosts that die at any write. In the end *every prefix* of the log is read as a transcript and held
-against the strict rules of the Messages API, and the log against what the model was asked and the
-senders were told.
+and cannot be reached, sums up what has grown long, tools that people approve or deny, messages of
+every mode, interrupts, and hosts that die at any write. In the end *every prefix* of the log is
+read as a transcript and held against the strict rules of the Messages API, and the log against what
+the model was asked and the senders were told.
 
     EXAMPLES=5000 pytest tests/simulation/test_transcripts.py --timeout=3600
 """
@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
 from ray_agents.cluster.local import LocalRuntime
+from ray_agents.compaction import Compaction
 from ray_agents.definition import Limits, Registry
 from ray_agents.errors import ModelUnavailable, RayAgentsError
 from ray_agents.events import Event, MessageReceived, WakeRecorded
@@ -48,8 +49,9 @@ from ray_agents.model import (
 from ray_agents.models.scripted import signature_of
 from ray_agents.modes import Mode
 from ray_agents.requests import DecisionRequest, SendRequest, SpawnRequest
+from ray_agents.runs import COMPACTION
 from ray_agents.testing.rules import RuleBroken, check_messages
-from ray_agents.timeline import Timeline
+from ray_agents.timeline import TYPES, Timeline
 from ray_agents.tools import tool
 from ray_agents.views import Interrupted, Receipt, Status
 from tests.cluster import gates
@@ -104,8 +106,11 @@ async def hurry() -> str:
 
 @registry.entity("clerk", limits=LIMITS, idle_timeout=timedelta(milliseconds=5))
 async def clerk(ctx: Any, wake: Any) -> None:
-    """Run the agent, twice if a message says so."""
-    ctx.use_agent(tools=[look, write, fail, act, hurry], turns_max=5)
+    """Run the agent, twice if a message says so; sum up what is long, if it was spawned so."""
+    tokens = ctx.args.get("threshold")
+    compaction = tokens and Compaction(threshold=tokens, keep_last=2, max_tokens=10)
+    tools = [look, write, fail, act, hurry]
+    ctx.use_agent(tools=tools, turns_max=5, compaction=compaction)
     await ctx.agent.run()
     if any("twice" in event.value["payload"] for event in ctx.events):
         await ctx.agent.run("And again.")
@@ -225,7 +230,10 @@ plans = st.lists(
 class Simulation:
     """One world: what is done to one entity, and what it was told."""
 
-    def __init__(self, speaker: Speaker, deaths: Sequence[int], seed: int) -> None:
+    def __init__(
+        self, speaker: Speaker, deaths: Sequence[int], seed: int, *, threshold: int = 0
+    ) -> None:
+        self.threshold = threshold  # of what is summed up, in tokens; 0 for never
         self.random = Random(seed)
         self.clock = SeededClock()
         self.store = memory()
@@ -314,7 +322,8 @@ class Simulation:
         """Do it all; the log in the end."""
         async with self.new_runtime(self.store) as first:
             await first.register(registry)
-            await first.spawn(CLERK, SpawnRequest())
+            args = {"threshold": self.threshold} if self.threshold else {}
+            await first.spawn(CLERK, SpawnRequest(args=args))
         for quarters, deed in [(0, ("send", Mode.QUEUED, "")), *plan]:
             await self.clock.sleep(STEP * quarters / 4)
             await self.do(deed)
@@ -344,7 +353,11 @@ class Simulation:
 
     def check(self, events: list[Event]) -> None:
         final = check_prefixes(events)
-        check_requests(self.speaker.requests, final)
+        if self.threshold:
+            check_summaries(events)
+            final = Timeline(events, whole=True).messages()
+        else:
+            check_requests(self.speaker.requests, final)
         check_messages_once(set(self.sent), events, final)
         check_ends(events)
         check_approved(events)
@@ -365,6 +378,19 @@ def check_prefixes(events: list[Event]) -> list[Message]:
             following.take("run", "the next", {"input": None})
             check_messages(following.messages())
     return before
+
+
+def check_summaries(events: list[Event]) -> None:
+    """The newest summary and the rows it names give what all rows give, at any time after it."""
+    rows = [event for event in events if event.type in TYPES]
+    for at, event in enumerate(rows):
+        newest = next((row for row in reversed(rows[:at]) if row.type == COMPACTION), None)
+        if newest is None or newest.value["read_from"] is None:
+            continue
+        read = [row for row in rows[:at] if row.offset >= newest.value["read_from"]]
+        short, full = Timeline([newest, *read]), Timeline(rows[:at])
+        assert short.messages() == full.messages(), event
+        assert short.answers == full.answers
 
 
 def check_requests(requests: Sequence[list[Message]], final: list[Message]) -> None:
@@ -449,12 +475,13 @@ def flat(messages: Sequence[Message]) -> list[tuple[str, Block]]:
     plan=plans,
     deaths=st.lists(st.integers(1, 60), max_size=4),
     seed=st.integers(0, 2**16),
+    threshold=st.sampled_from([0, 0, 12, 24, 48]),
 )
 def test_any_interleaving_gives_a_valid_transcript(
-    script: list[Speech], plan: list[Any], deaths: list[int], seed: int
+    script: list[Speech], plan: list[Any], deaths: list[int], *, seed: int, threshold: int
 ) -> None:
     gates.reset()
-    simulation = Simulation(Speaker(script), deaths, seed)
+    simulation = Simulation(Speaker(script), deaths, seed, threshold=threshold)
     with asyncio.Runner(loop_factory=World) as runner:
         events = runner.run(simulation.run(plan))
     simulation.check(events)

@@ -332,3 +332,14 @@ def test_writing_without_spaces_breaks_where_the_screen_ends_but_before_no_full_
 def test_no_line_of_prose_is_wider_than_the_screen(width: int) -> None:
     lines = "".join(stroke.text for stroke in strokes_of(CONVERSATION, width=width)).splitlines()
     assert max(map(len, lines)) <= width
+
+
+def test_a_summary_and_what_a_step_was_asked_with_are_told() -> None:
+    context = {"sources": {"run": 100}, "cacheable": 80, "counted": "provider", "estimate": 90}
+    step = {"status": "completed", "purpose": "compaction", "input_tokens": 100, "context": context}
+    summary = {"turns": 12, "tokens": 3400, "summary": "They counted."}
+    drafts = (Draft.of("step", "r:c1", value=step), Draft.of("compaction", "r:c1", value=summary))
+    assert told(*drafts) == dedent("""\
+        10:00:00 · compaction · 100 tokens in, 0 out · 80% cacheable
+        10:00:01 ≡ 12 turns, about 3,400 tokens, are summed up: They counted.
+        """)
