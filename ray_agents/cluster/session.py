@@ -135,14 +135,14 @@ class EntitySession:
         """The rows of these types in this life's part of the log, oldest first."""
         return self._entity.owner.history.read(self.state.life_offset, types=types)
 
-    def transcript(self) -> Sequence[Event]:
-        """The rows of the transcript: of a long one the newest summary, and those it still needs.
+    def transcript(self) -> tuple[list[Event], list[Event]]:
+        """The rows of the transcript: of a long one its newest summary, and those it still needs.
 
         So what a run reads does not grow with all that was ever said.
         """
         newest, since = self.state.compacted, self._told_since
-        rows = self._entity.owner.history.read(since, types=TYPES)
-        return rows if newest is None or since == self.state.life_offset else [newest, *rows]
+        rows = list(self._entity.owner.history.read(since, types=TYPES))
+        return [] if newest is None or since == self.state.life_offset else [newest], rows
 
     @property
     def _told_since(self) -> int:
@@ -205,12 +205,11 @@ class RunJournal:
         recent = session.read_wake(RUN_TYPES)
         own = [e for e in recent if e.key == run_key or e.key.startswith(f"{run_key}:")]
         self._recorded: list[Event] = own
-        mine = {e.offset for e in own}
-        past = [e for e in session.transcript() if e.offset not in mine]
+        summed_up, past = session.transcript()
         if own:  # of others what this run saw when it began, and the messages it may have taken in
             begun = own[0].offset
             past = [e for e in past if e.offset < begun or e.type == MessageReceived.TYPE]
-        self._history: list[Event] = past
+        self._history: list[Event] = [*summed_up, *past]
         self._billed = {e.key: Spent.in_row(e.value) for e in own if e.type == "step"}
         session.effects.adopt({e.key for e in own if e.type == "tool_call"})
 
