@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
+
+from ray_agents.caching import CachePoints
 
 Block = dict[str, Any]  # one content block: {"type": "text", "text": …}
 Message = dict[str, Any]  # {"role": "user" | "assistant", "content": [Block, …]}
@@ -78,7 +80,12 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
-    """One model call. ``messages`` must be valid for the provider; nobody may change them."""
+    """One model call. ``messages`` must be valid for the provider; nobody may change them.
+
+    ``cache_points`` are where a provider's cache should keep the prompt, if it must be told.
+    ``answers`` counts the model's messages in the conversation, those left out of ``messages``
+    included; None if it is all there.
+    """
 
     model: str
     messages: Sequence[Message]
@@ -86,6 +93,8 @@ class ModelRequest:
     tools: Sequence[ToolSpec] = ()
     max_tokens: int = 16_000
     thinking: Thinking | None = None
+    cache_points: CachePoints = field(default_factory=CachePoints)
+    answers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +163,15 @@ class Model(Protocol):
         Raises:
             ModelUnavailable: it cannot be reached or refuses; the message says what to do.
         """
+        ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A model whose provider counts the tokens of a prompt without answering it."""
+
+    async def count(self, request: ModelRequest) -> int | None:
+        """The input tokens of a request; None if the provider does not tell now."""
         ...
 
 

@@ -18,6 +18,7 @@ from ray_agents.errors import ModelUnavailable
 from ray_agents.gateway import Gateway
 from ray_agents.model import ModelEvent, ModelRequest, ModelSettings
 from ray_agents.models.clients import client_of
+from ray_agents.models.counts import digest_of_prompt, keep, known
 from ray_agents.models.permission import check_permission
 from ray_agents.models.retrying import Retrying, Sleep
 from ray_agents.sharing import ModelKey
@@ -71,6 +72,30 @@ class CalledModel(ABC):
         async with aclosing(events):
             async for event in events:
                 yield event
+
+    async def count(self, request: ModelRequest) -> int | None:
+        """The tokens of a request's prompt by the provider's count; None if it does not tell.
+
+        A prompt is counted once in a process, as long as the count is among the newest ones.
+
+        Raises:
+            ModelUnavailable: calls of real models are forbidden.
+        """
+        if not self._settings.usable:
+            return None
+        check_permission(self._base_url, request.model)
+        digest = digest_of_prompt(request, self._base_url)
+        tokens = known(digest)
+        if tokens is None:
+            client = client_of(self.provider, self._settings, self._new_client)
+            tokens = await self._count(client, request)
+            if tokens is not None:
+                keep(digest, tokens)
+        return tokens
+
+    async def _count(self, client: Any, request: ModelRequest) -> int | None:  # noqa: ARG002 -- for those that can
+        """Ask the provider; None if it cannot count, or does not now."""
+        return None
 
     def _key_of(self, request: ModelRequest) -> ModelKey:
         """Whose limits a call goes by; the key itself stays here."""

@@ -4,7 +4,8 @@ The SDKs retry too, but only before an answer begins, each with its own count; s
 and one bound covers a call that was refused, did not connect, or broke off. An adapter turns its
 SDK's errors into :class:`CallFailed`, which says whether another attempt may help. A retry before
 the first event of an answer is silent; after it, :class:`~ray_agents.model.AnswerBroken` voids
-what was streamed.
+what was streamed. It is also said of a call that was accepted and broke off before that, which may
+have been billed.
 
 With a gateway every attempt waits for its turn. Then a refusal for want of capacity (429, 529) is
 no failure of the call: all callers slow down together, the call waits in the queue, and is made
@@ -33,6 +34,7 @@ Attempt = Callable[[], AsyncGenerator[ModelEvent, None]]
 RETRIED_STATUSES = frozenset({408, 409, 429})  # and every one from 500 on, 529 among them
 CROWDED_STATUSES = frozenset({429, 529})
 CROWDED_KINDS = frozenset({"rate_limit_error", "overloaded_error"})
+BROKEN = "broken_stream"  # the kind of a failure in the midst of an answer
 JITTER = 0.5  # a pause of our own choice is shortened by up to this share, to spread callers
 
 
@@ -117,14 +119,15 @@ class Retrying:
                 else:
                     failures += 1
                     pause = self._pause(failures, error)
-                if pause is None:
-                    number = failures + refusals
-                    raise _last(error, number, model=model, base_url=base_url) from error
-                told = str(error)
+                failed = error
             else:
                 return
-            if begun:
-                yield AnswerBroken(reason=told)
+            at_once = not begun and failed.kind == BROKEN  # accepted, so it may be billed
+            if at_once or (begun and pause is not None):
+                yield AnswerBroken(reason=str(failed))
+            if pause is None:
+                number = failures + refusals
+                raise _last(failed, number, model=model, base_url=base_url) from failed
             if pause:
                 await self.sleep(pause)
 
@@ -228,7 +231,7 @@ def broken_off(error: Exception) -> CallFailed:
     """The failure of a call whose answer ended in the middle."""
     told = f"broke its answer off: {type(error).__name__}: {error}"
     advice = "what there was of the answer is void: run again later"
-    return CallFailed(told, kind="broken_stream", may_help=True, advice=advice)
+    return CallFailed(told, kind=BROKEN, may_help=True, advice=advice)
 
 
 def may_help_again(status: int, headers: Mapping[str, str]) -> bool:

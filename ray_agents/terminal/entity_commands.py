@@ -122,7 +122,10 @@ def ask(
         reply = client.ask(address, message, within=within)
     if as_json:
         session.screen.json(reply.model_dump(mode="json"))
-    elif reply.text or reply.value is None:
+        return
+    if reply.interrupted:
+        session.screen.note(f"{address} was interrupted; so far it had said:")
+    if reply.text or reply.value is None:
         session.screen.show(reply.text)
     elif isinstance(reply.value, str):
         session.screen.show(reply.value)
@@ -326,6 +329,8 @@ def retry(context: typer.Context, address: typed.Address, *, wake: typed.Wake = 
 @commands.command(rich_help_panel=ENTITIES)
 def skip(context: typer.Context, address: typed.Address, *, wake: typed.Wake = None) -> None:
     """Give parked wakes up; their messages count as handled.
+
+    One that waits for approval is given up if it is named.
 
     $ ray-agents skip /assistant/ada --wake wake-17
     """

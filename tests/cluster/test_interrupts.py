@@ -316,6 +316,56 @@ async def test_a_crash_right_after_the_acknowledgement_resumes_nothing(gate: str
         assert (await again.inspect(at)).spent.uncounted == (gate == "speaking")
 
 
+async def test_a_host_that_leaves_meanwhile_hands_over_nothing_to_resume() -> None:
+    store = memory()
+    async with LocalRuntime(store) as runtime:
+        at = await running(runtime, "waiting", kind="waiter")
+        await runtime.interrupt(at)
+    async with LocalRuntime(store) as runtime:
+        end = WakeRecorded.of(await handled(runtime, at))
+    assert (end.interrupted, end.reply, gates.times["handled"]) == (True, None, 1)
+
+
+async def test_a_wake_whose_host_has_died_is_stopped_before_it_is_resumed() -> None:
+    model, store = Paced(["@speaking"], ["@again"], ["Done."]), memory()
+    runtime = LocalRuntime(store, model_for=model.for_any)
+    await runtime.__aenter__()
+    at = await running(runtime, "speaking")
+    await runtime.crash()
+    again = LocalRuntime(store, model_for=model.for_any)
+    await again.hosts.open(recover=False)
+    assert (await again.inspect(at)).status is Status.WAITING
+    assert (await again.interrupt(at)).interrupted
+    assert WakeRecorded.of(await handled(again, at)).interrupted
+    gates.opened["again"].set()
+    await again.__aexit__(None, None, None)
+
+
+async def test_a_delayed_immediate_message_interrupts_when_it_is_due() -> None:
+    model = Paced(["Well, ", "@speaking"], ["Now."])
+    async with LocalRuntime(model_for=model.for_any) as runtime:
+        at = await running(runtime, "speaking")
+        late = SendRequest(payload="now!", mode=Mode.IMMEDIATE, after_seconds=0.01)
+        await runtime.send(at, late)
+        first = await handled(runtime, at)
+        second = await handled(runtime, at, first.offset + 1)
+    assert WakeRecorded.of(first).interrupted
+    assert WakeRecorded.of(second).text == "Now."
+
+
+async def test_an_immediate_message_lets_a_failed_wake_have_its_next_attempt() -> None:
+    async with LocalRuntime() as runtime:
+        await runtime.register(registry)
+        at = await spawned(runtime, "/failing/a")
+        await runtime.send(at, SendRequest(payload="go"))
+        async for event in runtime.observe(at):
+            if event.type == "wake" and event.value["status"] == "failed":
+                break
+        await runtime.send(at, SendRequest(payload="now!", mode=Mode.IMMEDIATE))
+        assert not [e for e in await log_of(runtime, at) if e.type == "signal"]
+        assert (await runtime.inspect(at)).status is Status.RETRYING
+
+
 async def test_an_immediate_message_interrupts_and_is_handled_next() -> None:
     model = Paced(["Well, ", "@speaking"], ["Now."])
     async with LocalRuntime(model_for=model.for_any) as runtime:

@@ -17,7 +17,7 @@ from ray_agents.timeline import Timeline
 from ray_agents.tools import tool
 from ray_agents.views import Receipt
 from tests.cluster import gates
-from tests.cluster.conftest import SOON, log_of, spawned
+from tests.cluster.conftest import SOON, ask, log_of, spawned
 from tests.cluster.paced import Paced, words_of
 from tests.cluster.stores import memory
 
@@ -38,6 +38,12 @@ async def clerk(ctx: Any, wake: Any) -> Any:
     ctx.use_agent(tools=[look])
     await ctx.agent.run()
     return [event.value["payload"] for event in ctx.events]
+
+
+@registry.entity("boss")
+async def boss(ctx: Any, wake: Any) -> None:
+    """Hurry somebody up."""
+    await ctx.send(wake.payload, "hurry", mode="steer")
 
 
 def steering(payload: str) -> SendRequest:
@@ -166,3 +172,19 @@ async def test_a_delayed_one_steers_when_it_is_due() -> None:
             if event.type == "wake" and event.value["status"] == "handled":
                 break
     assert words_of(model.requests[1])[-1] == ("user", "late")
+
+
+async def test_a_handler_may_steer_another_entity() -> None:
+    model = Paced(["!look"], ["Done."])
+    async with LocalRuntime(model_for=model.for_any) as runtime:
+        at = await working(runtime)
+        boss = await spawned(runtime, "/boss/b")
+        await ask(runtime, boss, str(at))
+        async for event in runtime.observe(at):
+            if event.type == "inbox" and event.value.get("mode") == "steer":
+                break
+        gates.opened["looking"].set()
+        async for event in runtime.observe(at):
+            if event.type == "wake" and event.value["status"] == "handled":
+                break
+    assert words_of(model.requests[1])[-1] == ("user", "hurry")

@@ -1,4 +1,4 @@
-"""``query``: the six views, held to what the runtime itself says of the same entities."""
+"""``query``: the seven views, held to what the runtime itself says of the same entities."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ray_agents
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.cli import main
 from ray_agents.client import Client
 from ray_agents.definition import Definition, Limits, Registry
@@ -26,7 +28,7 @@ from ray_agents.errors import (
     MissingPackage,
     StoreUnavailable,
 )
-from ray_agents.events import Draft, Event, Operation
+from ray_agents.events import Draft, Event, Operation, WakeRecorded, WakeStatus
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.store import open_blobs
 from ray_agents.model import Block
@@ -43,6 +45,7 @@ from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import message
 from ray_agents.testing.scan_suite import ADA, append, created, flip_a_bit, log_of
 from ray_agents.tools import tool
+from ray_agents.views import ApprovalStatus
 
 registry = Registry()
 
@@ -193,6 +196,35 @@ async def test_what_failed_says_why_and_what_was_taken_back_is_gone() -> None:
     assert query(blobs, "from tool_calls").num_rows == 0
 
 
+async def test_approvals_say_who_decided_what_and_why() -> None:
+    asked = ApprovalRecorded(
+        key="wake-1-run-1:s1:tool:0",
+        status=ApprovalStatus.PENDING,
+        run_id="wake-1-run-1",
+        tool_call_id="toolu_1",
+        tool_name="delete",
+        args={"path": "a"},
+        requested_at=1_000_000,
+    )
+    denied = asked.decided(ApprovalStatus.DENIED, now=2_000_000, by="ann", reason="no")
+    blobs = MemoryBlobs()
+    with closing(log_of(blobs, ADA)) as log:
+        await append(log, [created(), asked.draft(), denied.draft()])
+    sql = """select run, tool_name, args->>'$.path' as path, status, decided_by, reason,
+        epoch(decided - requested) as took, expires from approvals"""
+    (row,) = query(blobs, sql).to_pylist()
+    assert list(row.values()) == [
+        "wake-1-run-1",
+        "delete",
+        "a",
+        "denied",
+        "ann",
+        "no",
+        1.0,
+        None,
+    ]
+
+
 CHANGES = st.lists(
     st.tuples(st.sampled_from(["life", *Operation]), st.sampled_from("abc"), st.integers(0, 99)),
     max_size=30,
@@ -318,6 +350,31 @@ def test_a_fork_is_an_entity_of_its_own_with_nothing_left_to_do() -> None:
         assert fork["created"] > source["created"]
         found = query(blobs, "select address, wake_status from inbox where address = '/box/b'")
         assert set(found["wake_status"].to_pylist()) == {"skipped"}
+
+
+async def test_a_message_that_was_steered_belongs_to_the_wake_that_took_it_in() -> None:
+    facts: dict[str, Any] = {"source": "inbox", "event_count": 1, "attempt": 1, "deaths": 0}
+    facts |= {"host": "h", "definition_version": 1, "timestamp": 0, "status": WakeStatus.STARTED}
+    with closing(log_of(blobs := MemoryBlobs(), ADA)) as log:
+        owner = await log.claim()
+        _, go = await owner.append([created(), message("go")])
+        first = WakeRecorded(key="w1", from_offset=go.offset, to_offset=go.offset + 1, **facts)
+        _, steer, later = await owner.append([first.draft(), message("steer"), message("later")])
+        steered = replace(first, joined=(steer.offset,))
+        await owner.append([steered.draft()])
+        await owner.seal()
+        assert query(blobs, BACKLOG).to_pylist() == [{"backlog": 3}]
+        assert query(blobs, OF_WHICH).to_pylist() == []
+        at = {"from_offset": later.offset, "to_offset": later.offset + 1}
+        second = replace(first, key="w2", **at)
+        ends = [replace(wake, status=WakeStatus.HANDLED).draft() for wake in (steered, second)]
+        await append(log, ends)
+        assert [row["wake"] for row in query(blobs, OF_WHICH).to_pylist()] == ["w1", "w1", "w2"]
+        assert query(blobs, BACKLOG).to_pylist() == [{"backlog": 0}]
+
+
+BACKLOG = "select backlog from entities"
+OF_WHICH = """select wake from inbox where status = 'processed' order by "offset" """
 
 
 async def _hang(ctx: Any, wake: Any) -> None:

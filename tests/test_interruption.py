@@ -1,0 +1,136 @@
+"""What an interrupt cuts short, and the rows that end a run which nobody goes on with."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from ray_agents.agent import AgentConfig
+from ray_agents.events import Draft, Event
+from ray_agents.interruption import (
+    CANCELLED,
+    LOST,
+    Interruption,
+    InterruptReceived,
+    ends_of_runs,
+)
+from ray_agents.loop import run_agent
+from ray_agents.models.scripted import FunctionModel, Says
+from ray_agents.testing.journal import MemoryJournal
+from ray_agents.testing.rules import check_messages
+from ray_agents.timeline import Timeline
+from ray_agents.tools import tool
+
+
+@tool
+async def look() -> str:
+    """Look."""
+    return "seen"
+
+
+async def interrupted_in_a_tool() -> MemoryJournal:
+    """A run that was stopped while one of two tools ran."""
+    begun = asyncio.Event()
+
+    @tool
+    async def hang() -> None:
+        """Hang."""
+        begun.set()
+        await asyncio.Event().wait()
+
+    journal = MemoryJournal()
+    model = FunctionModel(lambda _: Says(text="Well.", calls=[("look", {}), ("hang", {})]))
+    agent = AgentConfig(tools=[hang, look])
+    running = asyncio.create_task(run_agent(journal, agent, model=model, input="go"))
+    await begun.wait()
+    journal.interruption.set()
+    assert (await running).stop_reason == "interrupted"
+    return journal
+
+
+async def test_the_run_ends_with_a_result_for_each_call() -> None:
+    journal = await interrupted_in_a_tool()
+    messages = Timeline(journal.rows).messages()
+    check_messages(messages)
+    assert [block["content"] for block in messages[-1]["content"]] == ["seen", CANCELLED]
+
+
+async def test_a_run_that_begins_in_an_interrupted_wake_asks_nobody() -> None:
+    journal = MemoryJournal()
+    journal.interruption.set()
+    model = FunctionModel(lambda _: pytest.fail("it was asked"))
+    result = await run_agent(journal, AgentConfig(), model=model, input="go")
+    assert (result.stop_reason, result.steps, result.text) == ("interrupted", 0, "")
+
+
+async def test_any_prefix_of_a_run_can_be_ended_by_who_finds_it() -> None:
+    journal = await interrupted_in_a_tool()
+    for length in range(len(journal.rows) + 1):
+        rows = journal.rows[:length]
+        for draft in ends_of_runs(rows, now=2_000_000):
+            rows = [*rows, Event.at(len(rows), 0, draft)]
+        newest = {(row.type, row.key): row for row in rows if row.text}
+        left = [row for row in newest.values() if row.value.get("status") in OPEN]
+        assert not [row for row in left if row.type in ("run", "step")]
+        assert ends_of_runs(rows, now=2_000_000) == []
+        if messages := Timeline(rows).messages():
+            check_messages(messages, ends_with_user=False)
+
+
+OPEN = ("started", "executing")
+
+
+def test_a_tool_that_ran_when_all_was_lost_is_told_of_as_lost() -> None:
+    call: dict[str, Any] = {"type": "tool_use", "id": "t1", "name": "hang", "input": {}}
+    said: dict[str, Any] = {"status": "completed", "finish_reason": "tool_use", "content": [call]}
+    rows = [
+        Draft.of("run", "r", value={"status": "started", "input": None}),
+        Draft.of("step", "r:s1", value=said),
+        Draft.of("tool_call", "r:s1:tool:0", value={"status": "executing"}),
+    ]
+    ended = ends_of_runs([Event.at(n, 0, row) for n, row in enumerate(rows)], now=5)
+    told = [Event.at(0, 0, draft).value for draft in ended]
+    assert [(row["status"], row.get("error")) for row in told] == [
+        ("failed", LOST),
+        ("completed", None),
+    ]
+
+
+def test_a_run_that_has_ended_is_left_alone() -> None:
+    ended = Draft.of("run", "r", value={"status": "failed", "finish_reason": "error"})
+    assert ends_of_runs([Event.at(0, 0, ended)], now=5) == []
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_it_cuts_what_is_entered_before_it_and_after_it(early: bool) -> None:
+    interruption = Interruption()
+
+    async def wait() -> None:
+        async with asyncio.timeout(None) as scope:
+            with interruption.cuts(scope):
+                await asyncio.Event().wait()
+
+    if early:
+        interruption.set()
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    interruption.set()
+    with pytest.raises(TimeoutError):
+        await waiting
+
+
+async def test_it_never_gives_more_time_than_there_was() -> None:
+    interruption = Interruption()
+    async with asyncio.timeout(60) as scope:
+        with interruption.cuts(scope, after=3600):
+            before = scope.when()
+            interruption.set()
+            await asyncio.sleep(0)
+            assert scope.when() == before
+
+
+def test_the_row_is_read_back() -> None:
+    row = InterruptReceived(key="s", wake="w", reason="enough", sender="/a/b", timestamp=5)
+    assert InterruptReceived.of(Event.at(3, 0, row.draft())) == row
