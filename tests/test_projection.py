@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_agents.events import Draft, Event, Operation, WakeStatus
+from ray_agents.events import Draft, Event, Operation, WakeRecorded, WakeStatus
 from ray_agents.projection import State, fold
 from tests.cluster.logs import random_log
 
@@ -35,11 +35,11 @@ def test_a_fold_may_be_cut_into_any_pieces(seed: int, steps: int, cuts: list[flo
 def test_each_message_waits_is_taken_or_was_ended_with_its_life(seed: int, steps: int) -> None:
     events = random_log(seed, steps=steps)
     state = fold(events)
-    wakes = [event.value for event in events if event.type == "wake"]
-    ranges = {wake["key"]: (wake["from_offset"], wake["to_offset"]) for wake in wakes}
+    wakes = [WakeRecorded.of(event) for event in events if event.type == "wake"]
+    newest = {wake.key: wake for wake in wakes}.values()
     for event in events:
         if event.type == "inbox" and event.offset > state.life_offset and state.alive:
-            taken = sum(start <= event.offset < stop for start, stop in ranges.values())
+            taken = sum(wake.took(event.offset) for wake in newest)
             assert taken + (event in state.pending) == 1
 
 
