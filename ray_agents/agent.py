@@ -8,6 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+from ray_agents.compaction import Compaction
 from ray_agents.errors import InvalidDefinition
 from ray_agents.events import JSON
 from ray_agents.model import (
@@ -33,9 +34,10 @@ class AgentConfig:
     ``thinking`` is a budget in tokens, or a mode's name; None leaves it to the model.
     ``test_responses`` replaces the model: see :mod:`ray_agents.models.scripted`. ``turns_max``
     bounds the model calls of one run, ``tokens_max`` its tokens of all kinds, ``cost_max`` its cost
-    in dollars by ``prices``, ``time_max`` its wall time from its first start, interruptions
-    included. They are looked at before each model call, so the step that goes beyond one is the
-    last; only ``time_max`` cuts a model call off, too.
+    in dollars by ``prices``, ``time_max`` its wall time from its first start: interruptions count,
+    waiting for approvals does not. They are looked at before each model call, so the step that
+    goes beyond one is the last; only ``time_max`` cuts a model call off, too. ``compaction`` says
+    when and how a long transcript is summed up; None never does.
     """
 
     system_prompt: str = ""
@@ -49,6 +51,7 @@ class AgentConfig:
     cost_max: Decimal | None = None
     time_max: timedelta | None = None
     prices: Prices = PRICES
+    compaction: Compaction | None = None
     tools_by_name: dict[str, Tool] = field(
         init=False, repr=False, compare=False, default_factory=dict[str, Tool]
     )
@@ -87,18 +90,23 @@ class AgentConfig:
         """Pass if the cost of this agent can be known, which a limit of it takes.
 
         Raises:
-            InvalidDefinition: its model has no price.
+            InvalidDefinition: its model, or the one that sums up, has no price.
         """
-        if self.prices.of(self.model) is None:
-            message = (
-                f"{limit}: there is no price of {self.model!r}; give one, "
-                f"prices=PRICES.but({{{self.model!r}: Price(…)}})"
-            )
-            raise InvalidDefinition(message, field="prices")
+        summing_up = self.compaction.model if self.compaction else None
+        for model in (self.model, summing_up or self.model):
+            if self.prices.of(model) is None:
+                message = (
+                    f"{limit}: there is no price of {model!r}; give one, "
+                    f"prices=PRICES.but({{{model!r}: Price(…)}})"
+                )
+                raise InvalidDefinition(message, field="prices")
 
     def _add(self, each: Any) -> None:
         if not isinstance(each, Tool):
             message = f"{each!r} is not a tool; decorate the function with @tool"
+            raise InvalidDefinition(message, field="tools")
+        for kind in each.wants.values():
+            message = f"tool {each.name!r} asks for a {kind.__name__}; ctx.use_agent gives it one"
             raise InvalidDefinition(message, field="tools")
         if each.name in self.tools_by_name:
             message = f"two tools are named {each.name!r}; give one of them another name"

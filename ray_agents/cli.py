@@ -19,6 +19,7 @@ from typer.main import get_command
 
 from ray_agents.errors import CorruptLog, RayAgentsError
 from ray_agents.terminal import (
+    approval_commands,
     carry_commands,
     entity_commands,
     log_commands,
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 app.add_typer(runtime_commands.commands)
 app.add_typer(entity_commands.commands)
+app.add_typer(approval_commands.commands)
 app.add_typer(carry_commands.commands)
 app.add_typer(log_commands.commands)
 app.add_typer(query_commands.commands)

@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from ray_agents.address import Address
 from ray_agents.cluster.blocking import Blocking, closed
+from ray_agents.decisions import AsyncDecisions, Decisions
 from ray_agents.definition import Definition, Registry
 from ray_agents.errors import InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
@@ -125,7 +126,7 @@ def _nothing() -> None:
     """What remains to be done when a client of a control API closes."""
 
 
-class AsyncClient:
+class AsyncClient(AsyncDecisions):
     """The verbs as coroutines; enter it with ``async with``, once."""
 
     def __init__(self, runtime: Runtime, detach: Detach = _nothing, store: Store = None) -> None:
@@ -334,7 +335,8 @@ class AsyncClient:
     ) -> Interrupted:
         """Stop what runs: the model call, the tools, then the handler. Wakes nobody.
 
-        The wake counts as handled and does not go on, not even after a crash right now.
+        The wake counts as handled and does not go on, not even after a crash right now. One that
+        waits for approval is ended, too.
 
         Args:
             address: whose.
@@ -349,14 +351,6 @@ class AsyncClient:
         """
         return await self._runtime.interrupt(Address.parse(address), wake=wake, reason=reason)
 
-    async def retry(self, address: str, *, wake: str | None = None) -> int:
-        """Run parked wakes again, one or all; how many."""
-        return await self._runtime.retry(Address.parse(address), wake=wake)
-
-    async def skip(self, address: str, *, wake: str | None = None) -> int:
-        """Give parked wakes up, one or all; how many."""
-        return await self._runtime.skip(Address.parse(address), wake=wake)
-
     async def cost(
         self, *, by: CostBy = "type", since: datetime | None = None
     ) -> builtins.list[CostLine]:
@@ -370,7 +364,7 @@ class AsyncClient:
         return await cost_in(self._store, by=by, since=since)
 
 
-class Client(Blocking[AsyncClient]):
+class Client(Blocking[AsyncClient], Decisions):
     """The verbs, blocking: :class:`AsyncClient` on an event loop in a thread of its own.
 
     So it works in a notebook, whose own loop runs already. Calls may come from several threads.
@@ -379,6 +373,10 @@ class Client(Blocking[AsyncClient]):
 
     def __init__(self, runtime: Runtime, detach: Detach = _nothing, store: Store = None) -> None:
         super().__init__(AsyncClient(runtime, detach, store), "ray-agents-client")
+
+    @property
+    def _decisions(self) -> AsyncDecisions:
+        return self._client
 
     def register(self, what: Registry | Definition, *, source: str | None = None) -> list[TypeView]:
         """See :meth:`AsyncClient.register`."""
@@ -437,14 +435,6 @@ class Client(Blocking[AsyncClient]):
     ) -> Interrupted:
         """See :meth:`AsyncClient.interrupt`."""
         return self._do(self._client.interrupt(address, wake=wake, reason=reason))
-
-    def retry(self, address: str, *, wake: str | None = None) -> int:
-        """See :meth:`AsyncClient.retry`."""
-        return self._do(self._client.retry(address, wake=wake))
-
-    def skip(self, address: str, *, wake: str | None = None) -> int:
-        """See :meth:`AsyncClient.skip`."""
-        return self._do(self._client.skip(address, wake=wake))
 
     def cost(self, **options: Any) -> builtins.list[CostLine]:
         """See :meth:`AsyncClient.cost`."""

@@ -31,7 +31,7 @@ def closing_drafts(state: State, runs: Iterable[Event], *, now: int) -> list[Dra
     """
     ended = sorted(state.wakes.values(), key=lambda wake: wake.to_offset)
     return [
-        *_runs(runs),
+        *ended_runs(runs, reason=REASON, now=now),
         *(wakes.skipped(wake, now=now).draft() for wake in ended),
         *(_untaken(state, now=now) if state.pending else ()),
         *(row.effect.delivered() for row in state.outbox.values()),
@@ -40,21 +40,21 @@ def closing_drafts(state: State, runs: Iterable[Event], *, now: int) -> list[Dra
     ]
 
 
-def _runs(rows: Iterable[Event]) -> Iterable[Draft]:
-    """End every run that is open."""
+def ended_runs(rows: Iterable[Event], *, reason: str, now: int) -> Iterable[Draft]:
+    """End every run that is open: the rows are those of :func:`closing_drafts`' ``runs``."""
+
+    def told(status: str | None) -> str:
+        """What a model reads of a tool call that has no result."""
+        return INTERRUPTED if status == "executing" else NOT_RUN.format(reason=reason)
+
     for key, its in groupby(sorted(rows, key=_run_of), key=_run_of):
         yield from RunRecord(key, list(its)).run_interrupted(
-            f"the run was interrupted: {REASON}", told=_told
+            f"the run was interrupted: {reason}", told=told, now=now
         )
 
 
 def _run_of(event: Event) -> str:
     return event.key.partition(":")[0]
-
-
-def _told(status: str | None) -> str:
-    """What a model reads of a tool call that has no result."""
-    return NOT_RUN.format(reason=REASON) if status is None else INTERRUPTED
 
 
 def _untaken(state: State, *, now: int) -> Iterable[Draft]:

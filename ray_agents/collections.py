@@ -48,7 +48,7 @@ class Collection(Generic[Row]):
         """
         checked = self._checked(row)
         key = self._key(checked)
-        return self._stage(Operation.INSERT, key, checked, must_be_absent=True)
+        return self._effects.on_loop(lambda: self._insert(key, checked))
 
     def upsert(self, row: Row | Mapping[str, JSON]) -> Row:
         """Add a row or put it in the place of the one with its key."""
@@ -64,10 +64,15 @@ class Collection(Generic[Row]):
             MissingKey: no such row.
             InvalidPayload: the changed row does not fit the model.
         """
+        return self._effects.on_loop(lambda: self._update(key, change, changed))
+
+    def _update(
+        self, key: str, change: Callable[[Row], None] | None, changed: Mapping[str, JSON]
+    ) -> Row:
         draft = self.get(key).model_copy(deep=True)
         if change is not None:
             change(draft)
-        checked = self._checked(draft.model_dump(mode="json") | changed)
+        checked = self._checked(draft.model_dump(mode="json") | dict(changed))
         if self._key(checked) != key:
             message = f"update of {key!r} in {self.name!r} would change its key; insert a new row"
             raise InvalidPayload(message, field="key")
@@ -79,6 +84,9 @@ class Collection(Generic[Row]):
         Raises:
             MissingKey: no such row.
         """
+        self._effects.on_loop(lambda: self._delete(key))
+
+    def _delete(self, key: str) -> None:
         self.get(key)
         draft = Draft(type=self._type, key=key, operation=Operation.DELETE)
         self._effects.stage("delete", f"{self._type}/{key}", content=None, drafts=[draft])
@@ -117,13 +125,14 @@ class Collection(Generic[Row]):
             raise InvalidPayload(message, field="key")
         return key
 
-    def _stage(
-        self, operation: Operation, key: str, row: Row, *, must_be_absent: bool = False
-    ) -> Row:
-        value = row.model_dump(mode="json")
-        if must_be_absent and not self._effects.repeats() and key in self:
+    def _insert(self, key: str, row: Row) -> Row:
+        if not self._effects.repeats() and key in self:
             message = f"collection {self.name!r} already has a row {key!r}; update it instead"
             raise DuplicateKey(message, collection=self.name, key=key)
+        return self._stage(Operation.INSERT, key, row)
+
+    def _stage(self, operation: Operation, key: str, row: Row) -> Row:
+        value = row.model_dump(mode="json")
         draft = Draft.of(self._type, key, value=value, operation=operation)
         self._effects.stage(operation.value, f"{self._type}/{key}", content=value, drafts=[draft])
         return row

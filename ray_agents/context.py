@@ -9,41 +9,46 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
-
-from pydantic import ValidationError
+from typing import Any, Protocol
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.binding import bound
 from ray_agents.collections import Collections
+from ray_agents.contextplan import ContextPlan, Source, TimedMessage, plan_of
+from ray_agents.contextreport import ContextReport
+from ray_agents.conversation import Projection, timed_messages
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
-from ray_agents.errors import EntityExists, InvalidPayload, MissingKey
+from ray_agents.errors import EntityExists
 from ray_agents.events import (
     JSON,
     Draft,
     EffectStaged,
     Event,
-    Operation,
     OutboxKind,
     decode,
     digest_of,
     encode,
 )
 from ray_agents.handles import Actions, AgentHandle, EntityHandle, RunHandle
+from ray_agents.injected import Injected
 from ray_agents.modes import Mode
-from ray_agents.projection import CONTEXT_TYPE, MANIFEST_TYPE, TAGS_TYPE, State
+from ray_agents.notes import Notes
+from ray_agents.progress import ToolProgress
+from ray_agents.projection import MANIFEST_TYPE, State
 from ray_agents.records import Records
 from ray_agents.requests import (
     MESSAGE_ID_LENGTH_MAX,
-    Request,
     SendRequest,
     SpawnRequest,
+    checked,
+    message_of,
     seconds_of,
 )
+from ray_agents.runs import CONTEXT
+from ray_agents.timeline import TYPES
 from ray_agents.wakes import Wake
-
-R = TypeVar("R", bound=Request)
 
 
 class Session(Protocol):
@@ -56,6 +61,8 @@ class Session(Protocol):
     effects: Effects
     events: Sequence[Event]
     cancelled: asyncio.Event
+    plan: ContextPlan | None
+    report: ContextReport | None
 
     async def commit(self) -> None:
         """Make everything staged durable."""
@@ -82,16 +89,18 @@ class Session(Protocol):
         ...
 
 
-class Context:
+class Context(Notes, Injected):
     """The first argument of every handler."""
 
     def __init__(self, session: Session, wake: Wake) -> None:
+        super().__init__(session)
         self._session = session
         self.wake = wake
         self.state = Collections(session.definition.state, session.effects)
         self.actions = Actions(session.definition.actions, self.state)
         self.records = Records(session.read)
         self.agent = AgentHandle(session.run_agent, None)
+        self.progress = ToolProgress()
         self._said: list[str] = []
         self._runs = 0
 
@@ -133,10 +142,55 @@ class Context:
     # -- the agent ----------------------------------------------------------------------------
 
     def use_agent(self, system_prompt: str = "", **options: Any) -> AgentHandle:
-        """Configure the agent; options as in :class:`ray_agents.agent.AgentConfig`."""
-        config = AgentConfig(system_prompt=system_prompt, **options)
+        """Configure the agent; options as in :class:`ray_agents.agent.AgentConfig`.
+
+        Among ``tools`` may be factories, and tools with a parameter annotated ``Context``.
+        """
+        tools = bound(options.pop("tools", ()), self)
+        config = AgentConfig(system_prompt=system_prompt, tools=tools, **options)
         self.agent = AgentHandle(self._session.run_agent, config)
         return self.agent
+
+    def use_context(
+        self, *, source_budget: int, sources: Mapping[str, Source | Mapping[str, Any]]
+    ) -> ContextPlan:
+        """Compose the prompts of the agent's runs from sources, in place of the whole transcript.
+
+        Args:
+            source_budget: tokens of all sources together.
+            sources: by name, each a :class:`ray_agents.contextplan.Source` or a dict of its fields
+                ``content``, ``max`` (tokens) and ``cache``. The transcript is one only if it is
+                given: ``{"content": ctx.timeline_messages}``. What a run itself is told and says
+                stands behind the sources, whole.
+
+        Raises:
+            InvalidDefinition: the plan cannot hold; the message has the numbers.
+        """
+        self._session.plan = plan_of(source_budget, sources)
+        return self._session.plan
+
+    def timeline_messages(
+        self, *, since: int = 0, projection: Projection | None = None, whole: bool = False
+    ) -> list[TimedMessage]:
+        """What was said in this entity's life, as messages with their offsets, oldest first.
+
+        Args:
+            since: only items from that offset on.
+            projection: called with each :class:`ray_agents.conversation.TimelineItem`; the
+                messages it returns are said in the item's place, None says the item as it is.
+            whole: read past summaries, as if nothing had ever been summed up.
+        """
+        events = self._session.read(TYPES)
+        return timed_messages(events, since=since, projection=projection, whole=whole)
+
+    def context_report(self) -> ContextReport | None:
+        """Tokens by source of the last prompt of an agent, and how many a cache could give.
+
+        In this wake, or else the last that was answered; None if none ever was.
+        """
+        steps = () if self._session.report else self._session.read(frozenset({"step"}))
+        asked = (event.value.get(CONTEXT) for event in reversed(steps))
+        return self._session.report or next((ContextReport.of(row) for row in asked if row), None)
 
     def reply_text(self, text: str) -> None:
         """Say something without a model: the same rows a chat reads."""
@@ -188,9 +242,8 @@ class Context:
         """
         target = Address.parse(address)
         plain = _plain(payload, f"the message to {address!r}")
-        request = _checked(
-            SendRequest,
-            payload=plain,
+        request = message_of(
+            plain,
             type=message_type,
             from_=self.address,
             after_seconds=seconds_of(after),
@@ -217,9 +270,8 @@ class Context:
         target = Address.of(type_name, entity_id)
         plain = _plain([args or {}, initial_message], f"the spawn of {str(target)!r}")
         message = None if plain[1] is None else SendRequest(payload=plain[1], from_=self.address)
-        request = _checked(
-            SpawnRequest, args=plain[0], tags=dict(tags or {}), parent=self.address, message=message
-        )
+        facts = {"args": plain[0], "tags": dict(tags or {}), "parent": self.address}
+        request = checked(SpawnRequest, facts | {"message": message})
         self._session.check_spawn(target, request)
         known = self._session.effects.row(MANIFEST_TYPE, f"child:{target}")
         if known is not None and not self._session.effects.repeats():
@@ -251,60 +303,6 @@ class Context:
         effects.stage(kind.value, str(target), content=body, drafts=drafts)
         return message_id
 
-    # -- tags and context entries -------------------------------------------------------------
-
-    @property
-    def tags(self) -> Mapping[str, str]:
-        """This entity's tags as the handler sees them now."""
-        created = self._session.state.created
-        tags = dict(created.tags) if created else {}
-        for key, text in self._session.effects.rows(TAGS_TYPE).items():
-            value = decode(text)["value"]
-            if value is None:
-                tags.pop(key, None)
-            else:
-                tags[key] = value
-        return tags
-
-    def set_tag(self, key: str, value: str) -> None:
-        """Set a tag."""
-        self.record((TAGS_TYPE, key), value={"key": key, "value": value})
-
-    def remove_tag(self, key: str) -> None:
-        """Remove a tag; absent is fine."""
-        self.record((TAGS_TYPE, key), value={"key": key, "value": None})
-
-    def insert_context(
-        self, entry_id: str, *, name: str, content: str, attrs: Mapping[str, JSON] | None = None
-    ) -> None:
-        """Keep a text in the model's context on all later wakes; an existing id is replaced."""
-        value = {"id": entry_id, "name": name, "attrs": dict(attrs or {}), "content": content}
-        self.record((CONTEXT_TYPE, entry_id), value=value)
-
-    def remove_context(self, entry_id: str) -> None:
-        """Drop a context entry.
-
-        Raises:
-            MissingKey: no such entry.
-        """
-        self.get_context(entry_id)
-        self.record((CONTEXT_TYPE, entry_id), value=None, operation=Operation.DELETE)
-
-    def get_context(self, entry_id: str) -> Any:
-        """One context entry.
-
-        Raises:
-            MissingKey: no such entry.
-        """
-        text = self._session.effects.row(CONTEXT_TYPE, entry_id)
-        if text is None:
-            raise MissingKey(f"no context entry {entry_id!r}", key=entry_id)
-        return decode(text)
-
-    def list_context(self) -> list[Any]:
-        """All context entries."""
-        return [decode(text) for text in self._session.effects.rows(CONTEXT_TYPE).values()]
-
     # -- flow ---------------------------------------------------------------------------------
 
     async def commit(self) -> None:
@@ -318,15 +316,6 @@ class Context:
         """
         self._session.rest()
 
-    def record(
-        self, row: tuple[str, str], *, value: JSON, operation: Operation = Operation.UPSERT
-    ) -> None:
-        """Stage a row of a built-in type, ``row`` being its type and key."""
-        type_name, key = row
-        draft = Draft.of(type_name, key, value=value, operation=operation)
-        content = [operation.value, value]
-        self._session.effects.stage("record", f"{type_name}/{key}", content=content, drafts=[draft])
-
 
 def _plain(value: JSON, what: str) -> JSON:
     """``value`` as the receiver will read it, models and dates turned into JSON values.
@@ -335,12 +324,3 @@ def _plain(value: JSON, what: str) -> JSON:
         InvalidPayload: it cannot be written as JSON.
     """
     return decode(encode(value, what))
-
-
-def _checked(request: type[R], **fields: Any) -> R:
-    try:
-        return request(**fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidPayload(f"{field!r}: {first['msg']}", field=field) from error

@@ -13,28 +13,33 @@ is parked as nondeterministic.
 The effects of a wake that was parked are in the state that later wakes have seen and changed. When
 it is retried, they are neither shown again nor compared by content, which may follow from that
 newer state; only their kind and target must be the same.
+
+A tool may be a plain function in a thread: whatever it does here is done on the event loop. Once
+its call is over (it ran out of time, say, and its thread runs on) nothing more is taken from it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from typing import TypeVar
 
-from ray_agents.errors import NondeterministicWake
-from ray_agents.events import JSON, Draft, Event, Operation, digest_of
+from ray_agents.errors import Fenced, NondeterministicWake
+from ray_agents.events import JSON, WAKE_HEADER, Draft, Event, Operation, digest_of
+from ray_agents.loopside import on_loop, running_loop
 from ray_agents.projection import (
     DIGEST_HEADER,
     ORDINAL_HEADER,
     SCOPE_HEADER,
-    WAKE_HEADER,
     Committed,
     EffectId,
     is_row_type,
 )
 
+T = TypeVar("T")
 HANDLER_SCOPE = ""
 DIGEST_PARTS = "."  # stands between the digest of what an effect does to whom, and of its content
 _scope: ContextVar[str] = ContextVar("ray_agents_effect_scope", default=HANDLER_SCOPE)
@@ -54,9 +59,15 @@ class Effects:
         self._rows = rows
         self._seen: Counter[str] = Counter()
         self._held: set[str] = set()
+        self._over: set[str] = set()
+        self._loop = running_loop()
         self._staged: list[tuple[str, Draft]] = []
         self._shown: list[tuple[str, Draft | Event]] = []
         self._overlay: dict[str, dict[str, str | None]] = {}
+
+    def on_loop(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives, done where this belongs, whatever thread asks for it."""
+        return on_loop(self._loop, work)
 
     def stage(self, kind: str, target: str, *, content: JSON, drafts: Sequence[Draft]) -> bool:
         """Stage one effect; ``content`` is what makes it the same when repeated.
@@ -66,8 +77,15 @@ class Effects:
 
         Raises:
             NondeterministicWake: an earlier attempt committed another effect in this place.
+            Fenced: the tool call that does it is over.
         """
+        return self.on_loop(lambda: self._stage(kind, target, content, drafts))
+
+    def _stage(self, kind: str, target: str, content: JSON, drafts: Sequence[Draft]) -> bool:
         scope = _scope.get()
+        if scope in self._over:
+            message = f"tool call {scope!r} is over; what it still does is not recorded"
+            raise Fenced(message, wake=self._wake_key)
         ordinal = self._seen[scope]
         self._seen[scope] += 1
         digest = f"{digest_of([kind, target])}{DIGEST_PARTS}{digest_of(content)}"
@@ -84,6 +102,9 @@ class Effects:
 
     def row(self, type_name: str, key: str) -> str | None:
         """The JSON text of a row as this attempt sees it; None if there is none."""
+        return self.on_loop(lambda: self._row(type_name, key))
+
+    def _row(self, type_name: str, key: str) -> str | None:
         shown = self._overlay.get(type_name, {})
         if key in shown:
             return shown[key]
@@ -91,6 +112,9 @@ class Effects:
 
     def rows(self, type_name: str) -> dict[str, str]:
         """All rows of a type as this attempt sees them."""
+        return self.on_loop(lambda: self._rows_now(type_name))
+
+    def _rows_now(self, type_name: str) -> dict[str, str]:
         merged: dict[str, str] = dict(self._rows.get(type_name, {}))
         for key, text in self._overlay.get(type_name, {}).items():
             if text is None:
@@ -137,13 +161,17 @@ class Effects:
 
     @contextmanager
     def within(self, scope: str) -> Generator[None]:
-        """Effects staged inside belong to ``scope`` and are held back until its :meth:`release`."""
+        """Effects staged inside belong to ``scope`` and are held back until its :meth:`release`.
+
+        Afterwards no more are taken of it.
+        """
         token = _scope.set(scope)
         self._held.add(scope)
         try:
             yield
         finally:
             _scope.reset(token)
+            self._over.add(scope)
 
     def release(self, scope: str) -> None:
         """Let what ``scope`` staged go with the next commit, which holds its result."""

@@ -8,9 +8,11 @@
     │   ├── UnknownType            404
     │   ├── UnknownEntity          404
     │   ├── UnknownOffset          416
+    │   ├── UnknownApproval        404
     │   ├── EntityExists           409
     │   ├── MessageConflict        409
     │   ├── NothingParked          409
+    │   ├── ApprovalDecided        409
     │   ├── EntityGone             410
     │   ├── OffsetGone             410
     │   ├── PayloadTooLarge        413
@@ -102,6 +104,12 @@ class UnknownOffset(CallerError):
     status = 416
 
 
+class UnknownApproval(CallerError):
+    """No tool call of that id waits for approval, or ever did."""
+
+    status = 404
+
+
 class EntityExists(CallerError):
     """An entity already lives at that address."""
 
@@ -116,6 +124,12 @@ class MessageConflict(CallerError):
 
 class NothingParked(CallerError):
     """``retry`` or ``skip`` found no parked wake."""
+
+    status = 409
+
+
+class ApprovalDecided(CallerError):
+    """The tool call was decided on before, otherwise; ``facts["status"]`` says how."""
 
     status = 409
 

@@ -24,6 +24,7 @@ from ray_agents.modes import MODE_HEADER, Mode
 JSON = Any  # whatever json.loads gives; checked where it enters
 
 NO_HEADERS: Mapping[str, str] = {}
+WAKE_HEADER = "wake"  # of a row that a wake has written: the wake's key
 
 
 class Operation(StrEnum):
@@ -340,6 +341,7 @@ class WakeStatus(StrEnum):
     """How far a wake has come; ``handled`` and ``skipped`` are its two ends."""
 
     STARTED = "started"
+    WAITING = "waiting"
     FAILED = "failed"
     PARKED = "parked"
     HANDLED = "handled"

@@ -140,10 +140,14 @@ def _run_of(event: Event) -> str:
 def _end_of_run(record: RunRecord, now: int) -> list[Draft]:
     number = record.steps_completed
     drafts = [
-        record.tool_call(key, block, "failed", error=told_of_unbegun() if status is None else LOST)
+        draft
         for key, block, status in record.unanswered(number)
+        for draft in (
+            *record.approval_withdrawn(key, now),
+            record.tool_call(
+                key, block, "failed", error=LOST if status == "executing" else told_of_unbegun()
+            ),
+        )
     ]
-    step = record.row("step", record.step_key(number + 1))
-    if step is not None and step["status"] == "started":
-        drafts += record.step_cut_off(number + 1, INTERRUPTED)
+    drafts += record.steps_abandoned(INTERRUPTED)
     return [*drafts, record.run_completed(number, INTERRUPTED, now)]

@@ -5,7 +5,8 @@
     the life is over                        stopped
     no owner, nothing left to do            sleeping
     no owner, something left to do          waiting     (a host will be found for it)
-    owner, waits for resources              waiting
+    owner, waits for resources or a model   waiting
+    waits for people to approve something   waiting     (nobody need own it)
     owner, handler running                  running
     owner, between two attempts             retrying
     owner, nothing running                  idle
@@ -29,11 +30,13 @@ class Known:
     placed: bool = True
     running: bool = False
     unfinished: bool = False
+    undecided: bool = False
 
 
 TABLE: tuple[tuple[Known, Status], ...] = (
     (Known(owned=False, unfinished=False), Status.SLEEPING),
     (Known(owned=False, unfinished=True), Status.WAITING),
+    (Known(undecided=True), Status.WAITING),
     (Known(owned=True, placed=False), Status.WAITING),
     (Known(owned=True, placed=False, unfinished=True), Status.WAITING),
     (Known(owned=True, running=True, unfinished=True), Status.RUNNING),
@@ -47,7 +50,9 @@ def status_of(known: Known) -> Status:
     """The status of an entity of which this is known."""
     if known.stopped:
         return Status.STOPPED
-    if not known.owned:
+    if known.undecided and not (known.owned and known.running):
+        known = Known(undecided=True)
+    elif not known.owned:
         known = Known(owned=False, unfinished=known.unfinished)
     elif not known.placed:
         known = Known(owned=True, placed=False, unfinished=known.unfinished)

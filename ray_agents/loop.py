@@ -17,7 +17,9 @@ call or the tools short, and the run ends there: with the text that was said unt
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import aclosing
+from typing import Any, TypeVar
 
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.errors import ModelUnavailable
@@ -25,6 +27,7 @@ from ray_agents.model import AnswerBroken, Answered, Model, ModelRequest, UsageS
 from ray_agents.narration import Narration
 from ray_agents.ports import Journal
 from ray_agents.prices import micros_of
+from ray_agents.prompting import Prompting
 from ray_agents.runs import (
     BUDGET,
     COST_MAX,
@@ -42,27 +45,37 @@ from ray_agents.toolruns import ToolRuns
 
 CUT_OFF = frozenset({"max_tokens", "model_context_window_exceeded", "refusal", INTERRUPTED})
 PAUSED = "pause_turn"
+T = TypeVar("T")
 
 
 async def run_agent(
-    journal: Journal, agent: AgentConfig, *, model: Model, input: str | None = None
+    journal: Journal,
+    agent: AgentConfig,
+    *,
+    model: Model,
+    input: str | None = None,
+    prompting: Prompting | None = None,
 ) -> AgentRunResult:
     """Run the agent, or go on with its recorded run; a completed one is only read.
 
     ``input`` is said to the model as the user, after the messages of the journal's history.
+    ``prompting`` composes the prompts; without it they are the system prompt and the transcript.
 
     Raises:
         ModelUnavailable: the model cannot be reached; running again goes on from here.
         NondeterministicWake: the recorded run began with another input.
     """
-    return await _Loop(journal, agent, model).run(input)
+    return await _Loop(journal, agent, model, prompting or Prompting(agent, model)).run(input)
 
 
 class _Loop:
-    def __init__(self, journal: Journal, agent: AgentConfig, model: Model) -> None:
+    def __init__(
+        self, journal: Journal, agent: AgentConfig, model: Model, prompting: Prompting
+    ) -> None:
         self._journal = journal
         self._agent = agent
         self._model = model
+        self._prompting = prompting
         self._writer = RunWriter(journal, prices=agent.prices)
         self._record = self._writer.record
         self._tools = ToolRuns(self._writer, agent)
@@ -78,14 +91,20 @@ class _Loop:
         step = self._record.steps_completed
         while (stop := self._stop_after(step)) is None:
             if step:
-                await self._use_tools(step)
+                await self._unless_interrupted(self._tools.run(step))
                 if (stop := self._limit(step)) is not None:  # tools take time, and children tokens
                     break
+            summed_up = await self._unless_interrupted(
+                self._prompting.compact(self._writer, seconds=self._seconds_left())
+            )
+            if summed_up is not False and (stop := self._limit(step)) is not None:
+                break
             if (stop := await self._ask(step + 1)) is not None:
                 break
             step += 1
         step = self._record.steps_completed
         self._tools.refuse(step, stop)
+        self._writer.stage_unsaid(self._record.steps_abandoned(stop))
         now = self._journal.now()
         self._writer.stage("run", self._record.run_completed(step, stop, now))
         await self._writer.commit()
@@ -123,16 +142,17 @@ class _Loop:
             self._writer.hear(messages)
             self._writer.stage(STEERED, *joining(self._record, number, messages))
 
-    async def _use_tools(self, number: int) -> None:
-        """Run the tools a step has called, until they have ended or an interrupt comes."""
+    async def _unless_interrupted(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What the work gives; None if an interrupt came before it had ended."""
         scope = asyncio.timeout(None)
         try:
             async with scope:
                 with self._journal.interruption.cuts(scope):
-                    await self._tools.run(number)
+                    return await work
         except TimeoutError:
             if not scope.expired():
                 raise
+            return None
 
     def _limit(self, number: int) -> str | None:
         """Which limit stands before another model call after that many steps; None if none does."""
@@ -148,11 +168,12 @@ class _Loop:
         return next((name for name, is_reached in reached.items() if is_reached), None)
 
     def _seconds_left(self) -> float | None:
-        """How long the run may still take; None for as long as it likes."""
+        """How long the run may still take, people's time apart; None for as long as it likes."""
         run, limit = self._record.run, self._agent.time_max
         if run is None or limit is None:
             return None
-        return limit.total_seconds() - (self._journal.now() - run["started_at"]) / 1e6
+        taken = self._journal.now() - run["started_at"] - self._record.awaited
+        return limit.total_seconds() - taken / 1e6
 
     # -- the model ---------------------------------------------------------------------------
 
@@ -160,14 +181,7 @@ class _Loop:
         """One model call; its answer is staged. Why it was cut off, if it was."""
         agent, record = self._agent, self._record
         self._take_in(number)
-        request = ModelRequest(
-            model=agent.model,
-            messages=self._writer.timeline.messages(),
-            system=agent.system_prompt,
-            tools=agent.specs,
-            max_tokens=agent.max_tokens,
-            thinking=agent.thinking,
-        )
+        request = await self._prompting.request(self._writer, number)
         started = record.step_started(
             number, provider=self._model.provider, model=agent.model, now=self._journal.now()
         )
@@ -220,8 +234,8 @@ class _Loop:
                         if usage.tokens:
                             self._journal.post([self._record.usage_seen(number, usage)])
                     case AnswerBroken():
-                        narration.see(event)
-                        self._journal.post([self._record.attempt_broken(number)])
+                        narration.see(event)  # and the ledger knows of it before the next attempt
+                        await self._journal.commit([self._record.attempt_broken(number)])
                     case _:
                         narration.see(event)
         message = f"the stream of {request.model!r} ended before its answer was complete"

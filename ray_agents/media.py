@@ -50,6 +50,11 @@ def is_media(value: Any) -> bool:
     return _is_source(block["type"], cast("dict[str, Any]", source))
 
 
+def is_block(value: Any) -> bool:
+    """Whether it can stand among content blocks: media, a text block, or text."""
+    return is_media(value) or _is_text(value)
+
+
 def blocks_in(value: Any) -> list[Block] | None:
     """The content blocks that a payload or a result consists of; None if it is anything else.
 
@@ -59,7 +64,7 @@ def blocks_in(value: Any) -> list[Block] | None:
     if not any(is_media(item) for item in items):
         return None
     blocks = [_text_block(item) if _is_text(item) else item for item in items]
-    if not all(is_media(block) or _is_text(block) for block in blocks):
+    if not all(is_block(block) for block in blocks):
         return None
     return [block for block in blocks if block["type"] != "text" or block["text"].strip()]
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
+
+from ray_agents.caching import CachePoints
 
 Block = dict[str, Any]  # one content block: {"type": "text", "text": …}
 Message = dict[str, Any]  # {"role": "user" | "assistant", "content": [Block, …]}
@@ -78,7 +80,12 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
-    """One model call. ``messages`` must be valid for the provider; nobody may change them."""
+    """One model call. ``messages`` must be valid for the provider; nobody may change them.
+
+    ``cache_points`` are where a provider's cache should keep the prompt, if it must be told.
+    ``answers`` counts the model's messages in the conversation, those left out of ``messages``
+    included; None if it is all there.
+    """
 
     model: str
     messages: Sequence[Message]
@@ -86,6 +93,8 @@ class ModelRequest:
     tools: Sequence[ToolSpec] = ()
     max_tokens: int = 16_000
     thinking: Thinking | None = None
+    cache_points: CachePoints = field(default_factory=CachePoints)
+    answers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +166,15 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A model whose provider counts the tokens of a prompt without answering it."""
+
+    async def count(self, request: ModelRequest) -> int | None:
+        """The input tokens of a request; None if the provider does not tell now."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
     """How to reach a provider; the doors read the environment and hand this in.
@@ -166,6 +184,9 @@ class ModelSettings:
             takes longer is ended and not made again.
         silence_timeout: between two pieces of an answer, and before the first.
         retries_max: the retries of one call, whatever was wrong: refused, overloaded, broken off.
+        refusals_max: how often a call that waits in a gateway may be refused for want of capacity
+            (429, 529) and wait again, besides its retries.
+        turn_wait_max: how long a call waits in a gateway for its turn.
         retry_delay: the pause before the first retry; it doubles up to ``retry_delay_max``.
         retry_after_max: a server may ask for a pause of its own, up to this; one that asks for
             more is not waited for.
@@ -177,6 +198,8 @@ class ModelSettings:
     silence_timeout: timedelta = timedelta(minutes=5)
     connect_timeout: timedelta = timedelta(seconds=5)
     retries_max: int = 4
+    refusals_max: int = 20
+    turn_wait_max: timedelta = timedelta(hours=1)
     retry_delay: timedelta = timedelta(seconds=0.5)
     retry_delay_max: timedelta = timedelta(seconds=8)
     retry_after_max: timedelta = timedelta(minutes=1)

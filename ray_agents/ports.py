@@ -14,8 +14,23 @@ from ray_agents.address import Address
 from ray_agents.definition import Registry
 from ray_agents.events import Draft, Event
 from ray_agents.interruption import Interruption
-from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
-from ray_agents.views import EntityView, Interrupted, Page, Receipt, Reply, StateView, TypeView
+from ray_agents.requests import (
+    DecisionRequest,
+    ForkRequest,
+    ListQuery,
+    SendRequest,
+    SpawnRequest,
+)
+from ray_agents.views import (
+    ApprovalView,
+    EntityView,
+    Interrupted,
+    Page,
+    Receipt,
+    Reply,
+    StateView,
+    TypeView,
+)
 
 
 class Clock(Protocol):
@@ -132,7 +147,7 @@ class Journal(Protocol):
     def history(self) -> Sequence[Event]:
         """The rows before this run from which the transcript is built, oldest first.
 
-        Types inbox, run, step, tool_call, steered, wake, context_inserted, context_removed.
+        Types inbox, run, step, tool_call, steered, wake, compaction.
         """
         ...
 
@@ -250,7 +265,13 @@ class Runtime(Protocol):
         ...
 
     async def skip(self, address: Address, *, wake: str | None = None) -> int:
-        """Give parked wakes up (one, or all); how many."""
+        """Give parked wakes up (one, or all), or one that waits for approval; how many."""
+        ...
+
+    async def decide(
+        self, address: Address, approval: str, request: DecisionRequest
+    ) -> ApprovalView:
+        """Approve or deny a tool call that waits for it, by its id; return once it is durable."""
         ...
 
     async def __aenter__(self) -> Self: ...

@@ -1,8 +1,8 @@
 """The fold: ``State = fold(events)``, what a wake needs to know and nothing more.
 
-The state holds the open wakes, the messages no wake has taken yet, the timers, the outbox, tags,
-and the rows of the user's collections. Everything else in a log (runs, texts, old messages) is
-read lazily.
+The state holds the open wakes, their approvals, the messages no wake has taken yet, the timers, the
+outbox, tags, and the rows of the user's collections. Everything else in a log (runs, texts, old
+messages) is read lazily.
 
 What a wake has committed while it is still open is kept apart, in ``effects``, and joins ``rows``
 when the wake ends or is parked: a wake that runs again therefore sees the state of its first
@@ -16,8 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ray_agents import runs
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.deferral import DeliveryDeferred
 from ray_agents.events import (
+    WAKE_HEADER,
     EffectStaged,
     EntityCreated,
     EntityStopped,
@@ -45,9 +48,9 @@ CONTROL_TYPES = frozenset(
         WakeRecorded.TYPE,
         EffectStaged.TYPE,
         DeliveryDeferred.TYPE,
+        ApprovalRecorded.TYPE,
     }
 )
-WAKE_HEADER = "wake"
 SCOPE_HEADER = "scope"
 ORDINAL_HEADER = "ordinal"
 DIGEST_HEADER = "digest"
@@ -100,7 +103,8 @@ class State:
 
     ``origin`` says where it comes from if it was forked or imported in this life. Messages before
     ``ids_offset`` do not count when ids are compared. ``steered`` are the offsets, from the
-    watermark on, of messages that a running wake has taken in.
+    watermark on, of messages that a running wake has taken in. ``compacted`` is the newest row that
+    puts a summary in the place of a part of the transcript.
     """
 
     created: EntityCreated | None = None
@@ -112,8 +116,10 @@ class State:
     steered: set[int] = field(default_factory=set[int])
     pending: list[Event] = field(default_factory=list[Event])
     wakes: dict[str, WakeRecorded] = field(default_factory=dict[str, WakeRecorded])
+    approvals: dict[str, ApprovalRecorded] = field(default_factory=dict[str, ApprovalRecorded])
     woken: bool = False
     spent: Spent = field(default_factory=Spent)
+    compacted: Event | None = None
     timers: dict[str, Timer] = field(default_factory=dict[str, Timer])
     outbox: dict[str, Outgoing] = field(default_factory=dict[str, Outgoing])
     deferred: dict[str, DeliveryDeferred] = field(default_factory=dict[str, DeliveryDeferred])
@@ -133,6 +139,20 @@ class State:
         open_wakes = [w for w in self.wakes.values() if w.status is not WakeStatus.PARKED]
         begun = (wake for wake in open_wakes if wake.attempt)
         return next(begun, open_wakes[0] if open_wakes else None)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the wake to go on with waits until people have decided on its tool calls."""
+        wake = self.current
+        if wake is None or wake.status is not WakeStatus.WAITING or wake.interrupted:
+            return False
+        return any(each.pending for each in self.approvals.values() if each.wake == wake.key)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is anything to do, now and not only when somebody decides or it is due."""
+        wakes_left = bool(self.current or self.pending) and not self.waiting
+        return self.alive and (wakes_left or self.undelivered)
 
     @property
     def alive(self) -> bool:
@@ -189,11 +209,20 @@ class State:
                 self.deferred[event.key] = DeliveryDeferred.of(event)
             case SendScheduled.TYPE if SendScheduled.is_row(event.type, event.key):
                 self._apply_schedule(event)
-            case Spent.TYPE:
-                self.spent = Spent.of(event)
+            case Spent.TYPE | ApprovalRecorded.TYPE | runs.COMPACTION:
+                self._apply_run(event)
             case _:
                 self._apply_life(event)
         self._note_effect(event)
+
+    def _apply_run(self, event: Event) -> None:
+        match event.type:
+            case Spent.TYPE:
+                self.spent = Spent.of(event)
+            case ApprovalRecorded.TYPE:
+                self.approvals[event.key] = ApprovalRecorded.of(event)
+            case _:
+                self.compacted = event
 
     def _apply_life(self, event: Event) -> None:
         match event.type:
@@ -210,7 +239,7 @@ class State:
     def _apply_created(self, event: Event) -> None:
         self.created, self.stopped, self.origin = EntityCreated.of(event), None, None
         self.life_offset = self.ids_offset = self.watermark = event.offset
-        self.woken, self.spent = False, Spent()
+        self.woken, self.spent, self.compacted = False, Spent(), None
         self.rows.clear()
         self._abandon()
 
@@ -227,7 +256,7 @@ class State:
     def _abandon(self) -> None:
         """The end of a life ends its obligations."""
         ended = (self.pending, self.wakes, self.timers, self.outbox, self.deferred, self.effects)
-        for left in (*ended, self.steered):
+        for left in (*ended, self.steered, self.approvals):
             left.clear()
 
     def _apply_wake(self, wake: WakeRecorded) -> None:
@@ -247,6 +276,8 @@ class State:
             self._show_effects(wake.key)
         if wake.closed:
             self.effects.pop(wake.key, None)
+            for key in [each.key for each in self.approvals.values() if each.wake == wake.key]:
+                del self.approvals[key]
 
     def _show_effects(self, wake_key: str) -> None:
         for committed in self.effects.get(wake_key, {}).values():

@@ -1,7 +1,7 @@
 """The built-in collections: what a log says of messages, runs, steps, texts, errors…, by key.
 
-They are read from the log when asked for; a wake does not fold them. Names, keys and fields are
-those of upstream's reference (``website/docs/agents/reference/built-in-collections.md`` in
+They are read from the log when asked for; a wake does not fold them. Names, keys and fields, those
+of ``approvals`` apart, are upstream's (``website/docs/agents/reference/built-in-collections.md`` in
 electric-sql/electric). An inbox row's ``status`` is derived: ``processed`` once a wake that took
 it has ended.
 """
@@ -35,6 +35,7 @@ TYPE_OF = {
     "tags": "tags",
     "context_inserted": "context_inserted",
     "context_removed": "context_removed",
+    "approvals": "approval",  # ours
 }
 
 ReadTypes = Callable[[frozenset[str]], Sequence[Event]]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from ray_agents.errors import InvalidPayload
 from ray_agents.modes import Mode
-from ray_agents.views import Status
+from ray_agents.views import ApprovalStatus, Status
 
 MESSAGE_ID_LENGTH_MAX = 256
 MESSAGE_BYTES_MAX = 1_000_000
@@ -74,6 +74,22 @@ class ForkRequest(Request):
     to: str = Field(max_length=256)
     at: int | None = Field(default=None, ge=0)
     fork_id: str | None = Field(default=None, min_length=1, max_length=64)
+
+
+class DecisionRequest(Request):
+    """What people decided on a tool call: to ``approve`` or to ``deny`` it, who, and why.
+
+    The model is told the reason of a denial.
+    """
+
+    decision: Literal["approve", "deny"]
+    by: str | None = Field(default=None, max_length=256)
+    reason: str | None = Field(default=None, max_length=4_000)
+
+    @property
+    def status(self) -> ApprovalStatus:
+        """What the call's approval becomes."""
+        return ApprovalStatus.APPROVED if self.decision == "approve" else ApprovalStatus.DENIED
 
 
 class ListQuery(Request):

@@ -8,7 +8,10 @@ Keys follow from the run's key and counters alone, so a resumed run goes on with
     text_delta   {run}:s1:text:0:0        then :1, :2, …
     reasoning    {run}:s1:reasoning:0     and reasoning_delta likewise
     tool_call    {run}:s1:tool:0          by order of the call in its step
+    approval     {run}:s1:tool:0          of the same call, if people must approve it
     steered      {run}:s1:steered:0       a message that was taken in before it; see ``steering.py``
+
+    compaction   {run}:c1                 one per summary, and the step of that key paid for it
 
 A step that broke off is begun again under its key with ``attempt`` one higher, and every row its
 broken attempt wrote under ``{step}:`` is deleted in the same append: whoever reads the log sees
@@ -25,22 +28,29 @@ from datetime import timedelta
 from typing import Any
 
 from ray_agents.agent import AgentRunResult, ToolCallResult
+from ray_agents.approvals import ApprovalRecorded
+from ray_agents.contextreport import ContextReport
 from ray_agents.errors import NondeterministicWake
 from ray_agents.events import Draft, Event, Operation
 from ray_agents.ledger import COST, UNCOUNTED, Spent
 from ray_agents.model import USAGE_FIELDS, Answered, Block, Usage
 from ray_agents.prices import PRICES, Prices, dollars_of
+from ray_agents.views import ApprovalStatus
 
 Row = dict[str, Any]
 
 DELTA_TYPES = frozenset({"text_delta", "reasoning_delta"})
 STEERED = "steered"
-RUN_TYPES = DELTA_TYPES | {"run", "step", "text", "reasoning", "tool_call", STEERED}
 _ANSWER_TYPES = DELTA_TYPES | {"text", "reasoning", "tool_call"}
+RUN_TYPES = _ANSWER_TYPES | {"run", "step", "compaction", STEERED, ApprovalRecorded.TYPE}
+Number = int | str  # of a step, from 1; one that sums up has a name, c1
 ENDED = frozenset({"completed", "failed"})
 TURNS_MAX, TOKENS_MAX, COST_MAX, TIME_MAX = "turns_max", "tokens_max", "cost_max", "time_max"
 BUDGET = "budget"
 VOIDED = "voided"
+COMPACTION = "compaction"
+PURPOSE = "purpose"  # of a step that is no answer to the conversation
+CONTEXT = "context"  # of a step: the tokens it was asked with, by source
 _BILLED = (*USAGE_FIELDS, COST)
 INTERRUPTED = "interrupted"
 
@@ -56,12 +66,16 @@ class RunRecord:
         self.key = run_key
         self._prices = prices
         self._rows: dict[tuple[str, str], Row] = {}
+        self._approvals: dict[str, ApprovalRecorded] = {}
+        self._asked: dict[Number, ContextReport] = {}
         for event in recorded:
             self._take(event)
 
     def _take(self, event: Event) -> None:
         at = (event.type, event.key)
-        if event.operation is Operation.DELETE:
+        if event.type == ApprovalRecorded.TYPE:
+            self._approvals[event.key] = ApprovalRecorded.of(event)
+        elif event.operation is Operation.DELETE:
             self._rows.pop(at, None)
         else:
             self._rows[at] = {} if event.type in DELTA_TYPES else event.value
@@ -77,15 +91,34 @@ class RunRecord:
         """One row of the run, None if it is not there."""
         return self._rows.get((type_name, key))
 
-    def step_key(self, number: int) -> str:
-        """The key of the step of that number, from 1."""
-        return f"{self.key}:s{number}"
+    def approval(self, key: str) -> ApprovalRecorded | None:
+        """The approval of the tool call of that key; None if it has asked for none."""
+        return self._approvals.get(key)
+
+    @property
+    def awaited(self) -> int:
+        """How long the run has waited for people, in microseconds, as far as that has ended.
+
+        Calls of one step wait side by side, until the last of them is decided on.
+        """
+        spans: dict[str, tuple[int, int]] = {}
+        for each in self._approvals.values():
+            if each.decided_at is None:
+                continue
+            step = each.key.partition(":tool:")[0]
+            first, last = spans.get(step, (each.requested_at, each.decided_at))
+            spans[step] = (min(first, each.requested_at), max(last, each.decided_at))
+        return sum(last - first for first, last in spans.values())
+
+    def step_key(self, number: Number) -> str:
+        """The key of the step of that number, from 1, or of that name."""
+        return f"{self.key}:{number}" if isinstance(number, str) else f"{self.key}:s{number}"
 
     def call_key(self, number: int, index: int) -> str:
         """The key of a step's tool call, by its order from 0."""
         return f"{self.step_key(number)}:tool:{index}"
 
-    def completed_step(self, number: int) -> Row | None:
+    def completed_step(self, number: Number) -> Row | None:
         """The row of a step whose answer is complete, else None."""
         step = self.row("step", self.step_key(number))
         return step if step is not None and step["status"] == "completed" else None
@@ -98,6 +131,15 @@ class RunRecord:
             number += 1
         return number
 
+    def summaries(self) -> list[str]:
+        """The names of the steps that were to sum up, in order."""
+        start = len(self.key) + 1
+        return [
+            key[start:]
+            for (kind, key), row in self._rows.items()
+            if kind == "step" and PURPOSE in row
+        ]
+
     def unanswered(self, number: int) -> list[tuple[str, Block, str | None]]:
         """Tool calls of a completed step without a result: key, block, and status so far."""
         step = self.completed_step(number)
@@ -108,6 +150,15 @@ class RunRecord:
             if status not in ENDED:
                 found.append((key, block, status))
         return found
+
+    @property
+    def scale(self) -> float | None:
+        """Tokens of the provider for one of our estimate, as the last answer told; None if none."""
+        step = self.completed_step(self.steps_completed) or {}
+        asked = ContextReport.of(step[CONTEXT]) if CONTEXT in step else ContextReport()
+        if asked.counted != "provider" or not asked.estimate:
+            return None
+        return asked.tokens / asked.estimate
 
     @property
     def spent(self) -> Spent:
@@ -174,13 +225,18 @@ class RunRecord:
         row = {"status": "started", "finish_reason": None, "input": text, "started_at": started}
         return self.put("run", self.key, row)
 
-    def step_started(self, number: int, *, provider: str, model: str, now: int) -> list[Draft]:
+    def asked(self, number: Number, report: ContextReport) -> None:
+        """Keep what the next answer of a step is asked with, to record it with the answer."""
+        self._asked[number] = report
+
+    def step_started(self, number: Number, *, provider: str, model: str, now: int) -> list[Draft]:
         """A model call is about to begin; what a broken attempt left behind is deleted."""
         key = self.step_key(number)
         before = self.row("step", key)
+        named = {PURPOSE: COMPACTION} if isinstance(number, str) else {"step_number": number}
         row = {
             "run_id": self.key,
-            "step_number": number,
+            **named,
             "status": "started",
             "finish_reason": None,
             "model_provider": provider,
@@ -192,14 +248,14 @@ class RunRecord:
             row |= _voided(before, broken=before["status"] == "started")
         return [*self.answer_voided(number), self.put("step", key, row)]
 
-    def usage_seen(self, number: int, usage: Usage) -> Draft:
+    def usage_seen(self, number: Number, usage: Usage) -> Draft:
         """The provider has counted so much of the answer that is coming."""
         row = self._rows["step", self.step_key(number)]
         return self.put(
             "step", self.step_key(number), row | self._bill(row, usage, row["model_id"])
         )
 
-    def attempt_broken(self, number: int) -> Draft:
+    def attempt_broken(self, number: Number) -> Draft:
         """The answer broke off, and the call is made again."""
         key = self.step_key(number)
         row = self._rows["step", key]
@@ -216,7 +272,7 @@ class RunRecord:
         )
         return {name: value for name, value in (before + now).as_row().items() if name in _BILLED}
 
-    def answer_voided(self, number: int, kinds: Collection[str] = _ANSWER_TYPES) -> list[Draft]:
+    def answer_voided(self, number: Number, kinds: Collection[str] = _ANSWER_TYPES) -> list[Draft]:
         """Delete the rows of a step's unfinished answer, or of a part of it."""
         prefix = f"{self.step_key(number)}:"
         void = [at for at in self._rows if at[0] in kinds and at[1].startswith(prefix)]
@@ -224,7 +280,7 @@ class RunRecord:
             del self._rows[at]
         return [Draft.of(kind, key, operation=Operation.DELETE) for kind, key in void]
 
-    def step_completed(self, number: int, answer: Answered, now: int) -> Draft:
+    def step_completed(self, number: Number, answer: Answered, now: int) -> Draft:
         """The answer is complete: the step's row carries all of it."""
         key = self.step_key(number)
         before = self._rows["step", key]
@@ -236,7 +292,14 @@ class RunRecord:
             **self._bill(before, answer.usage, answer.model),
             "content": list(answer.content),
         }
+        asked = self._asked.pop(number, None)
+        if asked is not None:
+            row[CONTEXT] = asked.scaled(answer.usage).as_row()
         return self.put("step", key, row)
+
+    def compacted(self, name: str, **fields: Any) -> Draft:
+        """A summary has taken the place of turns: see :mod:`ray_agents.compaction`."""
+        return self.put(COMPACTION, self.step_key(name), {"run_id": self.key, **fields})
 
     def tool_call(self, key: str, block: Block, status: str, **fields: Any) -> Draft:
         """A tool call came to ``status``."""
@@ -252,6 +315,18 @@ class RunRecord:
         }
         return self.put("tool_call", key, row | fields)
 
+    def approval_put(self, approval: ApprovalRecorded) -> Draft:
+        """A tool call waits for approval, or does so no more."""
+        self._approvals[approval.key] = approval
+        return approval.draft()
+
+    def approval_withdrawn(self, key: str, now: int) -> list[Draft]:
+        """Nobody need decide any more on the tool call of that key; nothing if nobody need have."""
+        approval = self._approvals.get(key)
+        if approval is None or not approval.pending:
+            return []
+        return [self.approval_put(approval.decided(ApprovalStatus.WITHDRAWN, now=now))]
+
     def run_completed(self, number: int, stop_reason: str, now: int) -> Draft:
         """The run is over after that many steps; its row carries text and totals."""
         before = self._rows["run", self.key]
@@ -265,7 +340,9 @@ class RunRecord:
         }
         return self.put("run", self.key, row)
 
-    def run_interrupted(self, message: str, *, told: Callable[[str | None], str]) -> list[Draft]:
+    def run_interrupted(
+        self, message: str, *, told: Callable[[str | None], str], now: int
+    ) -> list[Draft]:
         """End a run that nobody goes on with, where it stands; nothing if it has ended.
 
         Its last step's tool calls without a result get the error that ``told`` gives for their
@@ -275,15 +352,15 @@ class RunRecord:
         if run is None or run["status"] != "started":
             return []
         drafts = [
-            self.tool_call(key, block, "failed", error=told(status))
+            draft
             for key, block, status in self.unanswered(number)
+            for draft in (
+                *self.approval_withdrawn(key, now),
+                self.tool_call(key, block, "failed", error=told(status)),
+            )
         ]
         ended = {"status": "failed", "finish_reason": INTERRUPTED}
-        key = self.step_key(number + 1)
-        step = self.row("step", key)
-        if step is not None and step["status"] == "started":
-            ended_step = step | _voided(step, broken=True) | ended
-            drafts += [*self.answer_voided(number + 1), self.put("step", key, ended_step)]
+        drafts += self.steps_abandoned(INTERRUPTED)
         error = {"error_code": INTERRUPTED, "message": message, "run_id": self.key}
         failure = self.put("error", f"{self.key}:{INTERRUPTED}", error)
         return [*drafts, failure, self.put("run", self.key, run | self.spent.as_row() | ended)]
@@ -304,14 +381,23 @@ class RunRecord:
         }
         return [*self.answer_voided(number, {"tool_call"}), self.put("step", key, row)]
 
-    def step_cut_off(self, number: int, reason: str) -> list[Draft]:
+    def steps_abandoned(self, reason: str) -> list[Draft]:
+        """End every model call that a dead attempt had begun and that nobody makes again."""
+        begun = [
+            name
+            for name in (self.steps_completed + 1, *self.summaries())
+            if (self.row("step", self.step_key(name)) or {}).get("status") == "started"
+        ]
+        return [draft for name in begun for draft in self.step_cut_off(name, reason)]
+
+    def step_cut_off(self, number: Number, reason: str) -> list[Draft]:
         """The answer of a step was not waited for any longer."""
         key = self.step_key(number)
         row = self._rows["step", key]
         ended = _voided(row, broken=True) | {"status": "failed", "finish_reason": reason}
         return [*self.answer_voided(number), self.put("step", key, row | ended)]
 
-    def run_failed(self, number: int, *, code: str, message: str) -> list[Draft]:
+    def run_failed(self, number: Number, *, code: str, message: str) -> list[Draft]:
         """The model call of a step failed; running the wake again goes on from there."""
         key = self.step_key(number)
         ended = {"status": "failed", "finish_reason": "error"}

@@ -44,4 +44,5 @@ class RunWriter:
     async def commit(self) -> None:
         """Make what is staged durable, with the effects that the handler has staged."""
         staged, self._staged = self._staged, []
-        await self.journal.commit(staged)
+        for event in await self.journal.commit(staged):
+            self.timeline.placed(event.type, event.key, event.offset)

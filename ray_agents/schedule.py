@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.deferral import DeliveryDeferred
 from ray_agents.projection import Outgoing, State
+from ray_agents.views import ApprovalStatus
 
 MICROSECONDS = 1_000_000
 MICROSECOND = timedelta(microseconds=1)
@@ -30,7 +32,24 @@ def next_due(state: State) -> int | None:
     sends = (timer.send.fire_at for timer in state.timers.values())
     targets = {row.effect.target for row in state.outbox.values()} if state.deferred else ()
     tries = (each.retry_at for each in state.deferred.values() if each.target in targets)
-    return min((*sends, *tries), default=None)
+    return min((*sends, *tries, *expiries(state)), default=None)
+
+
+def expiries(state: State) -> list[int]:
+    """When the approvals that are bounded in time expire, if nobody decides."""
+    if not state.approvals:
+        return []
+    return [a.expires_at for a in state.approvals.values() if a.pending and a.expires_at]
+
+
+def expired(state: State, *, now: int) -> list[ApprovalRecorded]:
+    """The approvals on which nobody has decided in time, as they are to be recorded."""
+    late = [a for a in state.approvals.values() if a.pending and a.expires_at]
+    return [
+        each.decided(ApprovalStatus.EXPIRED, now=now)
+        for each in late
+        if each.expires_at is not None and each.expires_at <= now
+    ]
 
 
 def deferred(

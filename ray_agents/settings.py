@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from ray_agents.errors import InvalidSetting
+from ray_agents.per_model import PerModel
 
 PREFIX = "RAY_AGENTS_"
 PROVIDERS = ("anthropic_", "openai_")
@@ -26,7 +27,9 @@ class Settings:
     """Everything the doors may decide. ``url`` and ``ray_address`` say which runtime to join.
 
     ``token`` is the bearer token itself, ``token_file`` where to read it; secrets are not in
-    the repr.
+    the repr. The ``model_`` limits hold for each model over the whole cluster, the same for all or
+    by name; without ``model_calls_max`` as many calls go at once as the provider takes, found out
+    from ``model_calls_start`` on.
     """
 
     store: str = "./.ray-agents"
@@ -50,6 +53,10 @@ class Settings:
     blocked_loop_max: timedelta = timedelta(seconds=10)
     num_cpus: int | None = None
     object_store_bytes: int = 128 * 1024 * 1024
+    model_calls_start: int = 64
+    model_calls_max: PerModel | None = None
+    model_requests_per_minute: PerModel | None = None
+    model_tokens_per_minute: PerModel | None = None
     start_deadline: timedelta = timedelta(seconds=60)
     stop_deadline: timedelta = timedelta(seconds=20)
     anthropic_api_key: str | None = field(default=None, repr=False)
@@ -91,6 +98,7 @@ _RANGES: tuple[tuple[str, Any, Any], ...] = (
     ("blocked_loop_max", timedelta(seconds=1), timedelta(hours=1)),
     ("num_cpus", 1, 4_096),
     ("object_store_bytes", 80 * 1024 * 1024, 2**50),
+    ("model_calls_start", 1, 10_000),
     ("start_deadline", timedelta(seconds=1), timedelta(hours=1)),
     ("stop_deadline", timedelta(seconds=1), timedelta(hours=1)),
 )
@@ -184,5 +192,6 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "int": _integer,
     "int | None": _integer,
     "bool": _flag,
+    "PerModel | None": PerModel.parse,
     "timedelta": _seconds,
 }

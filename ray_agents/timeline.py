@@ -16,34 +16,44 @@ run's ``steered`` row does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
+from ray_agents.callids import CallIds
 from ray_agents.events import JSON, Event, Operation, encode
 from ray_agents.media import blocks_in
 from ray_agents.model import Block, Message
-from ray_agents.runs import ENDED, STEERED, calls_in
+from ray_agents.runs import COMPACTION, ENDED, PURPOSE, STEERED, calls_in
+from ray_agents.transcript import Turn, as_messages, replaced, turn
 
-TYPES = frozenset({"inbox", "wake", "run", "step", "tool_call", STEERED})
+TYPES = frozenset({"inbox", "wake", "run", "step", "tool_call", STEERED, COMPACTION})
 INTERRUPTED = (
     "Interrupted: the process ended while this tool ran, before its result was recorded. It may "
     "or may not have taken effect, and it was not run again."
 )
 NOT_RUN = "Not run: {reason}."
 REFUSED = "refusal"
+SUMMARY = "Summary of the conversation so far, of which only the end follows:\n\n{summary}"
 
 
 class Timeline:
-    """Messages built from rows, fed in log order."""
+    """Turns built from rows, fed in log order; a ``whole`` one passes over compactions."""
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
-        self._messages: list[Message] = []
-        self._waiting: dict[int, list[Block]] = {}  # by offset: messages no wake has covered yet
+    def __init__(self, events: Iterable[Event] = (), *, whole: bool = False) -> None:
+        self._whole = whole
+        self._turns: list[Turn] = []
+        self._waiting: dict[int, tuple[str, list[Block]]] = {}  # messages no wake has covered yet
         self._covered: int | None = None
         self._source: str | None = None
-        self._wakes: set[str] = set()
-        self._runs: set[str] = set()
+        self._wakes: dict[str, tuple[int, int]] = {}  # where each was last told of, and its range
+        self._begun: dict[str, int] = {}  # where each run's turns begin
+        self._unended: set[str] = set()  # runs
+        self._offsets: dict[str, int] = {}  # of what turns are anchored to, as far as it is known
         self._open: list[Block] = []  # tool calls of the last step
+        self._opened: tuple[str, int | None] = ("", None)  # its run, and its offset
         self._results: dict[str, Block] = {}
+        self._ids = CallIds()
+        self._summed_up = 0  # answers that are in no turn any more
         for event in events:
             self.see(event)
 
@@ -53,88 +63,217 @@ class Timeline:
             return
         row = event.value
         if event.type == "inbox":
-            self._waiting[event.offset] = blocks_said_in(row["payload"])
+            said = blocks_said_in(row["payload"])
+            self._waiting[event.offset] = (event.key, said)
+            self._offsets[f"inbox {event.key}"] = event.offset
         elif event.type == "wake":
             self._covered = max(self._covered or 0, row["to_offset"])
             if event.key not in self._wakes:  # a later row of the same wake is no other reason
-                self._wakes.add(event.key)
                 self._source = row.get("source")
+                self._wakes[event.key] = (event.offset, self._covered)
         else:
-            self.take(event.type, event.key, row)
+            self.take(event.type, event.key, row, at=event.offset)
 
-    def take(self, type_name: str, key: str, row: dict[str, Any]) -> None:
-        """Take in a row of a run, wherever it comes from."""
-        if type_name == "run" and key not in self._runs:
-            self._runs.add(key)
-            self._begin(row.get("input"))
-        elif type_name == "step" and row["status"] == "completed" and self._runs:
-            self._answer(row)
-        elif type_name == STEERED and self._runs:
-            self._join(row["offset"])
+    def take(self, type_name: str, key: str, row: dict[str, Any], *, at: int | None = None) -> None:
+        """Take in a row of a run, wherever it comes from; ``at`` is its offset, if it has one."""
+        if at is not None:
+            self.placed(type_name, key, at)
+        if type_name == "run":
+            self._take_run(key, row, at)
+        elif type_name == "step" and row["status"] == "completed" and PURPOSE not in row:
+            if self._has_begun:
+                self._answer(key, row, at)
+        elif type_name == STEERED and self._has_begun:
+            self._join(row["offset"], at)
         elif type_name == "tool_call" and row["status"] in ENDED:
             self._results[row["tool_call_id"]] = result_block(row)
+        elif type_name == COMPACTION and not self._whole:
+            self._compact(key, row)
+
+    def placed(self, type_name: str, key: str, at: int) -> None:
+        """Take note of the offset of a row that was taken in before it had one."""
+        if type_name in ("run", "step"):
+            self._offsets.setdefault(f"{type_name} {key}", at)
 
     def messages(self) -> list[Message]:
         """The transcript so far; tool calls without a result are answered as interrupted."""
-        messages = list(self._messages)
-        _say(messages, "user", self._pending_results())
-        return messages
+        return as_messages(self.turns())
 
-    def _begin(self, text: str | None) -> None:
+    @property
+    def answers(self) -> int:
+        """How many messages of the model there are, those in a summary's place included."""
+        return self._summed_up + _answers_in(self._turns)
+
+    def turns(self, run: str | None = None) -> list[Turn]:
+        """The turns so far, or those since a run began, what it was told included."""
+        since = 0 if run is None else self._begun.get(run, len(self._turns))
+        return [*self._turns[since:], *self._pending_results()]
+
+    def waiting(self) -> list[Turn]:
+        """The messages that no run has been told yet, and that a wake has covered."""
+        return [
+            turn("inbox", key, role="user", content=said, at=at)
+            for at, (key, said) in self._waiting.items()
+            if said and self._is_covered(at)
+        ]
+
+    def cut(self, count: int) -> dict[str, Any]:
+        """What the row of a compaction says of the place behind the first ``count`` turns.
+
+        ``kept_from`` names the turn that comes next. Whoever reads that row first and then the rows
+        from ``read_from`` on, if it is known, comes to the same transcript as from all rows.
+        """
+        kept = self._turns[count:]
+        begun = {run for run, since in self._begun.items() if since < count}
+        last = {kept[0].key} if kept[0].kind == "run" else set[str]()
+        needed = [kept[0].anchor, *(each.anchor for each in kept if each.kind == "inbox")]
+        offsets = [self._offsets.get(anchor) for anchor in needed if anchor is not None]
+        answers = self._summed_up + _answers_in(self._turns[:count])
+        known = [offset for offset in offsets if offset is not None]
+        if len(known) < len(offsets):
+            return {"kept_from": kept[0].anchor, "read_from": None, "answers": answers}
+        read_from = min([*known, *self._waiting])
+        before = [
+            (covered, key) for key, (offset, covered) in self._wakes.items() if offset < read_from
+        ]
+        return {
+            "kept_from": kept[0].anchor,
+            "read_from": read_from,
+            "wake": before[-1] if before else None,
+            "runs": sorted(begun & (self._unended | last)),
+            "answers": answers,
+        }
+
+    def _take_run(self, key: str, row: dict[str, Any], at: int | None) -> None:
+        if row.get("status", "started") != "started":
+            self._unended.discard(key)
+            return
+        self._unended.add(key)
+        if key not in self._begun:
+            self._begin(key, row.get("input"), at)
+
+    def _begin(self, run: str, text: str | None, at: int | None) -> None:
         """A run begins: what it is told comes before it."""
         self._close()
         self._drop_unfinished_server_tools()
-        covered = [at for at in self._waiting if self._is_covered(at)]
-        seen = [self._waiting.pop(at) for at in covered]
-        if text is not None:
-            seen.append(_text(text))
-        if not any(seen) and self._needs_user():
-            seen = [_text(f"Woken by {self._source}." if self._source else "Continue.")]
+        self._begun[run] = len(self._turns)
+        covered = [offset for offset in self._waiting if self._is_covered(offset)]
+        seen = [self._waiting.pop(offset) for offset in covered]
+        told = [] if text is None else _text(text)
+        if not told and not any(said for _, said in seen) and self._needs_user():
+            told = _text(f"Woken by {self._source}." if self._source else "Continue.")
         self._source = None
-        _say(self._messages, "user", [block for said in seen for block in said])
+        for key, said in seen:
+            self._say(turn("inbox", key, role="user", content=said, at=at, anchor=f"inbox {key}"))
+        self._say(turn("run", run, role="user", content=told, at=at, anchor=f"run {run}"))
 
-    def _join(self, offset: int) -> None:
+    def _say(self, said: Turn) -> None:
+        if said.content:
+            self._turns.append(said)
+
+    def _join(self, offset: int, at: int | None) -> None:
         """A run takes a message in, between the results of its last step and its next call."""
-        said = self._waiting.pop(offset, None)
+        key, said = self._waiting.pop(offset, ("", None))
         if said is None:  # its row was let go
             return
         self._close()
         self._drop_unfinished_server_tools()
         if not said and self._needs_user():
             said = _text("Continue.")
-        _say(self._messages, "user", said)
+        self._say(turn("inbox", key, role="user", content=said, at=at, anchor=f"inbox {key}"))
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the transcript has a beginning: a run's, or a summary."""
+        return bool(self._begun or self._turns)
 
     def _is_covered(self, offset: int) -> bool:
         return self._covered is None or offset < self._covered
 
     def _needs_user(self) -> bool:
-        return not self._messages or self._messages[-1]["role"] == "assistant"
+        return not self._turns or self._turns[-1].role == "assistant"
 
-    def _answer(self, step: dict[str, Any]) -> None:
+    def _answer(self, key: str, step: dict[str, Any], at: int | None) -> None:
         self._close()
         if step["finish_reason"] == REFUSED:  # the provider asks that a refused turn be left out
             return
-        content = sendable(step["content"])
-        _say(self._messages, "assistant", content)
-        self._open = calls_in(content)
+        content = self._ids.told(sendable(step["content"]))
+        run = key.partition(":")[0]
+        anchor = None if self._needs_user() else f"step {key}"  # a paused turn is not cut in two
+        self._say(turn("run", run, role="assistant", content=content, at=at, anchor=anchor))
+        self._open, self._opened = calls_in(content), (run, at)
 
     def _close(self) -> None:
         """Answer the last step's tool calls."""
-        pending = self._pending_results()
+        self._turns.extend(self._pending_results())
         self._open, self._results = [], {}
-        _say(self._messages, "user", pending)
 
-    def _pending_results(self) -> list[Block]:
-        return [self._results.get(block["id"]) or _interrupted(block) for block in self._open]
+    def _pending_results(self) -> list[Turn]:
+        blocks = [self._result_of(block) for block in self._open]
+        run, at = self._opened
+        return [turn("run", run, role="user", content=blocks, at=at)] if blocks else []
+
+    def _result_of(self, call: Block) -> Block:
+        found = self._results.get(self._ids.given(call["id"]))
+        return found | {"tool_use_id": call["id"]} if found else _interrupted(call)
+
+    def _compact(self, key: str, row: dict[str, Any]) -> None:
+        """Put a summary in the place of all turns before the one it names.
+
+        If that one is not there, it is still to come, or was let go with what stood before it.
+        """
+        anchors = [each.anchor for each in self._turns]
+        kept_from = row["kept_from"]
+        cut = anchors.index(kept_from) if kept_from in anchors else self._summaries
+        at = self._turns[cut].at if cut < len(self._turns) else None
+        if not self._turns and row["read_from"] is not None:
+            self._go_on_from(row)
+        self._summed_up = row["answers"]
+        told = _text(SUMMARY.format(summary=row["summary"]))
+        said = turn("summary", key, role="user", content=told, at=at)
+        self._turns = [said, *self._ids.of(self._turns[cut:])]
+        if self._open:
+            self._open = calls_in(self._turns[-1].content)
+        self._begun = {
+            run: 0 if since < cut else since - cut + 1 for run, since in self._begun.items()
+        }
+
+    def _go_on_from(self, row: dict[str, Any]) -> None:
+        """Know what the rows would have told that are not read: see :meth:`cut`."""
+        self._begun = dict.fromkeys(row["runs"], 0)
+        self._unended = set(row["runs"])
+        if row["wake"] is not None:
+            self._covered, wake = row["wake"]
+            self._wakes[wake] = (0, row["wake"][0])
+
+    @property
+    def _summaries(self) -> int:
+        """How many of the first turns are one."""
+        return int(bool(self._turns) and self._turns[0].kind == "summary")
 
     def _drop_unfinished_server_tools(self) -> None:
         """A paused turn is not continued: its unanswered server tool calls would be invalid."""
-        if not self._messages or self._messages[-1]["role"] == "user":
-            return
-        content = cast("list[Block]", self._messages.pop()["content"])
-        answered = {block["tool_use_id"] for block in content if "tool_use_id" in block}
-        kept = [b for b in content if b["type"] != "server_tool_use" or b["id"] in answered]
-        _say(self._messages, "assistant", sendable(kept))
+        paused: list[Turn] = []
+        while self._turns and self._turns[-1].role == "assistant":
+            paused.append(self._turns.pop())
+        blocks = [block for each in paused for block in each.content]
+        answered = {block["tool_use_id"] for block in blocks if "tool_use_id" in block}
+        kept: list[Turn] = []
+        for each in paused:  # from the last on: what ends a message is not thinking
+            content = [
+                b for b in each.content if b["type"] != "server_tool_use" or b["id"] in answered
+            ]
+            content = content if kept else sendable(content)
+            if content:
+                kept.append(replaced(each, content))
+        self._turns.extend(reversed(kept))
+
+
+def _answers_in(turns: Iterable[Turn]) -> int:
+    roles = [each.role for each in turns]
+    return sum(
+        role == "assistant" and before != role for before, role in pairwise(["user", *roles])
+    )
 
 
 def blocks_said_in(payload: JSON) -> list[Block]:
@@ -186,12 +325,3 @@ def result_block(row: dict[str, Any]) -> Block:
 def _interrupted(call: Block) -> Block:
     row = {"status": "failed", "tool_call_id": call["id"], "error": INTERRUPTED}
     return result_block(row)
-
-
-def _say(messages: list[Message], role: str, content: list[Block]) -> None:
-    """Add a message, or join it to the last one of its role. Messages are replaced, not changed."""
-    if not content:
-        return
-    if messages and messages[-1]["role"] == role:
-        content = [*messages.pop()["content"], *content]
-    messages.append({"role": role, "content": content})

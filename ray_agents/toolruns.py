@@ -2,12 +2,16 @@
 
 A call is recorded as executing before it runs, and its result before the next model call. One that
 a crash interrupted is run again only if its tool is idempotent; else the model is told.
+
+Calls that people must approve come last: those of a step that need no approval are run, then the
+run ends its attempt (:class:`ray_agents.approvals.AwaitsApproval`), and goes on from here when
+all of them are decided on. Arguments that do not fit are told to the model, not to people.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,6 +20,7 @@ from pydantic import BaseModel
 
 from ray_agents import runs
 from ray_agents.agent import AgentConfig
+from ray_agents.approvals import ApprovalRecorded, AwaitsApproval, told
 from ray_agents.errors import (
     CorruptLog,
     Fenced,
@@ -26,11 +31,15 @@ from ray_agents.errors import (
 )
 from ray_agents.interruption import told_of
 from ray_agents.model import Block
+from ray_agents.progress import Channel
 from ray_agents.runwriting import RunWriter
 from ray_agents.timeline import INTERRUPTED, NOT_RUN
 from ray_agents.tools import ERROR_CHARS_MAX, Tool, cut
+from ray_agents.views import ApprovalStatus
 
 TOOLS_PARALLEL_MAX = 16
+MICROSECOND = timedelta(microseconds=1)
+REFUSALS = (ApprovalStatus.DENIED, ApprovalStatus.EXPIRED, ApprovalStatus.WITHDRAWN)
 INTERRUPTED_MAX = timedelta(milliseconds=100)  # for tools to end once they are interrupted
 _Ended = dict[str, Any]  # how a tool ended, as fields of its row
 UPWARDS = (Fenced, NondeterministicWake, StoreFull, StoreUnavailable, CorruptLog)
@@ -64,20 +73,52 @@ class ToolRuns:
             self._fail(key, block, begun if status == "executing" else told)
 
     def _fail(self, key: str, block: Block, error: str) -> None:
-        self._put(key, block, "failed", error=error)
-
-    def _put(self, key: str, block: Block, status: str, **fields: Any) -> None:
-        self._writer.stage("tool_call", self._record.tool_call(key, block, status, **fields))
+        self._writer.stage_unsaid(self._record.approval_withdrawn(key, self._journal.now()))
+        self._writer.stage("tool_call", self._record.tool_call(key, block, "failed", error=error))
 
     async def run(self, number: int) -> None:
-        """Give every call of a step its result; the last results are staged, not committed."""
-        calls = [
+        """Give every call of a step its result; the last results are staged, not committed.
+
+        Raises:
+            AwaitsApproval: one of them waits for people; the others have their results.
+        """
+        admitted = [
             call
             for key, block, status in self._record.unanswered(number)
             if (call := self._admit(key, block, status)) is not None
         ]
-        if not calls:
-            return
+        undecided = [call for call in admitted if self._must_wait(call)]
+        if undecided:  # none that was asked for runs before all are decided on: one wait, not many
+            admitted = [call for call in admitted if self._record.approval(call.key) is None]
+        if admitted:
+            await self._run_all(admitted)
+        if undecided:
+            await self._writer.commit()
+            names = ", ".join(call.tool.name for call in undecided)
+            raise AwaitsApproval(f"run {self._record.key!r} waits for approval of {names}")
+
+    def _must_wait(self, call: _Call) -> bool:
+        """Whether people have yet to decide on a call; they are asked if they were not."""
+        approval = self._record.approval(call.key)
+        if approval is not None:
+            return approval.pending
+        if call.tool.approval is None:
+            return False
+        now, bound = self._journal.now(), call.tool.approval_timeout
+        request = ApprovalRecorded(
+            key=call.key,
+            status=ApprovalStatus.PENDING,
+            run_id=self._record.key,
+            tool_call_id=call.block["id"],
+            tool_name=call.tool.name,
+            args=call.block["input"],
+            requested_at=now,
+            expires_at=None if bound is None else now + bound // MICROSECOND,
+        )
+        self._writer.stage_unsaid([self._record.approval_put(request)])
+        return True
+
+    async def _run_all(self, calls: Sequence[_Call]) -> None:
         for call in calls:
             self._writer.stage(
                 "tool_call", self._record.tool_call(call.key, call.block, "executing")
@@ -100,6 +141,10 @@ class ToolRuns:
             return None
         if status == "executing" and not tool.idempotent:
             self._fail(key, block, INTERRUPTED)
+            return None
+        approval = self._record.approval(key)
+        if approval is not None and approval.status in REFUSALS:
+            self._fail(key, block, told(approval))
             return None
         try:
             args = tool.check(block["input"])
@@ -127,7 +172,7 @@ class ToolRuns:
             started = self._journal.now()
             limit = asyncio.timeout(call.tool.timeout.total_seconds())
             try:
-                with self._journal.effects_of(call.key):
+                with self._journal.effects_of(call.key), self._progress_of(call).listening():
                     async with limit:
                         result = await _invoke(call.tool, call.args)
                     ended: _Ended = {"status": "completed", "result": call.tool.render(result)}
@@ -139,6 +184,10 @@ class ToolRuns:
                     "error": _told(error, call.tool, expired=limit.expired()),
                 }
             return ended | {"duration_ms": (self._journal.now() - started) // 1000}
+
+    def _progress_of(self, call: _Call) -> Channel:
+        named = {"run_id": self._record.key, "tool_call_id": call.block["id"]}
+        return Channel(self._journal.post, call.key, named | {"tool_name": call.tool.name})
 
 
 async def _end(tasks: Collection[asyncio.Task[_Ended]], *, within: timedelta | None) -> None:

@@ -10,12 +10,22 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from types import FunctionType
-from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints, overload
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
@@ -23,14 +33,17 @@ from pydantic_core import to_json
 
 from ray_agents.docstrings import argument_docs, without_arguments
 from ray_agents.errors import InvalidDefinition, InvalidPayload
-from ray_agents.media import blocks_in, fitted
+from ray_agents.injected import Injected, asked_by
+from ray_agents.media import blocks_in, fitted, is_block, is_media
 from ray_agents.model import Block, ToolSpec
+from ray_agents.progress import ToolProgress
 
 RESULT_CHARS_MAX = 50_000
 ERROR_CHARS_MAX = 4_000
 TOOL_TIMEOUT = timedelta(minutes=2)
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
+Approval = Literal["required"]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -41,6 +54,11 @@ class Tool:
     ``idempotent`` says that running it twice is as good as once: only then is it run again after
     a crash interrupted it. ``timeout`` ends it with an error result for the model. ``blocking``
     says that ``call`` is a plain function, which the loop runs in a thread.
+
+    With ``approval="required"`` each call of it waits until people have approved it; meanwhile
+    the entity sleeps. A call that nobody has decided on within ``approval_timeout`` counts as
+    denied; None waits for ever. ``wants`` are the parameters that the model does not fill in and
+    that were not given yet (:meth:`given`).
     """
 
     name: str
@@ -52,7 +70,10 @@ class Tool:
     idempotent: bool = False
     timeout: timedelta = TOOL_TIMEOUT
     result_chars_max: int = RESULT_CHARS_MAX
+    approval: Approval | None = None
+    approval_timeout: timedelta | None = None
     function: Callable[..., Any] | None = None
+    wants: Mapping[str, type[Injected]] = field(default_factory=dict[str, type[Injected]])
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -61,6 +82,22 @@ class Tool:
         if self.timeout <= timedelta(0) or self.result_chars_max < 1:
             message = f"tool {self.name!r}: timeout and result_chars_max must be positive"
             raise InvalidDefinition(message, tool=self.name)
+        if self.approval not in (None, "required"):
+            message = f"tool {self.name!r}: approval={self.approval!r}; it is 'required' or None"
+            raise InvalidDefinition(message, tool=self.name)
+        bound = self.approval_timeout
+        if bound is not None and (self.approval is None or bound <= timedelta(0)):
+            message = f"tool {self.name!r}: approval_timeout={bound!r} needs approval='required'"
+            raise InvalidDefinition(f"{message}, and to be positive", tool=self.name)
+
+    def given(self, value: Injected) -> Tool:
+        """The tool, its parameters that ask for something like ``value`` given it."""
+        names = [name for name, kind in self.wants.items() if isinstance(value, kind)]
+        if not names:
+            return self
+        wants = {name: kind for name, kind in self.wants.items() if name not in names}
+        call = partial(self.call, **dict.fromkeys(names, value))
+        return replace(self, call=call, wants=wants)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the decorated function itself, unchecked, as if it were not a tool."""
@@ -75,6 +112,8 @@ class Tool:
             "idempotent": self.idempotent,
             "timeout": self.timeout,
             "result_chars_max": self.result_chars_max,
+            "approval": self.approval,
+            "approval_timeout": self.approval_timeout,
         }
         if self.function is not None:
             return partial(tool, self.function, **options), ()
@@ -91,6 +130,8 @@ class Tool:
         idempotent: bool = False,
         timeout: timedelta = TOOL_TIMEOUT,
         result_chars_max: int = RESULT_CHARS_MAX,
+        approval: Approval | None = None,
+        approval_timeout: timedelta | None = None,
     ) -> Tool:
         """A tool from a pydantic model of its arguments and an (async) callable on it.
 
@@ -107,6 +148,8 @@ class Tool:
             idempotent=idempotent,
             timeout=timeout,
             result_chars_max=result_chars_max,
+            approval=approval,
+            approval_timeout=approval_timeout,
         )
 
     @property
@@ -139,7 +182,8 @@ class Tool:
     def render(self, result: Any) -> str | list[Block]:
         """What the model reads of a result: text as it is, anything else as JSON, cut if long.
 
-        Images and documents (:mod:`ray_agents.media`), with strings among them, stay blocks.
+        Images and documents (:mod:`ray_agents.media`) stay blocks, alone or in a list or tuple;
+        what else is in it stands as text between them.
 
         Raises:
             InvalidPayload: the result cannot be written as JSON.
@@ -148,14 +192,25 @@ class Tool:
             return cut(result, chars_max=self.result_chars_max) or "(empty text)"
         if result is None:
             return "(no result)"
-        if (blocks := blocks_in(result)) is not None:
+        if (blocks := blocks_in(self._told_apart(result))) is not None:
             return [self._cut_text(block) for block in fitted(blocks)]
+        return cut(self._json(result), chars_max=self.result_chars_max)
+
+    def _told_apart(self, result: Any) -> Any:
+        """A sequence with media among other things, these as text; anything else as it is."""
+        if not isinstance(result, list | tuple):
+            return result
+        items = list(cast("Sequence[Any]", result))
+        if not any(is_media(item) for item in items):
+            return items
+        return [item if is_block(item) else self._json(item) for item in items]
+
+    def _json(self, result: Any) -> str:
         try:
-            text = to_json(result, inf_nan_mode="constants").decode()
+            return to_json(result, inf_nan_mode="constants").decode()
         except (ValueError, TypeError) as error:
             message = f"the result of {self.name!r} cannot be written as JSON: {error}"
             raise InvalidPayload(message, tool=self.name) from error
-        return cut(text, chars_max=self.result_chars_max)
 
     def _cut_text(self, block: Block) -> Block:
         if block["type"] != "text":
@@ -173,12 +228,15 @@ def tool(
     idempotent: bool = False,
     timeout: timedelta = TOOL_TIMEOUT,
     result_chars_max: int = RESULT_CHARS_MAX,
+    approval: Approval | None = None,
+    approval_timeout: timedelta | None = None,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a tool of a typed function, sync or async; options are the fields of :class:`Tool`.
 
     The schema comes from the signature (``Annotated`` and ``Field`` say more), the description
-    from the docstring, whose ``Args:`` section describes the arguments.
+    from the docstring, whose ``Args:`` section describes the arguments. A parameter annotated
+    ``Context`` or ``ToolProgress`` is no argument: the tool is given one when it runs.
 
     Raises:
         InvalidDefinition: a parameter is positional-only, variadic, or has no JSON schema.
@@ -189,21 +247,23 @@ def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 
 def _tool_of(function: Callable[..., Any], *, options: Mapping[str, Any]) -> Tool:
-    arguments, names = _arguments_of(function)
+    arguments, names, wants = _arguments_of(function)
     blocking = not inspect.iscoroutinefunction(function)
     doc = inspect.getdoc(function) or ""
     fields = {
         "name": function.__name__,
         "description": without_arguments(doc),
     } | {name: value for name, value in options.items() if value is not None}
-    return Tool(
+    made = Tool(
         arguments=arguments,
         input_schema=_schema_of(arguments),
         call=partial(_call_with, function, names),
         blocking=blocking,
         function=function,
+        wants=wants,
         **cast("dict[str, Any]", fields),
     )
+    return made.given(ToolProgress())
 
 
 def cut(text: str, *, chars_max: int) -> str:
@@ -213,12 +273,19 @@ def cut(text: str, *, chars_max: int) -> str:
     return f"{text[:chars_max]}\n[cut here: the first {chars_max} of {len(text)} characters]"
 
 
-def _call_with(function: Callable[..., Any], names: Mapping[str, str], values: BaseModel) -> Any:
-    return function(**{name: getattr(values, field) for field, name in names.items()})
+def _call_with(
+    function: Callable[..., Any], names: Mapping[str, str], values: BaseModel, /, **given: Injected
+) -> Any:
+    return function(**{name: getattr(values, field) for field, name in names.items()}, **given)
 
 
-def _arguments_of(function: Callable[..., Any]) -> tuple[type[BaseModel], dict[str, str]]:
-    """A model of the parameters, whose fields have neutral names so that none can clash."""
+def _arguments_of(
+    function: Callable[..., Any],
+) -> tuple[type[BaseModel], dict[str, str], dict[str, type[Injected]]]:
+    """A model of the parameters, whose fields have neutral names so that none can clash.
+
+    And the parameters' names by field, and those that are not the model's to fill in.
+    """
     docs = argument_docs(inspect.getdoc(function) or "")
     hints = _hints_of(function)
     # By value, a function travels with its annotations but not with the names they are spelt in.
@@ -226,6 +293,7 @@ def _arguments_of(function: Callable[..., Any]) -> tuple[type[BaseModel], dict[s
         function.__annotations__ = hints
     fields: dict[str, Any] = {}
     names: dict[str, str] = {}
+    wants: dict[str, type[Injected]] = {}
     for index, parameter in enumerate(inspect.signature(function).parameters.values()):
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             message = (
@@ -233,6 +301,9 @@ def _arguments_of(function: Callable[..., Any]) -> tuple[type[BaseModel], dict[s
                 f"{parameter.kind.description}; a model calls by name, so make it an ordinary one"
             )
             raise InvalidDefinition(message, tool=function.__name__)
+        if (asked := asked_by(hints.get(parameter.name))) is not None:
+            wants[parameter.name] = asked
+            continue
         default = ... if parameter.default is parameter.empty else parameter.default
         hint = _described(hints.get(parameter.name, Any), docs.get(parameter.name))
         fields[f"a{index}"] = (hint, default)
@@ -243,15 +314,21 @@ def _arguments_of(function: Callable[..., Any]) -> tuple[type[BaseModel], dict[s
     except PydanticUserError as error:
         message = f"tool {function.__name__!r} has a parameter without a JSON schema: {error}"
         raise InvalidDefinition(message, tool=function.__name__) from error
-    return model, names
+    return model, names, wants
 
 
 def _described(hint: Any, description: str | None) -> Any:
-    """``hint`` with a description from the docstring, which any other it has overrides."""
-    if description is None:
-        return hint
+    """``hint`` with a description from the docstring, which any other it has overrides.
+
+    Text in ``Annotated`` is a description, too.
+    """
     base, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    return Annotated[(base, Field(description=description), *metadata)]
+    texts = [description] if description is not None else []
+    texts += [each for each in metadata if isinstance(each, str)]
+    if not texts:
+        return hint
+    others = [each for each in metadata if not isinstance(each, str)]
+    return Annotated[(base, Field(description=texts[-1]), *others)]
 
 
 def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:

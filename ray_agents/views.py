@@ -27,6 +27,19 @@ class Status(StrEnum):
     STOPPED = "stopped"
 
 
+class ApprovalStatus(StrEnum):
+    """What became of a tool call that may not run before people have approved it.
+
+    ``withdrawn``: the run ended otherwise, so nobody need decide any more.
+    """
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+
+
 class View(BaseModel):
     """Base of all answers: frozen, strict about unknown fields."""
 
@@ -85,6 +98,26 @@ class ParkedWake(View):
     messages: int
 
 
+class ApprovalView(View):
+    """A tool call that waits for approval, or was decided on; ``id`` is the model's for the call.
+
+    ``key`` is that of its row, unique in the log, and as good as the id. Times are microseconds
+    since the epoch; after ``expires`` the call counts as denied.
+    """
+
+    id: str
+    key: str
+    status: ApprovalStatus
+    wake: str
+    tool: str
+    args: Any = None
+    requested: int
+    expires: int | None = None
+    decided: int | None = None
+    by: str | None = None
+    reason: str | None = None
+
+
 class Origin(View):
     """Where an entity comes from that was not spawned: ``fork`` or ``import``, and of what.
 
@@ -134,9 +167,9 @@ class EntityView(View):
     """One entity as ``inspect`` and ``list`` show it; times are microseconds since the epoch.
 
     ``events`` is the offset that comes next and ``first`` the first one that was not let go by the
-    type's retention. ``schedules`` counts its pending delayed sends; ``next_due`` is when it next
-    wakes by the clock. ``spent`` is what its agents have spent in this life; ``over_budget`` that
-    they may spend no more.
+    type's retention. ``approvals`` are the tool calls that wait for one. ``schedules`` counts its
+    pending delayed sends; ``next_due`` is when it next wakes by the clock. ``spent`` is what its
+    agents have spent in this life; ``over_budget`` that they may spend no more.
     """
 
     address: str
@@ -155,6 +188,7 @@ class EntityView(View):
     last_event: int = 0
     backlog: int = 0
     parked: tuple[ParkedWake, ...] = ()
+    approvals: tuple[ApprovalView, ...] = ()
     schedules: int = 0
     next_due: int | None = None
     waiting_for: str | None = None

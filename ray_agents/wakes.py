@@ -5,6 +5,10 @@ next one. Its key is made of the offset it reaches to, so it never repeats. An a
 is repeated after a growing delay, a bounded number of times; then the wake is *parked* for people
 to ``retry`` or ``skip``, and later messages go on. An attempt whose host died counts as a death;
 after two of them the wake is tried alone, on a host of its own, for it may be the culprit.
+
+A wake whose agent has called a tool that people must approve *waits*: it stays open, is not due,
+and holds back the wakes after it, for their runs would meet a tool call without a result. When
+every such call is decided on, the attempt goes on; that it waited counts for nothing.
 """
 
 from __future__ import annotations
@@ -56,6 +60,11 @@ def due(state: State) -> bool:
     return state.alive and state.current is None and bool(state.pending)
 
 
+def ready(state: State) -> bool:
+    """Whether an attempt is due: messages wait, or a wake is open that waits for nobody."""
+    return due(state) if state.current is None else not state.waiting
+
+
 def begin(state: State, attempt: Attempt) -> WakeRecorded:
     """The wake that takes all waiting messages. Only call it when :func:`due`."""
     first, last = state.pending[0], state.pending[-1]
@@ -84,8 +93,9 @@ def apart_from(state: State) -> tuple[int, ...]:
 def again(wake: WakeRecorded, attempt: Attempt, limits: Limits) -> WakeRecorded:
     """The next attempt at a wake that was begun before, or its parking.
 
-    A wake found ``started`` by a new owner has lost its host: that attempt failed by a death. The
-    version recorded at its first start is kept. One that was interrupted is begun only to be ended.
+    A wake found ``started`` by a new owner has lost its host: that attempt failed by a death. One
+    that waited goes on with the same attempt; one that was interrupted is begun only to be ended.
+    The version recorded at its first start is kept.
     """
     if wake.interrupted:
         return replace(
@@ -104,7 +114,7 @@ def again(wake: WakeRecorded, attempt: Attempt, limits: Limits) -> WakeRecorded:
     return replace(
         wake,
         status=WakeStatus.STARTED,
-        attempt=wake.attempt + 1,
+        attempt=wake.attempt + (wake.status is not WakeStatus.WAITING),
         host=attempt.host,
         timestamp=attempt.now,
         retry_at=0,
@@ -129,6 +139,11 @@ def failed(wake: WakeRecorded, error: str, *, now: int, limits: Limits) -> WakeR
 def parked(wake: WakeRecorded, error: str, *, now: int) -> WakeRecorded:
     """A failure that repeating cannot mend."""
     return replace(wake, status=WakeStatus.PARKED, error=error, timestamp=now)
+
+
+def waiting(wake: WakeRecorded, *, now: int) -> WakeRecorded:
+    """A run has come to tool calls that people must approve: nothing is done until they have."""
+    return replace(wake, status=WakeStatus.WAITING, timestamp=now, error=None)
 
 
 def interrupted(wake: WakeRecorded, *, now: int) -> WakeRecorded:

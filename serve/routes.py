@@ -12,6 +12,7 @@ from secrets import token_hex
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse, Response
 from starlette.status import HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
 
@@ -21,9 +22,24 @@ from ray_agents.definition import Registry
 from ray_agents.errors import InvalidDefinition, OffsetGone, RuntimeUnavailable
 from ray_agents.events import JSON, wire_offset
 from ray_agents.ports import Runtime
-from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
+from ray_agents.requests import (
+    DecisionRequest,
+    ForkRequest,
+    ListQuery,
+    SendRequest,
+    SpawnRequest,
+)
 from ray_agents.settings import Settings
-from ray_agents.views import EntityView, Interrupted, Page, Receipt, Reply, StateView, TypeView
+from ray_agents.views import (
+    ApprovalView,
+    EntityView,
+    Interrupted,
+    Page,
+    Receipt,
+    Reply,
+    StateView,
+    TypeView,
+)
 from serve.schemas import (
     NOW,
     Count,
@@ -71,6 +87,7 @@ At = Annotated[Address, Depends(address_of)]
 AsOf = Annotated[
     int | None, Query(alias="at", ge=0, description="the end of what counts; absent: now")
 ]
+Approval = Annotated[str, PathParameter(max_length=1_000, description="the tool call's id or key")]
 Wake = Annotated[str | None, Query(max_length=256, description="one wake; all if absent")]
 
 
@@ -212,8 +229,22 @@ async def retry(at: At, runtime: AnyRuntime, wake: Wake = None) -> Count:
 
 @entities.post("/{type}/{id}/skip")
 async def skip(at: At, runtime: AnyRuntime, wake: Wake = None) -> Count:
-    """Give parked wakes up."""
+    """Give parked wakes up; one that waits for approval, if it is named."""
     return Count(wakes=await runtime.skip(at, wake=wake))
+
+
+@entities.get("/{type}/{id}/approvals")
+async def approvals(at: At, runtime: AnyRuntime) -> list[ApprovalView]:
+    """The tool calls that wait for approval; the entity is not woken."""
+    return list((await runtime.inspect(at)).approvals)
+
+
+@entities.post("/{type}/{id}/approvals/{approval:path}")
+async def decide(
+    at: At, runtime: AnyRuntime, approval: Approval, body: DecisionRequest
+) -> ApprovalView:
+    """Approve or deny a tool call; durable with the answer. The same decision again is harmless."""
+    return await runtime.decide(at, approval, body)
 
 
 @entities.get("/{type}/{id}/events", response_model=list[dict[str, Any]])

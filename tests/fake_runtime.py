@@ -19,8 +19,16 @@ from ray_agents.errors import (
     UnknownType,
 )
 from ray_agents.events import Draft, Event
-from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
+from ray_agents.requests import (
+    DecisionRequest,
+    ForkRequest,
+    ListQuery,
+    SendRequest,
+    SpawnRequest,
+)
 from ray_agents.views import (
+    ApprovalStatus,
+    ApprovalView,
     EntityView,
     Interrupted,
     Page,
@@ -29,6 +37,16 @@ from ray_agents.views import (
     StateView,
     Status,
     TypeView,
+)
+
+WAITS = ApprovalView(
+    id="toolu_1",
+    key="wake-2-run-1:s1:tool:0",
+    status=ApprovalStatus.PENDING,
+    wake="wake-2",
+    tool="delete",
+    args={"path": "a"},
+    requested=1,
 )
 
 
@@ -43,6 +61,7 @@ class FakeRuntime:
         self.queries: list[ListQuery] = []
         self.registered: list[tuple[Registry, str | None]] = []
         self.parked: list[tuple[str, Address, str | None]] = []
+        self.decided: list[tuple[Address, str, DecisionRequest]] = []
         self.interrupts: list[tuple[Address, str | None, str | None]] = []
         self.forked: list[tuple[Address, ForkRequest]] = []
         self.imported = b""
@@ -153,6 +172,7 @@ class FakeRuntime:
             created=1,
             events=len(log),
             tags=self.spawned[address].tags,
+            approvals=(WAITS,),
         )
 
     async def list(self, query: ListQuery) -> Page:
@@ -222,6 +242,15 @@ class FakeRuntime:
         self._log(address)
         self.parked.append(("skip", address, wake))
         return 1
+
+    async def decide(
+        self, address: Address, approval: str, request: DecisionRequest
+    ) -> ApprovalView:
+        self._log(address)
+        self.decided.append((address, approval, request))
+        return WAITS.model_copy(
+            update={"id": approval, "status": request.status, "reason": request.reason}
+        )
 
 
 def failing(error: RayAgentsError | Exception) -> FakeRuntime:

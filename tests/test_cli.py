@@ -18,12 +18,20 @@ from ray_agents.cli import app, main
 from ray_agents.findings import Fault, Finding, Verification
 from ray_agents.terminal.installation import Target
 from ray_agents.views import Status
-from tests.terminal.stand_in import ADA, CONVERSATION, FakeClient, FakeInstallation, entity
+from tests.terminal.stand_in import (
+    ADA,
+    CONVERSATION,
+    WAITS,
+    FakeClient,
+    FakeInstallation,
+    entity,
+)
 
 README = Path(__file__).parents[1] / "README.md"
 COMMANDS = (
     "demo start stop status types version log "
-    "spawn send ask observe view inspect ps interrupt kill retry skip query cost fork export import"
+    "spawn send ask observe view inspect ps interrupt kill retry skip approve deny "
+    "query cost fork export import"
 ).split()
 
 
@@ -128,6 +136,34 @@ def test_ps_says_that_there_are_more(run: Run) -> None:
 def test_a_parked_wake_can_be_named(verb: str, run: Run, client: FakeClient) -> None:
     assert run(verb, ADA, "--wake", "w7").code == 0
     assert client.asked == [(verb, {"address": ADA, "wake": "w7"})]
+
+
+@pytest.mark.parametrize(("verb", "told"), [("approve", "approved"), ("deny", "denied")])
+def test_the_only_call_that_waits_need_not_be_named(
+    verb: str, told: str, run: Run, client: FakeClient
+) -> None:
+    client.entities = (entity(approvals=(WAITS,)),)
+    assert run(verb, ADA, "--by", "ann").out == f'{ADA}: delete(path="a") is {told}\n'
+    decision = {"address": ADA, "call_id": WAITS.key, "by": "ann", "reason": None}
+    assert client.asked == [("inspect", {"address": ADA}), (verb, decision)]
+
+
+def test_a_call_is_named_and_a_reason_given(run: Run, client: FakeClient) -> None:
+    run("deny", ADA, "toolu_1", "--reason", "not now")
+    decision = {"address": ADA, "call_id": "toolu_1", "by": None, "reason": "not now"}
+    assert client.asked == [("deny", decision)]
+
+
+def test_of_several_calls_that_wait_one_must_be_named(run: Run, client: FakeClient) -> None:
+    client.entities = (entity(approvals=(WAITS, WAITS.model_copy(update={"id": "toolu_2"}))),)
+    shell = run("approve", ADA)
+    assert shell.code == 2
+    assert 'toolu_1: delete(path="a"); toolu_2: delete(path="a")' in shell.err
+
+
+def test_where_nothing_waits_approve_says_so(run: Run) -> None:
+    shell = run("approve", ADA)
+    assert (shell.code, "waits for approval" in shell.err) == (3, True)
 
 
 def test_kill_says_why(run: Run, client: FakeClient) -> None:

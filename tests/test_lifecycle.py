@@ -12,8 +12,8 @@ from ray_agents.lifecycle import TABLE, Known, status_of
 from ray_agents.views import Status
 
 EVERY = [
-    Known(stopped=s, owned=o, placed=p, running=r, unfinished=u)
-    for s, o, p, r, u in product([False, True], repeat=5)
+    Known(stopped=s, owned=o, placed=p, running=r, unfinished=u, undecided=d)
+    for s, o, p, r, u, d in product([False, True], repeat=6)
 ]
 
 
@@ -27,6 +27,8 @@ def test_each_combination_of_facts_has_a_status(known: Known) -> None:
     status = status_of(known)
     if known.stopped:
         assert status is Status.STOPPED
+    elif known.undecided and not (known.owned and known.running):
+        assert status is Status.WAITING
     elif not known.owned:
         assert status is (Status.WAITING if known.unfinished else Status.SLEEPING)
     elif not known.placed:

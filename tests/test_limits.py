@@ -155,6 +155,20 @@ async def test_broken_answers_are_counted_as_far_as_the_provider_said() -> None:
     assert result.cost == Decimal("0.000410") + Decimal("0.000024")
 
 
+async def test_that_an_answer_broke_off_is_durable_before_the_call_is_made_again() -> None:
+    journal, marks = MemoryJournal(), list[int]()
+
+    class Torn(Steps):
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+            yield AnswerBroken(reason="torn")
+            kept = [row for row in journal.rows_kept(posts_lost=True) if row.type == "step"]
+            marks.append(kept[-1].value.get("uncounted", 0))
+            yield answer()
+
+    await run(Torn([]), journal)
+    assert marks == [1]
+
+
 async def test_a_call_that_failed_in_the_end_counts_in_the_run_that_goes_on() -> None:
     journal = MemoryJournal()
     seen = UsageSeen(usage=Usage(input_tokens=7, output_tokens=1))

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_agents.events import Draft, Event, Operation, WakeRecorded, WakeStatus
+from ray_agents.events import Draft, Event, Operation, SendScheduled, WakeRecorded, WakeStatus
 from ray_agents.projection import State, fold
 from tests.cluster.logs import random_log
 
@@ -65,7 +65,8 @@ def test_a_delayed_send_is_pending_until_it_is_sent_or_cancelled_or_its_life_end
 ) -> None:
     events = random_log(seed, steps=steps)
     state = fold(events)
-    life = [event for event in events if event.offset >= state.life_offset and state.alive]
+    life = [e for e in events if e.offset >= state.life_offset and state.alive]
+    life = [e for e in life if e.type == SendScheduled.TYPE]
     scheduled = {e.key: e.offset for e in life if e.headers.get("status") == "pending"}
     sent = {e.key for e in life if e.headers.get("status") in ("sent", "cancelled")}
     pending = {key: offset for key, offset in scheduled.items() if key not in sent}

@@ -50,6 +50,8 @@ def test_what_is_not_there_is_named() -> None:
     records = records_of([])
     with pytest.raises(MissingKey, match="'runs' has no row 'r'"):
         records.runs.get("r")
-    with pytest.raises(AttributeError, match="no built-in collection 'rums'; there are: child_"):
+    with pytest.raises(
+        AttributeError, match="no built-in collection 'rums'; there are: approvals, "
+    ):
         _ = records.rums
     assert dir(records) == sorted(TYPE_OF)

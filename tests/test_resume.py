@@ -9,7 +9,7 @@ from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.events import Event, Operation
 from ray_agents.loop import run_agent
 from ray_agents.model import ModelRequest
-from ray_agents.models.scripted import FunctionModel, Says
+from ray_agents.models.scripted import FunctionModel, Says, ScriptedModel
 from ray_agents.runs import RunRecord
 from ray_agents.testing.journal import Crashed, MemoryJournal
 from ray_agents.testing.rules import check_messages
@@ -91,6 +91,17 @@ def spoken(rows: list[Event]) -> list[str]:
     for key, delta in live.items():
         joined[key.rpartition(":")[0]] = joined.get(key.rpartition(":")[0], "") + delta
     return list(joined.values())
+
+
+async def test_a_step_that_died_and_is_not_begun_again_is_ended_with_its_run() -> None:
+    crashed = MemoryJournal(crash_at=2)
+    with pytest.raises(Crashed):
+        await run_agent(crashed, AgentConfig(), model=ScriptedModel(["Well."]), input="hi")
+    kept = crashed.rows_kept(posts_lost=False)
+    journal = MemoryJournal(recorded=kept, used_up=True)
+    await run_agent(journal, AgentConfig(), model=ScriptedModel([]), input="hi")
+    last = [event.value for event in journal.rows if event.type == "step"][-1]
+    assert (last["status"], last["finish_reason"], last["uncounted"]) == ("failed", "budget", 1)
 
 
 async def test_without_a_crash_everything_happens_once() -> None:

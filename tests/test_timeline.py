@@ -109,6 +109,15 @@ def test_a_call_without_result_is_answered_as_interrupted() -> None:
     assert words_of(Timeline(events).messages())[-1] == ("user", [INTERRUPTED, "seen"])
 
 
+def test_calls_of_the_same_id_are_told_apart() -> None:
+    first = [answered(call("a"), call("b")), ended("a"), ended("b", result="b")]
+    events = log(begun(text="go"), *first, answered(call("a"), key="r:s2"), ended("a", result="2"))
+    messages = Timeline(events).messages()
+    check_messages(messages)
+    assert words_of(messages)[2::2] == [("user", ["seen", "b"]), ("user", ["2"])]
+    assert messages[-1]["content"][0]["tool_use_id"] == "a_2"
+
+
 def test_results_and_the_next_message_are_one_turn_results_first() -> None:
     events = log(begun(text="go"), answered(call("a")), ended("a"), inbox("more"), begun("r2"))
     assert words_of(Timeline(events).messages())[-1] == ("user", ["seen", "more"])

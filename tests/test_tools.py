@@ -1,6 +1,7 @@
 """Tools made from typed functions."""
 
 import pickle
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from typing import Annotated, Literal
@@ -176,6 +177,73 @@ def test_images_and_documents_stay_blocks_and_text_beside_them_is_cut() -> None:
     assert made.render(picture) == [picture]
     told = "lon\n[cut here: the first 3 of 4 characters]"
     assert made.render(["long", picture]) == [{"type": "text", "text": told}, picture]
+
+
+@dataclass
+class Report:
+    title: str
+    places: tuple[Place, ...]
+
+
+def test_dataclasses_models_and_what_is_in_them_become_json() -> None:
+    told = '{"title":"All","places":[{"city":"Rome","country":null}]}'
+    assert weather.render(Report("All", (Place(city="Rome"),))) == told
+    assert weather.render([Place(city="Rome")]) == '[{"city":"Rome","country":null}]'
+    assert weather.render((1, "a")) == '[1,"a"]'
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_picture_among_other_things_stays_a_picture(kind: type) -> None:
+    picture, text = image(b"png"), {"type": "text", "text": "seen"}
+    rendered = weather.render(kind(["before", picture, Place(city="Rome"), {"n": 1}, text, None]))
+    assert rendered == [
+        {"type": "text", "text": "before"},
+        picture,
+        {"type": "text", "text": '{"city":"Rome","country":null}'},
+        {"type": "text", "text": '{"n":1}'},
+        text,
+        {"type": "text", "text": "null"},
+    ]
+
+
+def test_text_in_an_annotation_describes_and_the_docstring_does_not_overrule_it() -> None:
+    @tool
+    def go(
+        to: Annotated[Place | None, "where to"],
+        by: Annotated[Unit, "how", Field(description="by what")] = Unit.CELSIUS,
+        *,
+        fast: bool = False,
+    ) -> None:
+        """Go.
+
+        Args:
+            to: overruled
+            by: overruled
+            fast: or slowly
+        """
+        _ = (to, by, fast)
+
+    properties = go.input_schema["properties"]
+    told = {name: field["description"] for name, field in properties.items()}
+    assert told == {"to": "where to", "by": "by what", "fast": "or slowly"}
+    assert {"type": "null"} in properties["to"]["anyOf"]
+    assert go.input_schema["required"] == ["to"]
+
+
+def test_nested_models_are_checked_to_the_bottom() -> None:
+    class Trip(BaseModel):
+        stops: list[Place]
+        unit: Unit | None = None
+
+    @tool
+    def plan(trip: Trip, backup: Trip | None = None) -> str:
+        """Plan."""
+        return f"{trip.stops[0].city} {trip.unit} {backup}"
+
+    args = plan.check({"trip": {"stops": [{"city": "Rome"}], "unit": "celsius"}})
+    assert plan.call(args) == "Rome Unit.CELSIUS None"
+    with pytest.raises(InvalidPayload, match=r"'trip.stops.0.city'"):
+        plan.check({"trip": {"stops": [{"city": 3}]}})
 
 
 def test_a_result_that_is_no_json_is_refused() -> None:

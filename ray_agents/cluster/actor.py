@@ -33,6 +33,7 @@ from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import Directory, Refused
 from ray_agents.cluster.equipment import Equipment
 from ray_agents.cluster.exchange import Desks, Trip
+from ray_agents.cluster.gateway import RayCentre, allowance_of
 from ray_agents.cluster.host import Host
 from ray_agents.cluster.nameplate import Nameplate
 from ray_agents.cluster.placement import FRONT, PACKED, SOLO, actor_name, kind_of
@@ -43,6 +44,7 @@ from ray_agents.cluster.watchdog import EXIT_STATUS, Watchdog
 from ray_agents.definition import Dedicated, Packed
 from ray_agents.errors import RayAgentsError, RuntimeUnavailable
 from ray_agents.events import WakeRecorded, WakeStatus
+from ray_agents.gateway import Gateway
 from ray_agents.log.owner import LogIO
 from ray_agents.log.store import open_blobs
 from ray_agents.model import ModelSettings
@@ -90,6 +92,12 @@ class EntityHost:
         definitions = Definitions(blobs)
         self._definitions = definitions
         self._directory = Directory(settings, blobs=blobs, io=self._io, definitions=definitions)
+        self._gateway = Gateway(
+            self._id,
+            clock=self._clock,
+            allowance_of=partial(allowance_of, settings),
+            centre=RayCentre(settings),
+        )
         models = ModelSettings(
             api_key=settings.anthropic_api_key, base_url=settings.anthropic_base_url
         )
@@ -103,7 +111,7 @@ class EntityHost:
                 clock=self._clock,
                 definitions=definitions,
                 peers=self._directory,
-                model_for=chooser(models, openai=openai),
+                model_for=chooser(models, openai=openai, gateway=self._gateway),
                 admit=self._admit,
                 departed=self._changed,
                 place=self._place,
@@ -196,6 +204,7 @@ class EntityHost:
     async def stop(self, deadline: timedelta) -> None:
         """Seal everything within ``deadline``; then call :meth:`leave`."""
         await self._host.stop(deadline)
+        await self._gateway.close()
         self._left.set()
 
     async def leave(self) -> None:

@@ -16,6 +16,7 @@ from ray_agents.log.owner import Appending, LogOwner
 from ray_agents.model import Model
 from ray_agents.ports import Clock
 from ray_agents.projection import State
+from ray_agents.turns import Caller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class Awake(Protocol):
     state: State
     services: Services
     waiting_for: str | None
+    caller: Caller
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ray_agents.address import Address
 from ray_agents.events import EffectStaged, Event, OutboxKind
-from ray_agents.requests import SendRequest, SpawnRequest
+from ray_agents.requests import DecisionRequest, SendRequest, SpawnRequest
 from ray_agents.views import EntityView, Receipt
 
 
@@ -56,6 +56,14 @@ class Resolve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decide:
+    """Approve or deny a tool call that waits for it. Answered by its ApprovalView."""
+
+    approval: str
+    request: DecisionRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Activate:
     """Own the entity and do what it has left to do. Answered by its EntityView.
 
@@ -92,9 +100,9 @@ class Challenge:
     """Somebody has claimed the entity, for this host was silent: look, and let go. -> None."""
 
 
-Waking = Spawn | Deliver | Kill | Resolve | Activate
+Waking = Spawn | Deliver | Kill | Resolve | Decide | Activate
 Call = Waking | Ask | Interrupt | Describe | Follow | Release | Challenge
-WAKING = (Spawn, Deliver, Ask, Kill, Resolve, Activate)
+WAKING = (Spawn, Deliver, Ask, Kill, Resolve, Decide, Activate)
 
 
 def call_of(effect: EffectStaged) -> Deliver | Spawn:

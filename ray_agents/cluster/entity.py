@@ -21,7 +21,9 @@ from typing import NamedTuple
 
 from ray_agents import schedule, wakes
 from ray_agents.address import Address
+from ray_agents.approvals import named
 from ray_agents.cluster.awake import Services
+from ray_agents.cluster.deciding import approval_named, given_up
 from ray_agents.cluster.interrupting import marks
 from ray_agents.cluster.outbox import Outbox
 from ray_agents.cluster.portrait import portrait
@@ -53,8 +55,9 @@ from ray_agents.events import (
 )
 from ray_agents.log.owner import Appending, LogOwner
 from ray_agents.projection import State
-from ray_agents.requests import SendRequest, SpawnRequest
-from ray_agents.views import EntityView, Receipt
+from ray_agents.requests import DecisionRequest, SendRequest, SpawnRequest
+from ray_agents.turns import Caller
+from ray_agents.views import ApprovalView, EntityView, Receipt
 
 __all__ = ["Entity", "Services"]
 
@@ -81,6 +84,7 @@ class Entity:
         self.left = asyncio.Event()
         self.rested = asyncio.Event()
         self.waiting_for: str | None = None
+        self.caller = Caller(str(address))
         self.last_active = services.clock.monotonic()
         self.wakeloop = WakeLoop(self)
         self._requests = 0
@@ -128,7 +132,7 @@ class Entity:
         return bool(
             self._requests
             or self.waiting_for
-            or wakes.due(self.state)
+            or wakes.ready(self.state)
             or self.wakeloop.running
             or self.outbox.running
             or self.timers.imminent
@@ -141,8 +145,7 @@ class Entity:
         if self.owner.durable_tip <= self._written:  # the state is ahead of the log, for good
             return True
         state = self.state
-        left = bool(state.current or state.pending or state.undelivered)
-        return state.alive and (left or not self.timers.agreed)
+        return state.unfinished or (state.alive and not self.timers.agreed)
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -168,6 +171,8 @@ class Entity:
     def outbox_grew(self) -> None:
         """Effects have become durable: what leaves through the outbox may leave."""
         self.outbox.advance()
+        if self.state.approvals:
+            self.timers.advance()
 
     def rest(self) -> None:
         """Be idle from now on, as if for long; anything that comes is a reason to stay."""
@@ -406,27 +411,59 @@ class Entity:
     async def resolve(self, verb: str, wake_key: str | None) -> int:
         """``retry`` or ``skip`` one parked wake, or all of them; how many.
 
+        A wake that waits for approval is skipped if it is named.
+
         Raises:
             NothingParked: there is no such wake.
         """
         self.check_alive()
+        chosen = self._left_to_people(verb, wake_key)
+        now = self.services.clock.now()
+        if verb == "retry":
+            version = self.services.definitions.newest_version(self.address.type)
+            drafts = [wakes.retried(wake, now=now, version=version).draft() for wake in chosen]
+        else:
+            await self.owner.ready(min(wake.from_offset for wake in chosen))
+            chosen = self._left_to_people(verb, wake_key)  # what went on meanwhile
+            drafts = given_up(chosen, self.state, self.owner.history, now=now)
+        appending = self.enqueue(drafts)
+        self.wakeloop.advance()
+        await appending.durable()
+        return len(chosen)
+
+    def _left_to_people(self, verb: str, wake_key: str | None) -> list[WakeRecorded]:
         chosen = [wake for wake in self.state.parked if wake_key in (None, wake.key)]
+        current = self.state.current
+        if verb == "skip" and self.state.waiting and current and current.key == wake_key:
+            chosen = [current]
         if not chosen:
             which = f"wake {wake_key!r} is not" if wake_key else "no wake is"
             message = f"{which} parked at {self.name!r}; `inspect` lists the parked ones"
             raise NothingParked(message, address=self.name, wake=wake_key)
+        return chosen
+
+    async def decide(self, approval: str, request: DecisionRequest) -> ApprovalView:
+        """Approve or deny a tool call; if no other waits, the wake goes on. The same again is fine.
+
+        Raises:
+            UnknownApproval: no such call waits, or ever did in this life.
+            ApprovalDecided: it was decided otherwise.
+        """
+        self.check_alive()
+        known = named(self.state.approvals.values(), approval)
+        if known is None:
+            await self.owner.ready(self.state.life_offset)
+            self.check_alive()  # what went on meanwhile
+            known = approval_named(approval, entity=self)
         now = self.services.clock.now()
-        version = self.services.definitions.newest_version(self.address.type)
-        changed = [
-            wakes.retried(wake, now=now, version=version)
-            if verb == "retry"
-            else wakes.skipped(wake, now=now)
-            for wake in chosen
-        ]
-        appending = self.enqueue([wake.draft() for wake in changed])
-        self.wakeloop.advance()
-        await appending.durable()
-        return len(chosen)
+        decided = known.decided(request.status, now=now, by=request.by, reason=request.reason)
+        if decided is known:
+            await self._acknowledged(self._written)
+        else:
+            appending = self.enqueue([decided.draft()])
+            self.wakeloop.advance()
+            await appending.durable()
+        return decided.view()
 
     def view(self) -> EntityView:
         """This entity as doors show it.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ray_agents.address import Address
 from ray_agents.closing import closing_drafts
 from ray_agents.cluster.asof import past_as_of, state_as_of
+from ray_agents.cluster.deciding import runs_of
 from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.waking import load
 from ray_agents.errors import (
@@ -23,7 +24,7 @@ from ray_agents.errors import (
     OffsetGone,
     RuntimeUnavailable,
 )
-from ray_agents.events import Draft, EntityStopped, Event
+from ray_agents.events import Draft, EntityStopped
 from ray_agents.log.forking import Beginning, Inheritance, begin_log, first_events
 from ray_agents.log.history import History
 from ray_agents.log.owner import Claim, LogIO
@@ -32,7 +33,6 @@ from ray_agents.origin import Cause, EntityForked
 from ray_agents.ports import Blobs, Clock
 from ray_agents.projection import State
 from ray_agents.requests import ForkRequest
-from ray_agents.runs import RUN_TYPES
 from ray_agents.views import EntityView
 
 FORKER = "fork"  # the owner that a fork's first segment names; no host is called so
@@ -148,17 +148,8 @@ async def made_before(blobs: Blobs, target: Address, key: str, *, io: LogIO) -> 
 
 def first_drafts(origin: EntityForked, state: State, history: History) -> list[Draft]:
     """What a log says first that begins with the rows of ``history``, which give ``state``."""
-    closing = closing_drafts(state, _open_runs(state, history), now=origin.timestamp)
-    return [origin.draft(), *closing]
-
-
-def _open_runs(state: State, history: History) -> list[Event]:
-    """The newest rows, by key, of the agent runs of open wakes."""
-    if not state.wakes:
-        return []
-    starts = tuple(f"{key}-run-" for key in state.wakes)
-    first = min(wake.from_offset for wake in state.wakes.values())
-    return history.latest(RUN_TYPES, start=first, skip=lambda _, key: not key.startswith(starts))
+    runs = runs_of(list(state.wakes.values()), history)
+    return [origin.draft(), *closing_drafts(state, runs, now=origin.timestamp)]
 
 
 def taken(target: Address) -> EntityExists:

@@ -27,6 +27,7 @@ from ray_agents.cluster.calls import (
     Asleep,
     Call,
     Challenge,
+    Decide,
     Deliver,
     Describe,
     Follow,
@@ -224,6 +225,8 @@ class Host:
                 return entity.view()
             case Resolve(verb=verb, wake=wake):
                 return await entity.resolve(verb, wake)
+            case Decide(approval=approval, request=request):
+                return await entity.decide(approval, request)
             case Activate(due=due):
                 entity.wakeloop.advance()
                 entity.outbox.advance()

@@ -22,6 +22,7 @@ from ray_agents.cluster.host import Host
 from ray_agents.cluster.recovery import Recovery
 from ray_agents.cluster.runtime import HostRuntime
 from ray_agents.errors import RuntimeUnavailable
+from ray_agents.gateway import Gateway
 from ray_agents.log.owner import LogIO
 from ray_agents.log.store import open_blobs
 from ray_agents.model import Model, ModelSettings
@@ -171,6 +172,7 @@ class LocalRuntime(HostRuntime):
         store: a directory, or ``memory:``, or blobs shared with another runtime.
         clock: its time and names; this machine's if not given.
         model_for: what answers agents; Claude, or their ``test_responses``, if not given.
+        gateway: closed with the runtime; a new one serves Claude if ``model_for`` is not given.
         io: how it does file work; in threads if not given. The runtime closes it.
     """
 
@@ -181,14 +183,16 @@ class LocalRuntime(HostRuntime):
         clock: Clock | None = None,
         model_for: Callable[[AgentConfig], Model] | None = None,
         io: LogIO | None = None,
+        gateway: Gateway | None = None,
     ) -> None:
+        self._gateway = gateway or Gateway("local", clock=clock or SystemClock())
         self.blobs = open_blobs(store) if isinstance(store, str) else store
         self._own_io = io or LogIO()
         self.hosts = LocalHosts(
             self.blobs,
             io=self._own_io,
             clock=clock or SystemClock(),
-            model_for=model_for or chooser(ModelSettings()),
+            model_for=model_for or chooser(ModelSettings(), gateway=self._gateway),
         )
         super().__init__(
             self.blobs,
@@ -204,10 +208,12 @@ class LocalRuntime(HostRuntime):
 
     async def __aexit__(self, *exc: object) -> None:
         await super().__aexit__(*exc)
+        await self._gateway.close()
         self._own_io.close()
 
     async def crash(self) -> None:
         """End as a killed process does; the store keeps what was durable."""
         await self.hosts.crash()
+        await self._gateway.close()
         await self._watch.close()
         self._own_io.close()

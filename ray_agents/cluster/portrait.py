@@ -14,6 +14,8 @@ from ray_agents.projection import State
 from ray_agents.schedule import next_due
 from ray_agents.views import Durability, EntityView, Origin, ParkedWake, Spending
 
+APPROVAL = "approval"  # what an entity waits for whose tool call people have yet to decide on
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ownership:
@@ -50,7 +52,7 @@ def portrait(entity: Awake) -> EntityView:
         host=services.host,
         pid=services.pid,
         running=entity.handling,
-        waiting_for=entity.waiting_for,
+        waiting_for=entity.waiting_for or entity.caller.waiting_for,
         definition_version=services.definitions.newest_version(entity.address.type),
         durability=owner.durability,
         over_budget=entity.definition.budget.is_used_up(entity.state.spent),
@@ -68,13 +70,14 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
     if created is None:
         message = f"there is no entity at {str(address)!r}; spawn it first"
         raise UnknownEntity(message, address=str(address))
-    unfinished = state.alive and bool(state.current or state.pending or state.undelivered)
+    undecided = state.waiting and not ownership.running
     known = Known(
         stopped=state.stopped is not None,
         owned=ownership.host is not None,
         placed=ownership.waiting_for is None,
         running=ownership.running,
-        unfinished=unfinished,
+        unfinished=state.unfinished,
+        undecided=undecided,
     )
     return EntityView(
         address=str(address),
@@ -93,9 +96,10 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
         last_event=ownership.last_event,
         backlog=backlog_of(state),
         parked=parked_in(state),
+        approvals=tuple(each.view() for each in state.approvals.values() if each.pending),
         schedules=len(state.timers),
         next_due=next_due(state),
-        waiting_for=ownership.waiting_for,
+        waiting_for=ownership.waiting_for or (APPROVAL if undecided else None),
         host=ownership.host,
         pid=ownership.pid,
         definition_version=ownership.definition_version,

@@ -23,6 +23,7 @@ from ray_agents.cluster.calls import (
     Asked,
     Asleep,
     Call,
+    Decide,
     Deliver,
     Describe,
     Follow,
@@ -55,8 +56,15 @@ from ray_agents.log.owner import LogIO, read_head
 from ray_agents.log.reader import LogReader
 from ray_agents.ports import Blobs, Clock
 from ray_agents.replies import reply_of
-from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
+from ray_agents.requests import (
+    DecisionRequest,
+    ForkRequest,
+    ListQuery,
+    SendRequest,
+    SpawnRequest,
+)
 from ray_agents.views import (
+    ApprovalView,
     EntityView,
     Interrupted,
     Page,
@@ -191,6 +199,13 @@ class HostRuntime:
     async def skip(self, address: Address, *, wake: str | None = None) -> int:
         """Give parked wakes up; how many."""
         return _expect(await self._hosts.call(address, Resolve(verb="skip", wake=wake)), int)
+
+    async def decide(
+        self, address: Address, approval: str, request: DecisionRequest
+    ) -> ApprovalView:
+        """Approve or deny a tool call that waits for it; return once it is durable."""
+        call = Decide(approval=approval, request=request)
+        return _expect(await self._hosts.call(address, call), ApprovalView)
 
     # -- reading ------------------------------------------------------------------------------
 

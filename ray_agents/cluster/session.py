@@ -9,21 +9,25 @@ from dataclasses import replace
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.approvals import AwaitsApproval
 from ray_agents.cluster.awake import Awake
 from ray_agents.collections import validated
+from ray_agents.contextplan import ContextPlan
+from ray_agents.contextreport import ContextReport
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
-from ray_agents.errors import Fenced
+from ray_agents.errors import AuthorError, Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
 from ray_agents.interruption import Interruption
 from ray_agents.ledger import Spent
 from ray_agents.log.owner import Appending
+from ray_agents.loopside import running_loop
 from ray_agents.projection import CONTEXT_TYPE, State
+from ray_agents.prompting import Prompting, summariser_config
 from ray_agents.requests import SpawnRequest
-from ray_agents.runs import ENDED, RUN_TYPES, STEERED
+from ray_agents.runs import ENDED, RUN_TYPES
 from ray_agents.steering import is_steering, offsets_in
-
-HISTORY_TYPES = frozenset({"inbox", "run", "step", "tool_call", STEERED, "wake", CONTEXT_TYPE})
+from ray_agents.timeline import TYPES
 
 
 class EntitySession:
@@ -38,6 +42,7 @@ class EntitySession:
         self._wake = wake
         self._runs = 0
         self._closed = False
+        self._loop = running_loop()
         self.address: Address = entity.address
         self.definition = definition
         self.definition_version = wake.definition_version
@@ -47,6 +52,7 @@ class EntitySession:
         self.cancelled = asyncio.Event()
         self.interruption = Interruption()
         self.resting = False
+        self.waiting = False
         messages = entity.owner.history.read(
             wake.from_offset,
             stop=wake.to_offset,
@@ -55,6 +61,8 @@ class EntitySession:
         self.events: Sequence[Event] = [e for e in messages if e.offset not in wake.apart]
         self._last: Appending | None = None
         self.run_text: str | None = None
+        self.plan: ContextPlan | None = None
+        self.report: ContextReport | None = None
 
     @property
     def over(self) -> bool:
@@ -113,6 +121,9 @@ class EntitySession:
         return replace(wake, joined=(*wake.joined, *offsets)).draft()
 
     def _check_open(self) -> None:
+        if running_loop() is not self._loop:
+            message = "only the handler's own event loop can commit, not a tool in a thread"
+            raise AuthorError(message, wake=self._wake.key)
         if self.over:
             message = f"wake {self._wake.key!r} of {self._entity.name} is over; nothing is written"
             raise Fenced(message, wake=self._wake.key)
@@ -120,6 +131,22 @@ class EntitySession:
     def read(self, types: frozenset[str]) -> Sequence[Event]:
         """The rows of these types in this life's part of the log, oldest first."""
         return self._entity.owner.history.read(self.state.life_offset, types=types)
+
+    def transcript(self) -> Sequence[Event]:
+        """The rows of the transcript: of a long one the newest summary, and those it still needs.
+
+        So what a run reads does not grow with all that was ever said.
+        """
+        newest, since = self.state.compacted, self._told_since
+        rows = self._entity.owner.history.read(since, types=TYPES)
+        return rows if newest is None or since == self.state.life_offset else [newest, *rows]
+
+    @property
+    def _told_since(self) -> int:
+        """The offset from which on the transcript needs the log's rows."""
+        newest, life = self.state.compacted, self.state.life_offset
+        since = newest.value["read_from"] if newest is not None else None
+        return life if since is None else max(life, since)
 
     def read_wake(self, types: frozenset[str]) -> Sequence[Event]:
         """The rows of these types since this wake's first message."""
@@ -141,12 +168,27 @@ class EntitySession:
         self._runs += 1
         if self.definition.budget.cost_max is not None:
             config.check_priced(f"the budget of {self.definition.type!r} has a cost_max")
-        await self._entity.owner.ready(self.state.life_offset)
+        await self._entity.owner.ready(min(self._told_since, self._wake.from_offset))
+        entries = [decode(text) for text in self.effects.rows(CONTEXT_TYPE).values()]
         journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
-        model = self._entity.services.model_for(config)
-        result = await run_agent(journal, config, model=model, input=input_text)
+        model_for, summing_up = self._entity.services.model_for, summariser_config(config)
+        model = model_for(config)
+        summariser = model_for(summing_up) if summing_up else None
+        prompting = Prompting(
+            config, model, plan=self.plan, entries=entries, summariser=summariser, seen=self._seen
+        )
+        try:
+            result = await run_agent(
+                journal, config, model=model, input=input_text, prompting=prompting
+            )
+        except AwaitsApproval:
+            self.waiting = True
+            raise
         self.run_text = result.text
         return result
+
+    def _seen(self, report: ContextReport) -> None:
+        self.report = report
 
 
 class RunJournal:
@@ -157,11 +199,13 @@ class RunJournal:
         self._run_key = run_key
         recent = session.read_wake(RUN_TYPES)
         own = [e for e in recent if e.key == run_key or e.key.startswith(f"{run_key}:")]
-        mine = {e.offset for e in own}
         self._recorded: list[Event] = own
-        self._history: list[Event] = [
-            e for e in session.read(HISTORY_TYPES) if e.offset not in mine
-        ]
+        mine = {e.offset for e in own}
+        past = [e for e in session.transcript() if e.offset not in mine]
+        if own:  # of others what this run saw when it began, and the messages it may have taken in
+            begun = own[0].offset
+            past = [e for e in past if e.offset < begun or e.type == MessageReceived.TYPE]
+        self._history: list[Event] = past
         self._billed = {e.key: Spent.in_row(e.value) for e in own if e.type == "step"}
         session.effects.adopt({e.key for e in own if e.type == "tool_call"})
 

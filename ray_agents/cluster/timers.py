@@ -6,7 +6,8 @@ are there or neither is, and the next owner, who folds the log, fires what is st
 
 A due message is never refused: the bounds were checked when it was accepted (``Limits``).
 
-What could not be delivered to others waits for its next try by the same means (``outbox.py``).
+What could not be delivered to others waits for its next try by the same means (``outbox.py``), and
+so does a tool call whose approval expires.
 
 One task at most waits for the earliest of them, by the host's clock. An entity whose next due time
 is some way off falls asleep all the same, once the index of due times (``dueindex.py``) has
@@ -34,7 +35,7 @@ from ray_agents.errors import RayAgentsError
 from ray_agents.events import MessageReceived, SendScheduled
 from ray_agents.log.owner import Appending
 from ray_agents.projection import Timer
-from ray_agents.schedule import next_due
+from ray_agents.schedule import expired, expiries, next_due
 
 IMMINENT = timedelta(seconds=1)  # what is due so soon is waited for: less than a sleep costs
 CLOCK_LOOK_MAX = timedelta(minutes=1)  # a clock that is set is noticed after so long
@@ -81,7 +82,7 @@ class Timers:
     def next_due(self) -> int | None:
         """When anything is due next, in microseconds since the epoch; None if nothing ever is."""
         known = [due for due in (self._next_send(), self._outbox.next_due) if due is not None]
-        return min(known, default=None)
+        return min((*known, *expiries(self._entity.state)), default=None)
 
     def _next_send(self) -> int | None:
         while self._queue and self._pending(*self._queue[0]) is None:
@@ -162,6 +163,9 @@ class Timers:
             Fenced, StoreUnavailable, StoreFull: the ownership has ended; the next owner fires.
         """
         self._outbox.advance(now=now)
+        if late := expired(self._entity.state, now=now):
+            self._last = self._entity.enqueue([approval.draft() for approval in late])
+            self._fired()
         while not self._entity.leaving and (ready := self._take(now)):
             for timer in ready:
                 self._last = self._put(timer)

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from ray_agents import wakes
+from ray_agents.approvals import only_awaits
 from ray_agents.cluster.awake import Awake
 from ray_agents.cluster.interrupting import left_open
 from ray_agents.cluster.session import EntitySession
@@ -25,6 +26,7 @@ from ray_agents.errors import Fenced, InvalidDefinition, NondeterministicWake, R
 from ray_agents.events import Draft, ErrorRecorded, WakeRecorded, WakeStatus
 from ray_agents.interruption import Interruption
 from ray_agents.log.owner import Appending
+from ray_agents.turns import CALLER
 
 ERROR_CHARS_MAX = 20_000
 CANCELLED_MAX = timedelta(seconds=2)  # for a handler to end once it is cancelled
@@ -71,9 +73,7 @@ class WakeLoop:
             self._pass_on_interrupt()
             return
         entity.waiting_for = None
-        if not entity.state.alive or self._gives_way():
-            return
-        if entity.state.current is None and not wakes.due(entity.state):
+        if not entity.state.alive or self._gives_way() or not wakes.ready(entity.state):
             return
         if not _is_interrupted(entity):  # else there is only to be written that it has ended
             entity.waiting_for = entity.services.admit(entity)
@@ -82,6 +82,7 @@ class WakeLoop:
             name = f"wake:{entity.name}"
             # Who sent may be a tool, in whose scope the effects of this wake do not belong.
             own = contextvars.Context()
+            own.run(CALLER.set, entity.caller)
             running = asyncio.get_running_loop()
             self._task = running.create_task(self._run(begun), name=name, context=own)
             self._task.add_done_callback(self._done)
@@ -192,7 +193,7 @@ class WakeLoop:
         """Write the start of the next attempt, or the parking of one that died too often."""
         entity = self._entity
         state, services = entity.state, entity.services
-        if not state.alive or self._gives_way():
+        if not state.alive or self._gives_way() or not wakes.ready(state):
             return None
         attempt = wakes.Attempt(
             host=services.host,
@@ -201,10 +202,8 @@ class WakeLoop:
         )
         if state.current is not None:
             wake = wakes.again(state.current, attempt, entity.limits_of(state.current))
-        elif wakes.due(state):
-            wake = wakes.begin(state, attempt)
         else:
-            return None
+            wake = wakes.begin(state, attempt)
         drafts = [wake.draft()]
         if wake.status is WakeStatus.PARKED:
             drafts.insert(0, self._death(wake).draft())
@@ -263,16 +262,23 @@ class WakeLoop:
             LOGGER.warning("%s was interrupted, and its handler failed: %r", entity.name, error)
             session.close()
             return await self._cut_short(wake, session), False
+        except BaseException as error:
+            if not only_awaits(error):
+                raise
+            returned = None
         finally:
             session.close()
             if self._session is session:
                 self._session = None
+        now = entity.services.clock.now()
+        if session.waiting and not session.interruption.is_set:
+            # What the handler has staged since is staged again when it goes on.
+            return [wakes.waiting(latest(entity, wake), now=now).draft()], True
         text = context.said or session.run_text
         last = session.effects.take()
         if session.interruption.is_set:
             await session.settled()
             last += left_open(entity, wake)
-        now = entity.services.clock.now()
         end = wakes.handled(latest(entity, wake), now=now, reply=returned, text=text)
         return [*last, end.draft()], session.resting
 

@@ -33,8 +33,9 @@ from ray_agents.log.history import History
 from ray_agents.log.rows import Place, Rows
 from ray_agents.log.tidying import Essence, Upkeep
 from ray_agents.origin import EntityForked
+from ray_agents.progress import PROGRESS_TYPE
 from ray_agents.projection import CONTROL_TYPES, Outgoing, State, Timer, fold, is_row_type
-from ray_agents.runs import DELTA_TYPES
+from ray_agents.runs import COMPACTION, DELTA_TYPES
 
 FOLDED_ROWS_MAX = 64  # so few rows are folded sooner than any column of them is looked at
 DIGEST = "digest"
@@ -69,14 +70,22 @@ def load(history: History, *, tip: int | None = None) -> State:
     if SendScheduled.TYPE in row_types:
         state.timers = _timers(history, life)
     fold(history.read(cut, types=CONTROL_TYPES | row_types), state)
-    ledger = history.find(Spent.TYPE, Spent.KEY)
-    if ledger is not None and ledger.offset > state.ids_offset:
-        state.spent = Spent.of(ledger)
+    _take_sums(history, state)
     state.woken = state.woken or (ended is not None and _was_awake(history, state, ended))
     if state.alive:
         waiting = history.read(state.watermark, types={MessageReceived.TYPE})
         state.pending = [event for event in waiting if event.offset not in state.steered]
     return state
+
+
+def _take_sums(history: History, state: State) -> None:
+    """The rows that stand for all of their kind: what was spent, and the newest summary."""
+    ledger = history.find(Spent.TYPE, Spent.KEY)
+    if ledger is not None and ledger.offset > state.ids_offset:
+        state.spent = Spent.of(ledger)
+    summary = history.last(COMPACTION)
+    if summary is not None and summary.offset > state.life_offset:
+        state.compacted = summary
 
 
 def _was_awake(history: History, state: State, ended: int) -> bool:
@@ -116,8 +125,9 @@ def essential(history: History) -> Essence | None:
     pending = [event.offset for event in load(history).pending]
     found.update(pending)
     last = history.last(WakeRecorded.TYPE)
-    if last is not None and last.offset >= life:
-        found.add(last.offset)
+    found.update(
+        row.offset for row in (last, history.last(COMPACTION)) if row and row.offset >= life
+    )
     held_from = min([cut, *pending, *(wake.from_offset for wake in open_wakes)])
     return Essence(offsets=found, held_from=held_from)
 
@@ -128,7 +138,7 @@ def upkeep_of(definition: Definition) -> Upkeep:
     return Upkeep(
         essential=essential,
         remember=remembered,
-        fleeting=frozenset() if definition.keep_deltas else DELTA_TYPES,
+        fleeting=frozenset() if definition.keep_deltas else DELTA_TYPES | {PROGRESS_TYPE},
         age=retention.age,
         bytes_max=retention.bytes_max,
     )

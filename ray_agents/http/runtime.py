@@ -13,6 +13,7 @@ from contextlib import aclosing
 from datetime import timedelta
 from importlib import import_module
 from typing import Any, Self
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -25,9 +26,25 @@ from ray_agents.errors import RuntimeUnavailable
 from ray_agents.events import JSON, Event
 from ray_agents.http.answers import error_of, unreachable, value_of
 from ray_agents.http.following import Patience, follow
-from ray_agents.requests import ForkRequest, ListQuery, Request, SendRequest, SpawnRequest
+from ray_agents.requests import (
+    DecisionRequest,
+    ForkRequest,
+    ListQuery,
+    Request,
+    SendRequest,
+    SpawnRequest,
+)
 from ray_agents.settings import LOOPBACK_HOSTS
-from ray_agents.views import EntityView, Interrupted, Page, Receipt, Reply, StateView, TypeView
+from ray_agents.views import (
+    ApprovalView,
+    EntityView,
+    Interrupted,
+    Page,
+    Receipt,
+    Reply,
+    StateView,
+    TypeView,
+)
 
 PAGE_EVENTS = 1_000
 REQUEST_ATTEMPTS = 3
@@ -220,6 +237,13 @@ class HttpRuntime:
     async def skip(self, address: Address, *, wake: str | None = None) -> int:
         """Give parked wakes up (one, or all); how many."""
         return await self._on_parked(address, "skip", wake)
+
+    async def decide(
+        self, address: Address, approval: str, request: DecisionRequest
+    ) -> ApprovalView:
+        """Approve or deny a tool call that waits for it; return once it is durable."""
+        path = _path(address, f"approvals/{quote(approval, safe='')}")
+        return ApprovalView.model_validate(await self._call("POST", path, json=_body(request)))
 
     async def _on_parked(self, address: Address, verb: str, wake: str | None) -> int:
         answer = await self._call("POST", _path(address, verb), params=_given(wake=wake))

@@ -8,8 +8,11 @@ first call, or by :func:`preload`.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from ray_agents.caching import CachePoints
 from ray_agents.model import DEFAULT_BASE_URL, ModelEvent, ModelRequest
 from ray_agents.models.answers import AnswerInParts, TornAnswer
 from ray_agents.models.calling import CalledModel
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["AnthropicModel", "close_clients", "preload"]
 
 PREFIX = "anthropic:"  # may stand before a model's name
+COUNT_TIMEOUT = timedelta(seconds=5)
 TRANSIENT = frozenset({"overloaded_error", "api_error", "rate_limit_error", "timeout_error"})
 
 
@@ -62,6 +66,20 @@ class AnthropicModel(CalledModel):
             max_retries=0,
             timeout=Timeout(**self._seconds),
         )
+
+    async def _count(self, client: AsyncAnthropic, request: ModelRequest) -> int | None:
+        """By the provider's own counting, which costs a round trip and no tokens."""
+        import anthropic
+        import httpx2
+
+        count: Any = client.messages.count_tokens
+        try:
+            counted = await count(
+                **prompt_arguments(request), timeout=COUNT_TIMEOUT.total_seconds()
+            )
+        except (anthropic.AnthropicError, httpx2.HTTPError, ValueError):
+            return None
+        return counted.input_tokens
 
     def _answer(
         self, client: AsyncAnthropic, request: ModelRequest
@@ -127,23 +145,46 @@ ADVICE_BY_KIND = {
 
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
-    """The request as the SDK's keyword arguments.
+    """The request as the SDK's keyword arguments for a streamed answer.
 
-    Top-level ``cache_control`` lets the provider cache everything up to the last message.
+    If it names no places for the cache, the provider caches everything up to the last message.
     """
-    arguments: dict[str, Any] = {
-        "model": request.model.removeprefix(PREFIX),
-        "max_tokens": request.max_tokens,
-        "messages": list(request.messages),
-        "stream": True,
-        "cache_control": {"type": "ephemeral"},
-    }
-    if request.system:
-        arguments["system"] = request.system
-    if request.tools:
-        arguments["tools"] = [each.as_json() for each in request.tools]
+    arguments = prompt_arguments(request) | {"max_tokens": request.max_tokens, "stream": True}
+    if request.cache_points == CachePoints():
+        arguments |= _MARK
     if isinstance(request.thinking, int):
         arguments["thinking"] = {"type": "enabled", "budget_tokens": request.thinking}
     elif request.thinking is not None:
         arguments["thinking"] = {"type": request.thinking}
     return arguments
+
+
+def prompt_arguments(request: ModelRequest) -> dict[str, Any]:
+    """What a request asks, as it is answered or counted, with the breakpoints of the cache."""
+    points = request.cache_points
+    arguments: dict[str, Any] = {
+        "model": request.model.removeprefix(PREFIX),
+        "messages": list(request.messages),
+    }
+    for count in points.messages:
+        message = arguments["messages"][count - 1]
+        *before, last = message["content"]
+        arguments["messages"][count - 1] = message | {"content": [*before, last | _MARK]}
+    if request.system and not points.parts:
+        arguments["system"] = request.system
+    elif request.system:
+        cuts = sorted({*points.parts, len(request.system)})
+        arguments["system"] = [
+            {"type": "text", "text": request.system[start:end]}
+            | (_MARK if end in points.system else {})
+            for start, end in pairwise([0, *cuts])
+        ]
+    if request.tools:
+        tools = [each.as_json() for each in request.tools]
+        if 0 in points.system:
+            tools[-1] |= _MARK
+        arguments["tools"] = tools
+    return arguments
+
+
+_MARK = {"cache_control": {"type": "ephemeral"}}

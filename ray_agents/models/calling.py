@@ -11,17 +11,24 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from hashlib import sha256
 from typing import Any, ClassVar
 
 from ray_agents.errors import ModelUnavailable
+from ray_agents.gateway import Gateway
 from ray_agents.model import ModelEvent, ModelRequest, ModelSettings
 from ray_agents.models.clients import client_of
+from ray_agents.models.counts import digest_of_prompt, keep, known
 from ray_agents.models.permission import check_permission
 from ray_agents.models.retrying import Retrying, Sleep
+from ray_agents.sharing import ModelKey
 
 
 class CalledModel(ABC):
-    """A model behind an SDK. ``sleep`` and ``chance`` (0 to 1) pace its retries."""
+    """A model behind an SDK.
+
+    ``sleep`` and ``chance`` (0 to 1) pace its retries; ``gateway`` decides when a call is made.
+    """
 
     provider: ClassVar[str]
     default_url: ClassVar[str]
@@ -33,10 +40,11 @@ class CalledModel(ABC):
         *,
         sleep: Sleep = asyncio.sleep,
         chance: Callable[[], float] = random.random,
+        gateway: Gateway | None = None,
     ) -> None:
         self._settings = settings
         self._base_url = settings.base_url or self.default_url
-        self._retrying = Retrying(settings=settings, sleep=sleep, chance=chance)
+        self._retrying = Retrying(settings=settings, sleep=sleep, chance=chance, gateway=gateway)
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Answer one request.
@@ -56,11 +64,44 @@ class CalledModel(ABC):
         self._check(request)
         client = client_of(self.provider, self._settings, self._new_client)
         events = self._retrying.events(
-            lambda: self._answer(client, request), model=request.model, base_url=self._base_url
+            lambda: self._answer(client, request),
+            model=request.model,
+            base_url=self._base_url,
+            key=self._key_of(request),
         )
         async with aclosing(events):
             async for event in events:
                 yield event
+
+    async def count(self, request: ModelRequest) -> int | None:
+        """The tokens of a request's prompt by the provider's count; None if it does not tell.
+
+        A prompt is counted once in a process, as long as the count is among the newest ones.
+
+        Raises:
+            ModelUnavailable: calls of real models are forbidden.
+        """
+        if not self._settings.usable:
+            return None
+        check_permission(self._base_url, request.model)
+        digest = digest_of_prompt(request, self._base_url)
+        tokens = known(digest)
+        if tokens is None:
+            client = client_of(self.provider, self._settings, self._new_client)
+            tokens = await self._count(client, request)
+            if tokens is not None:
+                keep(digest, tokens)
+        return tokens
+
+    async def _count(self, client: Any, request: ModelRequest) -> int | None:  # noqa: ARG002 -- for those that can
+        """Ask the provider; None if it cannot count, or does not now."""
+        return None
+
+    def _key_of(self, request: ModelRequest) -> ModelKey:
+        """Whose limits a call goes by; the key itself stays here."""
+        digest = sha256((self._settings.api_key or "").encode()).hexdigest()[:8]
+        name = request.model.removeprefix(f"{self.provider}:")
+        return ModelKey(self.provider, self._base_url, name, digest)
 
     def _unavailable(self, message: str, request: ModelRequest, *, kind: str) -> ModelUnavailable:
         return ModelUnavailable(message, model=request.model, base_url=self._base_url, kind=kind)

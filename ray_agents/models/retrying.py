@@ -4,7 +4,12 @@ The SDKs retry too, but only before an answer begins, each with its own count; s
 and one bound covers a call that was refused, did not connect, or broke off. An adapter turns its
 SDK's errors into :class:`CallFailed`, which says whether another attempt may help. A retry before
 the first event of an answer is silent; after it, :class:`~ray_agents.model.AnswerBroken` voids
-what was streamed.
+what was streamed. It is also said of a call that was accepted and broke off before that, which may
+have been billed.
+
+With a gateway every attempt waits for its turn. Then a refusal for want of capacity (429, 529) is
+no failure of the call: all callers slow down together, the call waits in the queue, and is made
+again at most ``refusals_max`` times, whatever it has left of ``retries_max``.
 """
 
 from __future__ import annotations
@@ -19,11 +24,17 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ray_agents.errors import ModelUnavailable
-from ray_agents.model import AnswerBroken, ModelEvent, ModelSettings
+from ray_agents.gateway import Gateway
+from ray_agents.lane import Turn
+from ray_agents.model import AnswerBroken, Answered, ModelEvent, ModelSettings
+from ray_agents.sharing import ModelKey
 
 Sleep = Callable[[float], Awaitable[None]]
 Attempt = Callable[[], AsyncGenerator[ModelEvent, None]]
 RETRIED_STATUSES = frozenset({408, 409, 429})  # and every one from 500 on, 529 among them
+CROWDED_STATUSES = frozenset({429, 529})
+CROWDED_KINDS = frozenset({"rate_limit_error", "overloaded_error"})
+BROKEN = "broken_stream"  # the kind of a failure in the midst of an answer
 JITTER = 0.5  # a pause of our own choice is shortened by up to this share, to spread callers
 
 
@@ -66,6 +77,12 @@ class CallFailed(Exception):
         self.retry_after = retry_after
         self.http_status = http_status
 
+    @property
+    def crowded(self) -> bool:
+        """Whether the server has refused for want of capacity, and may take it later."""
+        refused = self.http_status in CROWDED_STATUSES or self.kind in CROWDED_KINDS
+        return self.may_help and refused
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying:
@@ -74,34 +91,85 @@ class Retrying:
     settings: ModelSettings
     sleep: Sleep = asyncio.sleep
     chance: Callable[[], float] = random.random
+    gateway: Gateway | None = None
 
     async def events(
-        self, attempt: Attempt, *, model: str, base_url: str
+        self, attempt: Attempt, *, model: str, base_url: str, key: ModelKey | None = None
     ) -> AsyncGenerator[ModelEvent, None]:
         """The events of the first attempt that succeeds, each broken one voided.
+
+        ``key`` says which limits of the gateway it goes by.
 
         Raises:
             ModelUnavailable: no attempt succeeded, or none could; the message says what to do.
         """
-        number = 0
+        failures = refusals = 0
         while True:
-            number += 1
             begun = False
+            turn = self.gateway.turn(key) if self.gateway and key else None
             try:
-                async with aclosing(self._timed(attempt())) as events:
+                async with aclosing(self._in_turn(attempt, turn)) as events:
                     async for event in events:
                         begun = True
                         yield event
             except CallFailed as error:
-                pause = self._pause(number, error)
-                if pause is None:
-                    raise _last(error, number, model=model, base_url=base_url) from error
-                told = str(error)
+                if turn is not None and error.crowded:
+                    refusals += 1
+                    pause = self._pause_of_all(refusals, error)
+                else:
+                    failures += 1
+                    pause = self._pause(failures, error)
+                failed = error
             else:
                 return
-            if begun:
-                yield AnswerBroken(reason=told)
-            await self.sleep(pause)
+            at_once = not begun and failed.kind == BROKEN  # accepted, so it may be billed
+            if at_once or (begun and pause is not None):
+                yield AnswerBroken(reason=str(failed))
+            if pause is None:
+                number = failures + refusals
+                raise _last(failed, number, model=model, base_url=base_url) from failed
+            if pause:
+                await self.sleep(pause)
+
+    async def _in_turn(
+        self, attempt: Attempt, turn: Turn | None
+    ) -> AsyncGenerator[ModelEvent, None]:
+        """One attempt, when it is its turn; the gateway is told what becomes of it."""
+        if turn is None:
+            async with aclosing(self._timed(attempt())) as events:
+                async for event in events:
+                    yield event
+            return
+        await self._wait_for(turn)
+        async with turn, aclosing(self._timed(attempt())) as events:
+            try:
+                async for event in events:
+                    turn.accepted()
+                    if isinstance(event, Answered):
+                        turn.used(event.usage.tokens - event.usage.cache_read_tokens)
+                    yield event
+            except CallFailed as error:
+                if error.crowded:
+                    longest = self.settings.retry_after_max.total_seconds()
+                    asked = error.retry_after
+                    turn.refused(None if asked is None else min(asked, longest))
+                raise
+
+    async def _wait_for(self, turn: Turn) -> None:
+        bound = self.settings.turn_wait_max
+        limit = asyncio.timeout(bound.total_seconds())
+        try:
+            async with limit:
+                await turn.begin()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise CallFailed(
+                f"had no turn for this call within turn_wait_max={bound}",
+                kind="no_turn",
+                may_help=False,
+                advice="more is asked of the model than its limits take: ask less, or raise them",
+            ) from error
 
     async def _timed(
         self, events: AsyncGenerator[ModelEvent, None]
@@ -137,6 +205,12 @@ class Retrying:
         longest = min(delay, settings.retry_delay_max.total_seconds())
         return longest * (1 - JITTER * self.chance())
 
+    def _pause_of_all(self, refusals: int, error: CallFailed) -> float | None:
+        """As :meth:`_pause`, for a refusal: nothing, as the gateway has everybody wait."""
+        longest = self.settings.retry_after_max.total_seconds()
+        too_long = error.retry_after is not None and error.retry_after > longest
+        return None if too_long or refusals > self.settings.refusals_max else 0.0
+
 
 def _last(error: CallFailed, number: int, *, model: str, base_url: str) -> ModelUnavailable:
     tried = f" ({number} attempts)" if number > 1 else ""
@@ -157,7 +231,7 @@ def broken_off(error: Exception) -> CallFailed:
     """The failure of a call whose answer ended in the middle."""
     told = f"broke its answer off: {type(error).__name__}: {error}"
     advice = "what there was of the answer is void: run again later"
-    return CallFailed(told, kind="broken_stream", may_help=True, advice=advice)
+    return CallFailed(told, kind=BROKEN, may_help=True, advice=advice)
 
 
 def may_help_again(status: int, headers: Mapping[str, str]) -> bool:

@@ -90,7 +90,9 @@ class ScriptedModel(FunctionModel):
         super().__init__(self._next)
 
     def _next(self, request: ModelRequest) -> Response:
-        at = sum(message["role"] == "assistant" for message in request.messages)
+        at = request.answers
+        if at is None:
+            at = sum(message["role"] == "assistant" for message in request.messages)
         if at >= len(self.responses):
             message = f"the script has {len(self.responses)} responses and was asked for one more"
             raise AuthorError(message, responses=len(self.responses))

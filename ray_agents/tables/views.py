@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.events import EntityCreated, EntityStopped, MessageReceived, WakeRecorded
 from ray_agents.origin import EntityForked
 from ray_agents.projection import TAGS_TYPE
@@ -89,7 +90,8 @@ with step as (
         "finish_reason": "VARCHAR", "model_provider": "VARCHAR", "model_id": "VARCHAR",
         "attempt": "BIGINT", "input_tokens": "BIGINT", "output_tokens": "BIGINT",
         "cache_read_tokens": "BIGINT", "cache_write_tokens": "BIGINT", "cost_micros": "BIGINT",
-        "started_at": "BIGINT", "duration_ms": "BIGINT", "content": "JSON"}') as facts
+        "started_at": "BIGINT", "duration_ms": "BIGINT", "content": "JSON",
+        "purpose": "VARCHAR", "context": "JSON"}') as facts
     from fleet_current where type = 'step'
 ), failure as (
     select address, value->>'$.step_id' as step, arg_max(value->>'$.message', "offset") as error
@@ -100,7 +102,7 @@ select step.address, entity_type, life, facts.run_id as run, key as step, facts.
     facts.input_tokens, facts.output_tokens, facts.cache_read_tokens, facts.cache_write_tokens,
     facts.cost_micros,
     make_timestamptz(facts.started_at) as started, facts.duration_ms,
-    facts.content::varchar as content,
+    facts.content::varchar as content, facts.purpose, facts.context::varchar as context,
     case when facts.status = 'failed' then failure.error end as error,
     time as updated, "offset"
 from step left join failure on step.address = failure.address and step.key = failure.step
@@ -120,6 +122,24 @@ select address, entity_type, life, facts.run_id as run, split_part(key, ':tool:'
     facts.args::varchar as args, facts.result::varchar as result, facts.error,
     time as updated, "offset"
 from call
+"""
+
+APPROVALS = """
+create view approvals as
+with approval as (
+    select *, from_json(value, '{
+        "run_id": "VARCHAR", "tool_call_id": "VARCHAR", "tool_name": "VARCHAR",
+        "status": "VARCHAR", "args": "JSON", "requested_at": "BIGINT", "expires_at": "BIGINT",
+        "decided_at": "BIGINT", "by": "VARCHAR", "reason": "VARCHAR"}') as facts
+    from fleet_current where type = 'approval'
+)
+select address, entity_type, life, facts.run_id as run, key as tool_call, facts.tool_call_id,
+    facts.tool_name, facts.status, facts.args::varchar as args,
+    make_timestamptz(facts.requested_at) as requested,
+    make_timestamptz(facts.expires_at) as expires,
+    make_timestamptz(facts.decided_at) as decided, facts."by" as decided_by, facts.reason,
+    time as updated, "offset"
+from approval
 """
 
 INBOX = """
@@ -182,7 +202,8 @@ with created as (
     select address, max(to_offset) as watermark,
         count(*) filter (status = 'parked') as parked,
         coalesce(
-            sum(event_count + coalesce(len(joined), 0)) filter (status in ('started', 'failed')), 0
+            sum(event_count + coalesce(len(joined), 0))
+                filter (status in ('started', 'waiting', 'failed')), 0
         ) as taken,
         max(time) as last_wake
     from fleet_wakes group by address
@@ -221,6 +242,7 @@ VIEWS = {
     "runs": View(types=frozenset({_LIFE, "run", "error"}), sql=RUNS),
     "steps": View(types=frozenset({_LIFE, "step", "error"}), sql=STEPS),
     "tool_calls": View(types=frozenset({_LIFE, "tool_call"}), sql=TOOL_CALLS),
+    "approvals": View(types=frozenset({_LIFE, ApprovalRecorded.TYPE}), sql=APPROVALS),
     "inbox": View(types=frozenset({_LIFE} | _MESSAGES), sql=INBOX),
     "entities": View(
         types=frozenset({_LIFE, EntityForked.TYPE, EntityStopped.TYPE, TAGS_TYPE} | _MESSAGES),

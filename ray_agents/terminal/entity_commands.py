@@ -330,6 +330,8 @@ def retry(context: typer.Context, address: typed.Address, *, wake: typed.Wake = 
 def skip(context: typer.Context, address: typed.Address, *, wake: typed.Wake = None) -> None:
     """Give parked wakes up; their messages count as handled.
 
+    One that waits for approval is given up if it is named.
+
     $ ray-agents skip /assistant/ada --wake wake-17
     """
     session = session_of(context)

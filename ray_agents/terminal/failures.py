@@ -45,6 +45,7 @@ _HINTS = {
     "PortTaken": "choose another: ray-agents start --port N",
     "AskTimedOut": "the message stays in the log: ray-agents observe {address}",
     "HandlerFailed": "ray-agents view {address} shows what happened; then retry or skip",
+    "UnknownApproval": "ray-agents inspect {address} shows what waits for approval",
     "NothingParked": "ray-agents inspect {address} shows what is parked",
     "BacklogFull": "ray-agents inspect {address} shows what it is doing",
 }

@@ -18,6 +18,7 @@ from ray_agents.findings import Verification
 from ray_agents.modes import Mode
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import (
+    ApprovalView,
     CostBy,
     CostLine,
     EntityView,
@@ -140,6 +141,18 @@ class Client(Protocol):
 
     def skip(self, address: str, *, wake: str | None = None) -> int:
         """Give parked wakes up; how many."""
+        ...
+
+    def approve(
+        self, address: str, call_id: str, *, by: str | None = None, reason: str | None = None
+    ) -> ApprovalView:
+        """Have a tool call run that waits for approval."""
+        ...
+
+    def deny(
+        self, address: str, call_id: str, *, by: str | None = None, reason: str | None = None
+    ) -> ApprovalView:
+        """Have it not run."""
         ...
 
 

@@ -16,6 +16,7 @@ from ray_agents.terminal.flow import visible
 from ray_agents.terminal.spans import ago, until
 from ray_agents.terminal.wording import attempts
 from ray_agents.views import (
+    ApprovalView,
     CostLine,
     EntityView,
     ParkedWake,
@@ -87,8 +88,9 @@ def entity(view: EntityView, *, now: int) -> RenderableType:
         rows.append(("definition", f"version {view.definition_version}"))
     rows += _origin(view)
     rows += _facts(view.args, view.tags)
-    shown = _pairs(rows)
-    return Group(shown, Text(), _parked(view.parked)) if view.parked else shown
+    below = [_approvals(view.approvals, now=now)] if view.approvals else []
+    below += [_parked(view.parked)] if view.parked else []
+    return Group(_pairs(rows), *(each for part in below for each in (Text(), part)))
 
 
 def _kept(view: EntityView) -> str:
@@ -212,6 +214,20 @@ def host(entity: EntityView) -> Text:
     if entity.host is None:
         return Text(NOTHING, style="dim")
     return Text(entity.host if entity.pid is None else f"{entity.host} (pid {entity.pid})")
+
+
+def _approvals(waiting: Iterable[ApprovalView], *, now: int) -> RenderableType:
+    rows = [
+        (
+            Text(each.id, style="bold"),
+            Text(visible(wording.call(each.tool, each.args))),
+            Text(ago(each.requested, now=now)),
+            Text(NOTHING if each.expires is None else until(each.expires, now=now)),
+            Text(each.wake),
+        )
+        for each in waiting
+    ]
+    return _table(("WAITS FOR APPROVAL", "CALL", "ASKED", "EXPIRES", "WAKE"), rows)
 
 
 def _parked(wakes: Iterable[ParkedWake]) -> RenderableType:

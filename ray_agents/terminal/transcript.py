@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from typing import cast
 
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.deferral import DeliveryDeferred
 from ray_agents.events import (
     JSON,
@@ -28,10 +29,12 @@ from ray_agents.events import (
 )
 from ray_agents.interruption import InterruptReceived
 from ray_agents.origin import EntityForked
+from ray_agents.progress import PROGRESS_TYPE
 from ray_agents.runs import STEERED
 from ray_agents.terminal import wording
 from ray_agents.terminal.flow import Flow, set_text
 from ray_agents.terminal.spans import MICROSECONDS, lasting, until
+from ray_agents.views import ApprovalStatus
 from ray_agents.wakes import INTERRUPTED
 
 CLOCK = "%H:%M:%S"
@@ -85,7 +88,10 @@ class Transcript:
             "reasoning_delta": self._reasoning_delta,
             "run": self._run,
             "step": self._step,
+            "compaction": self._compaction,
             "tool_call": self._tool_call,
+            ApprovalRecorded.TYPE: self._approval,
+            PROGRESS_TYPE: self._progress,
             STEERED: self._steered,
             MessageReceived.TYPE: self._inbox,
             WakeRecorded.TYPE: self._wake,
@@ -166,6 +172,11 @@ class Transcript:
         if row.get("status") == "completed":
             yield from self._line(event, "·", wording.step(row), style="dim")
 
+    def _compaction(self, event: Event) -> Strokes:
+        row = _fields(event)
+        told = f"{row.get('turns')} turns, about {row.get('tokens'):,} tokens, are summed up:"
+        yield from self._line(event, "≡", f"{told} {row.get('summary')}", style="dim")
+
     def _tool_call(self, event: Event) -> Strokes:
         row = _fields(event)
         name, status = str(row.get("tool_name")), row.get("status")
@@ -177,6 +188,25 @@ class Transcript:
         if ended:
             sign, style = ("✗", "red") if status == "failed" else ("←", "green")
             yield from self._line(event, sign, wording.outcome(name, row), style=style)
+
+    def _progress(self, event: Event) -> Strokes:
+        yield from self._line(event, "…", wording.progress(_fields(event)), style="dim yellow")
+
+    def _approval(self, event: Event) -> Strokes:
+        approval = ApprovalRecorded.of(event)
+        called = wording.call(approval.tool_name, approval.args)
+        match approval.status:
+            case ApprovalStatus.PENDING:
+                which = f"{self.address} {approval.tool_call_id}"
+                verbs = f"ray-agents approve {which}, or deny {which}"
+                told = f"waits for approval: {called}\n{verbs}"
+                yield from self._line(event, "?", told, style="bold yellow")
+            case ApprovalStatus.APPROVED:
+                yield from self._line(event, "✓", wording.decided(approval), style="green")
+            case ApprovalStatus.WITHDRAWN:
+                yield from self._line(event, "·", wording.decided(approval), style="dim")
+            case ApprovalStatus.DENIED | ApprovalStatus.EXPIRED:
+                yield from self._line(event, "✗", wording.decided(approval), style="red")
 
     def _inbox(self, event: Event) -> Strokes:
         text, note = wording.message(MessageReceived.of(event))
@@ -192,6 +222,8 @@ class Transcript:
             case WakeStatus.STARTED:
                 self._woken[wake.key] = event.time
                 yield from self._line(event, "·", wording.woken(wake), style="dim")
+            case WakeStatus.WAITING:
+                yield from self._line(event, "·", "waits for approval, may sleep", style="dim")
             case WakeStatus.HANDLED:
                 begun = self._woken.pop(wake.key, None)
                 took = f" in {lasting((event.time - begun) / 1000)}" if begun else ""

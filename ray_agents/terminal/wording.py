@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+from ray_agents.approvals import ApprovalRecorded
+from ray_agents.contextreport import ContextReport
 from ray_agents.events import (
     JSON,
     EffectStaged,
@@ -71,13 +73,29 @@ def outcome(tool_name: str, row: Mapping[str, JSON]) -> str:
     return f"{tool_name}: {short(said)}" + (f" ({lasting(took)})" if took is not None else "")
 
 
+def progress(row: Mapping[str, JSON]) -> str:
+    """How far a tool has come: ``load: reading 3 of 10``."""
+    done, total = row.get("done"), row.get("total")
+    far = "" if done is None else f" {done:g}" + ("" if total is None else f" of {total:g}")
+    return f"{row.get('tool_name')}: {row.get('message') or ''}{far}"
+
+
+def decided(approval: ApprovalRecorded) -> str:
+    """What people decided on a tool call, who, and why."""
+    by = f" by {approval.by}" if approval.by else ""
+    why = f": {approval.reason}" if approval.reason else ""
+    return f"{approval.status.value}{by}: {approval.tool_name}{why}"
+
+
 def step(row: Mapping[str, JSON]) -> str:
     """One model call in figures."""
-    told = [f"step {row['step_number']}"] if "step_number" in row else ["step"]
+    told = [f"step {row['step_number']}" if "step_number" in row else row.get("purpose") or "step"]
     if row.get("input_tokens") is not None:
         told.append(f"{row['input_tokens']:,} tokens in, {row.get('output_tokens') or 0:,} out")
     if "cost_micros" in row:
         told.append(UNKNOWN if row["cost_micros"] is None else money(row["cost_micros"]))
+    if asked := row.get("context"):
+        told.append(f"{ContextReport.of(asked).cacheable_share:.0%} cacheable")
     if row.get("duration_ms") is not None:
         told.append(lasting(row["duration_ms"]))
     if row.get("model_id"):

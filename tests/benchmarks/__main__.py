@@ -24,7 +24,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("folder", nargs="?", help="where the store is made")
     parser.add_argument("--slice", action="store_true", help="the sizes of the CI")
-    parser.add_argument("--only", nargs="*", default=[], help="parts: log scan warm cold swarm …")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="parts: log scan warm cold swarm loop …"
+    )
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=chosen.folder, prefix="ray-agents-bench-") as folder:
         store = str(Path(folder) / "store")

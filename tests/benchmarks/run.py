@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import ray
 
 from tests.benchmarks import footprint, speed, storekeeping, tables
+from tests.benchmarks.agents import Clocked
 from tests.benchmarks.figures import Printout
 from tests.benchmarks.log import FULL_LOG, SLICE_LOG, LogSizes, print_log
+from tests.benchmarks.loop import FULL_LOOP, SLICE_LOOP, LoopSizes, print_loop
 from tests.benchmarks.stage import processors, staged
 
-PARTS = frozenset("log scan warm cold swarm memory sleepers verify".split())
+PARTS = frozenset("log scan warm cold swarm memory sleepers verify loop".split())
 WITHOUT_RAY = frozenset({"log", "scan"})
 
 
@@ -30,6 +32,7 @@ class Sizes:
     dedicated_awake: int
     sleepers: int
     log: LogSizes
+    loop: LoopSizes
 
 
 FULL = Sizes(
@@ -43,6 +46,7 @@ FULL = Sizes(
     dedicated_awake=4,
     sleepers=10_000,
     log=FULL_LOG,
+    loop=FULL_LOOP,
 )
 SLICE = Sizes(
     fresh_actors=5,
@@ -55,6 +59,7 @@ SLICE = Sizes(
     dedicated_awake=2,
     sleepers=2_000,
     log=SLICE_LOG,
+    loop=SLICE_LOOP,
 )
 
 
@@ -77,7 +82,8 @@ async def run(store: str, sizes: Sizes, *, only: frozenset[str] = frozenset()) -
 
 
 async def _run_on_ray(out: Printout, store: str, sizes: Sizes, parts: frozenset[str]) -> None:
-    async with staged(store) as stage:
+    model = Clocked()
+    async with model.api() as api, staged(store, model_url=api.url) as stage:
         fresh_actor = await speed.print_floor(out, fresh=sizes.fresh_actors)
         if "warm" in parts:
             await speed.print_round_trips(out, stage, asks=sizes.asks)
@@ -100,3 +106,5 @@ async def _run_on_ray(out: Printout, store: str, sizes: Sizes, parts: frozenset[
             await footprint.print_sleepers(out, stage, sleepers=sizes.sleepers)
         if "verify" in parts:
             await storekeeping.print_verification(out, stage)
+        if "loop" in parts:  # the last one: it leaves Serve running
+            await print_loop(out, stage, model, sizes.loop)

@@ -23,6 +23,7 @@ from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.launch import join_ray, start_ray, stop_ray
 from ray_agents.cluster.processes import trees_of
 from ray_agents.cluster.running import RunningRay
+from ray_agents.cluster.sockets import free_ports
 from ray_agents.cluster.untyped import import_ray
 from ray_agents.definition import Dedicated, Packed, Registry
 from ray_agents.requests import SendRequest, SpawnRequest
@@ -137,9 +138,16 @@ async def at_once(
 
 
 @contextlib.asynccontextmanager
-async def staged(store: str) -> AsyncGenerator[Stage]:
-    """A runtime on a new store, ended with everything it started."""
-    settings = Settings(store=store, pool_size=POOL_SIZE, packed_hosts=PACKED_HOSTS)
+async def staged(store: str, *, model_url: str) -> AsyncGenerator[Stage]:
+    """A runtime on a new store, ended with everything it started; its model is at ``model_url``."""
+    settings = Settings(
+        store=store,
+        http_port=free_ports(1)[0],
+        pool_size=POOL_SIZE,
+        packed_hosts=PACKED_HOSTS,
+        anthropic_base_url=model_url,
+        anthropic_api_key="stand-in",
+    )
     running = start_ray(settings)
     try:
         join_ray(running)

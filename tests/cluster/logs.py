@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from ray_agents import schedule, wakes
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.closing import closing_drafts
 from ray_agents.definition import Limits
 from ray_agents.effects import Effects
@@ -26,6 +27,7 @@ from ray_agents.ledger import Spent
 from ray_agents.model import Usage
 from ray_agents.origin import Cause, EntityForked
 from ray_agents.projection import State
+from ray_agents.views import ApprovalStatus
 
 LIMITS = Limits(attempts_max=2)
 KEYS = "abcd"
@@ -57,6 +59,7 @@ class LogMaker:
         steps: list[Callable[[], None]] = [self.message, self.wake, self.wake, self.effect]
         steps += [self.effect, self.end, self.end, self.resolve, self.deliver, self.other]
         steps += [self.schedule, self.fire, self.pay, self.join, self.interrupt]
+        steps += [self.ask_people, self.decide]
         if self.random.random() < self.kill_chance:
             steps = [self.kill, self.fork]
         self.random.choice(steps)()
@@ -92,7 +95,7 @@ class LogMaker:
         self.effects = None
         self.write(origin.draft(), *closing_drafts(self.state, [], now=now))
         left = (self.state.wakes, self.state.pending, self.state.outbox, self.state.effects)
-        assert not any((*left, self.state.timers, self.state.deferred))
+        assert not any((*left, self.state.timers, self.state.deferred, self.state.approvals))
 
     def message(self) -> None:
         self.messages += 1
@@ -125,7 +128,8 @@ class LogMaker:
                 self.write(message.draft(), timer.send.sent(now=0))
 
     def other(self) -> None:
-        self.write(Draft.of("text", "t", value="hello"))
+        kind = "text" if len(self.events) % 3 else "compaction"
+        self.write(Draft.of(kind, "t", value="hello"))
 
     def wake(self) -> None:
         """Begin an attempt, or let one whose host died be tried again."""
@@ -133,12 +137,12 @@ class LogMaker:
             return
         attempt = wakes.Attempt(host="h", definition_version=1, now=len(self.events))
         current = self.state.current
+        if not wakes.ready(self.state):
+            return
         if current is not None:
             begun = wakes.again(current, attempt, LIMITS)
-        elif wakes.due(self.state):
-            begun = wakes.begin(self.state, attempt)
         else:
-            return
+            begun = wakes.begin(self.state, attempt)
         self.write(begun.draft())
         started = begun.status is WakeStatus.STARTED
         committed = self.state.effects.get(begun.key, {})
@@ -204,6 +208,33 @@ class LogMaker:
         else:
             self.write(wakes.failed(wake, "no", now=0, limits=LIMITS).draft())
         self.effects = None
+
+    def ask_people(self) -> None:
+        """The running attempt comes to a tool call that people must approve, and may wait."""
+        running = [w for w in self.state.wakes.values() if w.status is WakeStatus.STARTED]
+        if self.effects is None or not running:
+            return
+        key = f"{running[0].key}-run-1:s{len(self.events)}:tool:0"
+        asked = ApprovalRecorded(
+            key=key,
+            status=ApprovalStatus.PENDING,
+            run_id="r",
+            tool_call_id=f"call-{len(self.events)}",
+            tool_name="t",
+            args={},
+            requested_at=0,
+            expires_at=self.random.choice([None, 500]),
+        )
+        self.write(*self.effects.mark([asked.draft()]))
+        if self.random.random() < 0.7:
+            self.write(wakes.waiting(running[0], now=0).draft())
+            self.effects = None
+
+    def decide(self) -> None:
+        for asked in list(self.state.approvals.values()):
+            if asked.pending and self.random.random() < 0.7:
+                ends = [each for each in ApprovalStatus if each is not asked.status]
+                self.write(asked.decided(self.random.choice(ends), now=0).draft())
 
     def resolve(self) -> None:
         for wake in self.state.parked:

@@ -121,7 +121,7 @@ class Rig:
 
     def log(self, address: str) -> list[Event]:
         """Every event of the entity's log, read from the files as anybody may."""
-        return asyncio.run(_read_log(self.settings.store, Address.parse(address)))
+        return asyncio.run(read_log(self.settings.store, Address.parse(address)))
 
     def sealed(self, address: str) -> bool:
         """Whether the newest segment of the entity's log ends cleanly."""
@@ -234,7 +234,8 @@ def closed_covers(events: list[Event]) -> dict[str, int]:
     }
 
 
-async def _read_log(store: str, address: Address) -> list[Event]:
+async def read_log(store: str, address: Address) -> list[Event]:
+    """Every event of an entity's log, read from the files as anybody may."""
     io = LogIO()
     try:
         reader = LogReader(open_blobs(store), entity_folder(address), io)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ray_agents.address import Address
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Registry
 from ray_agents.model import ModelSettings
@@ -59,11 +60,17 @@ async def test_the_end_of_the_run_is_in_the_log(answer: Answer, store: Any) -> N
                     break
             asked = time_ns() // 1000
             assert (await runtime.interrupt(at)).interrupted
-            async for event in runtime.observe(at):
-                if event.type == "run" and event.value["finish_reason"] == "interrupted":
-                    break
-            assert event.time - asked < WITHIN / timedelta(microseconds=1)
-            print(f"stopped after {(event.time - asked) / 1000:.1f} ms")
+            took = await interrupted_at(runtime, at) - asked
+            print(f"stopped after {took / 1000:.1f} ms")
+            assert took < WITHIN / timedelta(microseconds=1)
             assert (await ask(runtime, at, "and now?")).text == "Again."
             steps = [e.value for e in await log_of(runtime, at) if e.type == "step"]
     assert {step["status"] for step in steps if step["finish_reason"]} <= {"completed", "failed"}
+
+
+async def interrupted_at(runtime: LocalRuntime, at: Address) -> int:
+    """The time of the row that ends the run, in microseconds since 1970."""
+    async for event in runtime.observe(at):
+        if event.type == "run" and event.value["finish_reason"] == "interrupted":
+            return event.time
+    raise AssertionError("no run was interrupted")

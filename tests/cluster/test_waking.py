@@ -43,7 +43,7 @@ def assert_same(left: State, right: State) -> None:
         other: Any = getattr(right, field.name)
         if field.name == "rows":
             mine, other = in_order(mine), in_order(other)
-        elif field.name in ("wakes", "outbox", "effects", "timers", "deferred"):
+        elif field.name in ("wakes", "outbox", "effects", "timers", "deferred", "approvals"):
             mine, other = list(mine.items()), list(other.items())
         assert mine == other, field.name
 
@@ -134,7 +134,7 @@ def test_a_snapshot_keeps_the_order_in_which_keys_were_first_written() -> None:
 
 
 def test_a_snapshot_is_as_long_as_the_state_and_not_as_the_log() -> None:
-    short, long = random_log(2, steps=1000), random_log(2, steps=8000)
+    short, long = random_log(7, steps=1000), random_log(7, steps=8000)
     few, many = snapshot_of(short), snapshot_of(long)
     assert few is not None
     assert many is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class Folder:
 
     path: Path
     port: int = field(default_factory=lambda: free_ports(1)[0])
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def settings(self) -> Settings:
@@ -41,7 +42,7 @@ class Folder:
         }
         done = subprocess.run(
             [sys.executable, *words],
-            env=inherited | own,
+            env=inherited | own | dict(self.environment),
             cwd=self.path,
             capture_output=True,
             text=True,
@@ -56,9 +57,9 @@ class Folder:
         return self.python("-c", PROGRAM, *words, check=check)
 
 
-def folder_in(path: Path) -> Iterator[Folder]:
+def folder_in(path: Path, environment: Mapping[str, str] | None = None) -> Iterator[Folder]:
     """A folder in which, at the end, nothing runs any more."""
-    folder = Folder(path)
+    folder = Folder(path, environment=environment or {})
     yield folder
     folder.shell("stop", check=False)
 

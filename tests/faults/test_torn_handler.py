@@ -7,12 +7,9 @@ acknowledged. ``POINTS`` bounds how many of these are tried (all by default).
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
 from collections import Counter
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from ray_agents.testing.messages_api import MessagesApi
 from ray_agents.testing.script import Answer, Body, Step
 from tests.cluster.rig import Driver, Rig, closed_covers, eventually, ids, rows, wakes
 from tests.faults.kinds import PLAN
+from tests.faults.serving import serving
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 POINTS = int(os.environ.get("POINTS", "1000"))
@@ -38,29 +36,12 @@ def script(body: Body) -> Step:
     return Answer(text="Let me see.", calls=[("double", {"number": 21})])
 
 
-@contextmanager
-def messages_api() -> Generator[MessagesApi]:
-    """The stand-in, on an event loop in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    api = MessagesApi(script)
-    asyncio.run_coroutine_threadsafe(api.__aenter__(), loop).result()
-    try:
-        yield api
-    finally:
-        asyncio.run_coroutine_threadsafe(api.__aexit__(None, None, None), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
 def test_a_handler_killed_at_every_append_happens_once(
     make_rig: Callable[..., Rig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, points = tmp_path / "plan", list[str]()
     monkeypatch.setenv(PLAN, str(plan))
-    with messages_api() as api:
+    with serving(MessagesApi(script)) as api:
         rig = make_rig(pool_size=0, anthropic_base_url=api.url, anthropic_api_key="stand-in")
         with rig.driver() as driver:
             driver.spawn(OTHER)

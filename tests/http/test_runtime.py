@@ -30,7 +30,13 @@ from ray_agents.http.following import Patience
 from ray_agents.http.runtime import HttpRuntime
 from ray_agents.modes import Mode
 from ray_agents.ports import Runtime
-from ray_agents.requests import ForkRequest, ListQuery, SendRequest, SpawnRequest
+from ray_agents.requests import (
+    DecisionRequest,
+    ForkRequest,
+    ListQuery,
+    SendRequest,
+    SpawnRequest,
+)
 from ray_agents.settings import Settings
 from ray_agents.views import Durability, Status
 from serve.api import create_app
@@ -127,6 +133,14 @@ async def test_list_kill_retry_and_skip(http: HttpRuntime, runtime: FakeRuntime)
     assert ([item.id for item in page.items], page.cursor) == (["amy"], "more")
     assert runtime.queries == [ListQuery(type="assistant", status=Status.IDLE, limit=3)]
     assert (await http.retry(AMY), await http.skip(AMY, wake="w")) == (2, 1)
+
+
+async def test_decide_names_any_call(http: HttpRuntime, runtime: FakeRuntime) -> None:
+    await http.spawn(AMY, SpawnRequest())
+    request = DecisionRequest(decision="approve", by="ann")
+    decided = await http.decide(AMY, "odd/id:%", request)
+    assert (decided.id, decided.status) == ("odd/id:%", "approved")
+    assert runtime.decided == [(AMY, "odd/id:%", request)]
     await http.kill(AMY, reason="done")
     assert runtime.killed == {AMY: "done"}
 

@@ -171,11 +171,11 @@ async def test_a_stream_that_breaks_is_taken_back_and_begun_again(accident: Any)
     assert answer_in(events).content == [{"type": "text", "text": "Hi."}]
 
 
-async def test_an_error_before_anything_was_said_tells_of_its_cost_alone() -> None:
+async def test_what_breaks_before_anything_was_said_is_told_of_as_it_may_have_cost() -> None:
     script = [Answer(text="Hello.", fails_after=1), Answer(text="Hi.", breaks_after=0), "Hi."]
     async with MessagesApi(script=script) as api:
         kinds = [type(event) for event in await ask(api)]
-    assert kinds == [UsageSeen, AnswerBroken, UsageSeen, TextDelta, Answered]
+    assert kinds == [UsageSeen, AnswerBroken, AnswerBroken, UsageSeen, TextDelta, Answered]
 
 
 @pytest.mark.parametrize("kind", ["overloaded_error", "api_error", "rate_limit_error"])

@@ -9,7 +9,13 @@ import pytest
 
 from ray_agents.errors import ModelUnavailable
 from ray_agents.model import AnswerBroken, Answered, ModelEvent, ModelSettings, TextDelta
-from ray_agents.models.retrying import CallFailed, Retrying, may_help_again, retry_after_in
+from ray_agents.models.retrying import (
+    CallFailed,
+    Retrying,
+    broken_off,
+    may_help_again,
+    retry_after_in,
+)
 
 DONE = Answered(content=[], stop_reason="end_turn")
 SAID = TextDelta(block=0, text="so")
@@ -41,10 +47,11 @@ class Attempts:
         self.pauses.append(seconds)
 
     async def events(self, settings: ModelSettings | None = None) -> list[ModelEvent]:
-        made = Retrying(
-            settings=settings or ModelSettings(), sleep=self.sleep, chance=lambda: 0.0
-        ).events(self.attempt, model="m", base_url="u")
-        return [event async for event in made]
+        return [event async for event in self.made(settings or ModelSettings())]
+
+    def made(self, settings: ModelSettings) -> AsyncGenerator[ModelEvent, None]:
+        retrying = Retrying(settings=settings, sleep=self.sleep, chance=lambda: 0.0)
+        return retrying.events(self.attempt, model="m", base_url="u")
 
 
 async def test_a_retry_before_the_first_event_is_silent() -> None:
@@ -55,6 +62,20 @@ async def test_a_retry_before_the_first_event_is_silent() -> None:
 async def test_a_retry_after_some_events_voids_them() -> None:
     attempts = Attempts([SAID, failed()], [SAID, DONE])
     assert await attempts.events() == [SAID, AnswerBroken(reason="failed"), SAID, DONE]
+
+
+async def test_an_accepted_call_that_breaks_off_at_once_is_told_of_as_it_may_be_billed() -> None:
+    broken = broken_off(ValueError("torn"))
+    attempts = Attempts([broken], [SAID, DONE])
+    assert await attempts.events() == [AnswerBroken(reason=str(broken)), SAID, DONE]
+
+
+async def test_the_last_one_that_breaks_off_at_once_is_told_of_too() -> None:
+    broken = broken_off(ValueError("torn"))
+    events = Attempts([broken]).made(ModelSettings(retries_max=0))
+    assert await anext(events) == AnswerBroken(reason=str(broken))
+    with pytest.raises(ModelUnavailable):
+        await anext(events)
 
 
 async def test_pauses_double_up_to_their_bound() -> None:
@@ -108,6 +129,24 @@ async def test_an_answer_beyond_the_call_timeout_is_ended_and_not_made_again() -
 )
 def test_which_refusals_are_tried_again(status: int, said: str, again: bool) -> None:
     assert may_help_again(status, {"x-should-retry": said}) is again
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "may_help", "crowded"),
+    [
+        (429, "rate_limit_error", True, True),
+        (529, "overloaded_error", True, True),
+        (None, "overloaded_error", True, True),  # in the middle of an answer
+        (429, "insufficient_quota", False, False),
+        (500, "api_error", True, False),
+        (None, "unreachable", True, False),
+    ],
+)
+def test_which_refusals_are_for_want_of_capacity(
+    status: int | None, kind: str, may_help: bool, crowded: bool
+) -> None:
+    error = CallFailed("no", kind=kind, may_help=may_help, advice="wait", http_status=status)
+    assert error.crowded is crowded
 
 
 @pytest.mark.parametrize(

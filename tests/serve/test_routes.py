@@ -166,6 +166,25 @@ async def test_parked_wakes_are_retried_or_skipped(
     assert runtime.parked == [(verb, AMY, "w1")]
 
 
+async def test_tool_calls_that_wait_are_listed_and_decided_on(
+    api: httpx.AsyncClient, runtime: FakeRuntime
+) -> None:
+    await api.put(AT)
+    (waits,) = (await api.get(f"{AT}/approvals")).json()
+    assert (waits["id"], waits["tool"], waits["args"]) == ("toolu_1", "delete", {"path": "a"})
+    body = {"decision": "deny", "reason": "no", "by": "ann"}
+    answer = await api.post(f"{AT}/approvals/{waits['key']}", json=body)
+    assert (answer.status_code, answer.json()["status"]) == (200, "denied")
+    ((address, key, request),) = runtime.decided
+    assert (address, key, request.model_dump()) == (AMY, waits["key"], body)
+
+
+async def test_a_decision_is_to_approve_or_to_deny(api: httpx.AsyncClient) -> None:
+    await api.put(AT)
+    answer = await api.post(f"{AT}/approvals/x", json={"decision": "maybe"})
+    assert (answer.status_code, answer.json()["facts"]) == (422, {"field": "body.decision"})
+
+
 async def test_types_are_listed(api: httpx.AsyncClient) -> None:
     assert [each["type"] for each in (await api.get("/v1/types")).json()] == ["assistant"]
 

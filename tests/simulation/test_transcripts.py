@@ -1,9 +1,10 @@
 """Whatever is said to an agent, and wherever its hosts die: its transcript is valid.
 
 An example is a world: an agent with tools, a model that answers, thinks, calls tools, breaks off
-and cannot be reached, messages of every mode, interrupts, and hosts that die at any write. In the
-end *every prefix* of the log is read as a transcript and held against the strict rules of the
-Messages API, and the log against what the model was asked and the senders were told.
+and cannot be reached, sums up what has grown long, tools that people approve or deny, messages of
+every mode, interrupts, and hosts that die at any write. In the end *every prefix* of the log is
+read as a transcript and held against the strict rules of the Messages API, and the log against what
+the model was asked and the senders were told.
 
     EXAMPLES=5000 pytest tests/simulation/test_transcripts.py --timeout=3600
 """
@@ -14,6 +15,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,6 +29,7 @@ from hypothesis import strategies as st
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
 from ray_agents.cluster.local import LocalRuntime
+from ray_agents.compaction import Compaction
 from ray_agents.definition import Limits, Registry
 from ray_agents.errors import ModelUnavailable, RayAgentsError
 from ray_agents.events import Event, MessageReceived, WakeRecorded
@@ -45,11 +48,13 @@ from ray_agents.model import (
 )
 from ray_agents.models.scripted import signature_of
 from ray_agents.modes import Mode
-from ray_agents.requests import SendRequest, SpawnRequest
+from ray_agents.requests import DecisionRequest, SendRequest, SpawnRequest
+from ray_agents.runs import COMPACTION
 from ray_agents.testing.rules import RuleBroken, check_messages
-from ray_agents.timeline import Timeline
+from ray_agents.timeline import TYPES, Timeline
 from ray_agents.tools import tool
 from ray_agents.views import Interrupted, Receipt, Status
+from tests.cluster import gates
 from tests.cluster.stores import DyingBlobs, memory
 from tests.simulation.world import SeededClock, World, options
 
@@ -84,10 +89,28 @@ async def fail() -> None:
     raise ValueError("as ever")
 
 
+@tool(approval="required")
+async def act() -> str:
+    """Act, if people approve it."""
+    gates.times["act"] += 1
+    await SeededClock().sleep(STEP / 2)
+    return "acted"
+
+
+@tool(approval="required", approval_timeout=STEP * 3)
+async def hurry() -> str:
+    """Act, if people approve it soon."""
+    gates.times["act"] += 1
+    return "hurried"
+
+
 @registry.entity("clerk", limits=LIMITS, idle_timeout=timedelta(milliseconds=5))
 async def clerk(ctx: Any, wake: Any) -> None:
-    """Run the agent, twice if a message says so."""
-    ctx.use_agent(tools=[look, write, fail], turns_max=5)
+    """Run the agent, twice if a message says so; sum up what is long, if it was spawned so."""
+    tokens = ctx.args.get("threshold")
+    compaction = tokens and Compaction(threshold=tokens, keep_last=2, max_tokens=10)
+    tools = [look, write, fail, act, hurry]
+    ctx.use_agent(tools=tools, turns_max=5, compaction=compaction)
     await ctx.agent.run()
     if any("twice" in event.value["payload"] for event in ctx.events):
         await ctx.agent.run("And again.")
@@ -100,7 +123,8 @@ said = st.sampled_from(["Well. ", "So it is. ", "Yes. ", " \n", ""]).map(
 )
 thought = st.sampled_from(["Hm. ", "I see. "]).map(lambda words: ("thinking", words))
 redacted = st.just(("redacted_thinking", "x"))
-called = st.sampled_from(["look", "write", "fail", "unknown"]).map(lambda name: ("call", name))
+tool_names = ["look", "write", "fail", "unknown", "act", "hurry"]
+called = st.sampled_from(tool_names).map(lambda name: ("call", name))
 reasons = st.sampled_from(["end_turn"] * 6 + ["max_tokens", "refusal", "pause_turn"])
 
 
@@ -196,7 +220,8 @@ sends = st.tuples(st.just("send"), st.sampled_from(list(Mode)), st.sampled_from(
 late = st.tuples(st.just("late"), st.sampled_from(list(Mode)), st.integers(1, 40))
 interrupts = st.tuples(st.just("interrupt"))
 crashes = st.tuples(st.just("crash"))
-deeds = st.one_of(sends, sends, sends, late, interrupts, interrupts, crashes)
+decisions = st.tuples(st.just("decide"), st.sampled_from(["approve", "deny"]))
+deeds = st.one_of(sends, sends, sends, late, interrupts, interrupts, decisions, decisions, crashes)
 plans = st.lists(
     st.tuples(st.integers(0, 8), deeds), min_size=4, max_size=16
 )  # each after so many quarters
@@ -205,7 +230,10 @@ plans = st.lists(
 class Simulation:
     """One world: what is done to one entity, and what it was told."""
 
-    def __init__(self, speaker: Speaker, deaths: Sequence[int], seed: int) -> None:
+    def __init__(
+        self, speaker: Speaker, deaths: Sequence[int], seed: int, *, threshold: int = 0
+    ) -> None:
+        self.threshold = threshold  # of what is summed up, in tokens; 0 for never
         self.random = Random(seed)
         self.clock = SeededClock()
         self.store = memory()
@@ -263,6 +291,14 @@ class Simulation:
         except RayAgentsError:
             return  # its host died: whether it is in the log or not is not known
 
+    async def decide(self, decision: str) -> None:
+        """On the first tool call that waits for it."""
+        with suppress(RayAgentsError):  # its host died, or others have decided
+            runtime = await self.living()
+            for approval in (await runtime.inspect(CLERK)).approvals[:1]:
+                request = DecisionRequest.model_validate({"decision": decision})
+                await runtime.decide(CLERK, approval.key, request)
+
     def message(self, mode: Mode, note: str = "", after: float = 0) -> SendRequest:
         name = f"m{len(self.sent)}."
         request = SendRequest(payload=name + note, id=name, mode=mode, after_seconds=after)
@@ -277,6 +313,8 @@ class Simulation:
                 self.later(self.send(self.message(mode, after=after / 1000)))
             case ("interrupt",):
                 self.later(self.interrupt())
+            case ("decide", decision):
+                self.later(self.decide(decision))
             case _:
                 (await self.living()).hosts.vanish()
 
@@ -284,7 +322,8 @@ class Simulation:
         """Do it all; the log in the end."""
         async with self.new_runtime(self.store) as first:
             await first.register(registry)
-            await first.spawn(CLERK, SpawnRequest())
+            args = {"threshold": self.threshold} if self.threshold else {}
+            await first.spawn(CLERK, SpawnRequest(args=args))
         for quarters, deed in [(0, ("send", Mode.QUEUED, "")), *plan]:
             await self.clock.sleep(STEP * quarters / 4)
             await self.do(deed)
@@ -308,14 +347,20 @@ class Simulation:
             view = await (await self.living()).inspect(CLERK)
             if view.status is Status.SLEEPING and view.next_due is None:
                 return
+            await self.decide("approve")
             await self.clock.sleep(timedelta(milliseconds=5))
         raise AssertionError(f"not quiet: {view}")
 
     def check(self, events: list[Event]) -> None:
         final = check_prefixes(events)
-        check_requests(self.speaker.requests, final)
+        if self.threshold:
+            check_summaries(events)
+            final = Timeline(events, whole=True).messages()
+        else:
+            check_requests(self.speaker.requests, final)
         check_messages_once(set(self.sent), events, final)
         check_ends(events)
+        check_approved(events)
         for answer in self.stopped:
             check_stopped(answer, events)
 
@@ -333,6 +378,19 @@ def check_prefixes(events: list[Event]) -> list[Message]:
             following.take("run", "the next", {"input": None})
             check_messages(following.messages())
     return before
+
+
+def check_summaries(events: list[Event]) -> None:
+    """The newest summary and the rows it names give what all rows give, at any time after it."""
+    rows = [event for event in events if event.type in TYPES]
+    for at, event in enumerate(rows):
+        newest = next((row for row in reversed(rows[:at]) if row.type == COMPACTION), None)
+        if newest is None or newest.value["read_from"] is None:
+            continue
+        read = [row for row in rows[:at] if row.offset >= newest.value["read_from"]]
+        short, full = Timeline([newest, *read]), Timeline(rows[:at])
+        assert short.messages() == full.messages(), event
+        assert short.answers == full.answers
 
 
 def check_requests(requests: Sequence[list[Message]], final: list[Message]) -> None:
@@ -364,7 +422,26 @@ def check_ends(events: list[Event]) -> None:
     newest = {(event.type, event.key): event for event in events}
     for (kind, key), event in newest.items():
         if kind in ("run", "step", "tool_call", "wake", "text", "reasoning") and event.text:
-            assert event.value["status"] not in ("started", "executing", "streaming"), key
+            unended = ("started", "executing", "streaming", "waiting")
+            assert event.value["status"] not in unended, key
+
+
+def check_approved(events: list[Event]) -> None:
+    """Nobody is waited for; what ran was approved, once for each time that it ran."""
+    newest = {event.key: event.value for event in events if event.type == "approval"}
+    assert "pending" not in {row["status"] for row in newest.values()}
+    approved = {key for key, row in newest.items() if row["status"] == "approved"}
+    began = [
+        event.key
+        for event in events
+        if event.type == "tool_call"
+        and event.text
+        and event.value["tool_name"] in ("act", "hurry")
+        and event.value["status"] == "executing"
+    ]
+    assert set(began) <= approved
+    assert len(began) == len(set(began))
+    assert gates.times["act"] <= len(began)
 
 
 def check_stopped(answer: Interrupted, events: list[Event]) -> None:
@@ -398,11 +475,13 @@ def flat(messages: Sequence[Message]) -> list[tuple[str, Block]]:
     plan=plans,
     deaths=st.lists(st.integers(1, 60), max_size=4),
     seed=st.integers(0, 2**16),
+    threshold=st.sampled_from([0, 0, 12, 24, 48]),
 )
 def test_any_interleaving_gives_a_valid_transcript(
-    script: list[Speech], plan: list[Any], deaths: list[int], seed: int
+    script: list[Speech], plan: list[Any], deaths: list[int], *, seed: int, threshold: int
 ) -> None:
-    simulation = Simulation(Speaker(script), deaths, seed)
+    gates.reset()
+    simulation = Simulation(Speaker(script), deaths, seed, threshold=threshold)
     with asyncio.Runner(loop_factory=World) as runner:
         events = runner.run(simulation.run(plan))
     simulation.check(events)

@@ -1,4 +1,4 @@
-"""``query``: the six views, held to what the runtime itself says of the same entities."""
+"""``query``: the seven views, held to what the runtime itself says of the same entities."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ray_agents
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.cli import main
 from ray_agents.client import Client
 from ray_agents.definition import Definition, Limits, Registry
@@ -44,6 +45,7 @@ from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import message
 from ray_agents.testing.scan_suite import ADA, append, created, flip_a_bit, log_of
 from ray_agents.tools import tool
+from ray_agents.views import ApprovalStatus
 
 registry = Registry()
 
@@ -192,6 +194,35 @@ async def test_what_failed_says_why_and_what_was_taken_back_is_gone() -> None:
     assert query(blobs, "select status, error from runs").to_pylist() == [failed]
     assert query(blobs, "select status, error from steps").to_pylist() == [failed]
     assert query(blobs, "from tool_calls").num_rows == 0
+
+
+async def test_approvals_say_who_decided_what_and_why() -> None:
+    asked = ApprovalRecorded(
+        key="wake-1-run-1:s1:tool:0",
+        status=ApprovalStatus.PENDING,
+        run_id="wake-1-run-1",
+        tool_call_id="toolu_1",
+        tool_name="delete",
+        args={"path": "a"},
+        requested_at=1_000_000,
+    )
+    denied = asked.decided(ApprovalStatus.DENIED, now=2_000_000, by="ann", reason="no")
+    blobs = MemoryBlobs()
+    with closing(log_of(blobs, ADA)) as log:
+        await append(log, [created(), asked.draft(), denied.draft()])
+    sql = """select run, tool_name, args->>'$.path' as path, status, decided_by, reason,
+        epoch(decided - requested) as took, expires from approvals"""
+    (row,) = query(blobs, sql).to_pylist()
+    assert list(row.values()) == [
+        "wake-1-run-1",
+        "delete",
+        "a",
+        "denied",
+        "ann",
+        "no",
+        1.0,
+        None,
+    ]
 
 
 CHANGES = st.lists(

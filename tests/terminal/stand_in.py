@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.errors import RayAgentsError
 from ray_agents.events import (
     Draft,
@@ -27,6 +28,8 @@ from ray_agents.modes import Mode
 from ray_agents.terminal.installation import Answer, Description, Target
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import (
+    ApprovalStatus,
+    ApprovalView,
     CostBy,
     CostLine,
     EntityView,
@@ -93,6 +96,21 @@ def tool(status: str, **fields: Any) -> Draft:
     return row("tool_call", "c1", tool_name="multiply", status=status, **fields)
 
 
+def approval(status: ApprovalStatus, **decided: Any) -> Draft:
+    asked = ApprovalRecorded(
+        key="w1-run-1:s1:tool:0",
+        status=status,
+        run_id="w1-run-1",
+        tool_call_id="toolu_1",
+        tool_name="delete",
+        args={"path": "a"},
+        requested_at=TEN_O_CLOCK,
+        wake="w1",
+        **decided,
+    )
+    return asked.draft()
+
+
 def error(traceback: str | None = None) -> Draft:
     facts = {"error_code": "handler_failed", "message": "ValueError: no"}
     return ErrorRecorded(key="e1", traceback=traceback, **facts).draft()
@@ -127,6 +145,15 @@ def entity(**changes: Any) -> EntityView:
 
 
 REPLY = Reply(address=ADA, id="m", wake="w", offset=4, text="391")
+WAITS = ApprovalView(
+    id="toolu_1",
+    key="w1-run-1:s1:tool:0",
+    status=ApprovalStatus.PENDING,
+    wake="w1",
+    tool="delete",
+    args={"path": "a"},
+    requested=TEN_O_CLOCK,
+)
 PARKED = ParkedWake(wake="w7", attempts=3, error="ValueError: no", messages=2)
 
 
@@ -255,6 +282,18 @@ class FakeClient:
     def skip(self, address: str, *, wake: str | None = None) -> int:
         self._note("skip", address=address, wake=wake)
         return 1
+
+    def approve(
+        self, address: str, call_id: str, *, by: str | None = None, reason: str | None = None
+    ) -> ApprovalView:
+        self._note("approve", address=address, call_id=call_id, by=by, reason=reason)
+        return WAITS.model_copy(update={"status": ApprovalStatus.APPROVED})
+
+    def deny(
+        self, address: str, call_id: str, *, by: str | None = None, reason: str | None = None
+    ) -> ApprovalView:
+        self._note("deny", address=address, call_id=call_id, by=by, reason=reason)
+        return WAITS.model_copy(update={"status": ApprovalStatus.DENIED})
 
 
 @dataclass

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from ray_agents.terminal import tables, wording
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import Durability, Spending, Status, TypeView
-from tests.terminal.stand_in import NOW, PARKED, entity
+from tests.terminal.stand_in import NOW, PARKED, WAITS, entity
 
 
 def printed(answer: RenderableType, *, width: int = 120) -> str:
@@ -64,6 +64,19 @@ def test_inspect_shows_everything_that_is_not_empty() -> None:
         PARKED WAKE   MESSAGES   AFTER        ERROR
         w7                   2   3 attempts   ValueError: no
         """)
+
+
+def test_inspect_shows_what_waits_for_approval() -> None:
+    view = entity(status=Status.WAITING, waiting_for="approval", approvals=(WAITS,))
+    shown = printed(tables.entity(view, now=NOW))
+    assert "status        waiting for approval\n" in shown
+    assert shown.endswith(
+        dedent("""\
+
+        WAITS FOR APPROVAL   CALL               ASKED    EXPIRES   WAKE
+        toolu_1              delete(path="a")   1m ago   -         w1
+        """)
+    )
 
 
 @pytest.mark.parametrize("durability", list(Durability))

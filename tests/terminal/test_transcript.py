@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,11 @@ from ray_agents.events import (
 )
 from ray_agents.ledger import Spent
 from ray_agents.terminal.transcript import Stroke, Transcript
+from ray_agents.views import ApprovalStatus
 from tests.terminal.stand_in import (
     ADA,
     CONVERSATION,
+    approval,
     created,
     error,
     interrupt,
@@ -61,6 +64,10 @@ def test_a_conversation_reads_from_top_to_bottom() -> None:
         """)
 
 
+def progress(**said: Any) -> Draft:
+    return row("tool_progress", "c1:progress", tool_name="load", **said)
+
+
 def test_text_appears_as_it_arrives() -> None:
     transcript = Transcript(address=ADA, zone=UTC)
     first, second = log_of(text("17 times"), text(" 23"))
@@ -94,6 +101,14 @@ def test_a_run_whose_text_was_not_streamed_is_told_whole() -> None:
         (wake(WakeStatus.STARTED, event_count=3, source="cron"), "· awake for 3 cron events"),
         (wake(WakeStatus.HANDLED), "· handled, may sleep"),
         (wake(WakeStatus.SKIPPED), "· skipped"),
+        (wake(WakeStatus.WAITING), "· waits for approval, may sleep"),
+        (approval(ApprovalStatus.APPROVED, by="ann"), "✓ approved by ann: delete"),
+        (approval(ApprovalStatus.DENIED, reason="no"), "✗ denied: delete: no"),
+        (approval(ApprovalStatus.EXPIRED), "✗ expired: delete"),
+        (approval(ApprovalStatus.WITHDRAWN), "· withdrawn: delete"),
+        (progress(message="reading", done=3, total=10), "… load: reading 3 of 10"),
+        (progress(message="reading", done=3, total=None), "… load: reading 3"),
+        (progress(message="", done=None, total=None), "… load:"),
         (wake(WakeStatus.HANDLED, interrupted=True), "· interrupted, may sleep"),
         (interrupt(reason="enough"), "■ told to stop: enough"),
         (interrupt(sender="/a/b"), "■ told to stop by /a/b"),
@@ -128,6 +143,13 @@ def test_a_parked_wake_says_what_can_be_done() -> None:
     assert told(wake(WakeStatus.PARKED, attempt=3, error="ValueError: no")) == (
         "10:00:00 ✗ parked after 3 attempts: ValueError: no\n"
         "           ray-agents retry /assistant/ada, or skip /assistant/ada\n"
+    )
+
+
+def test_a_tool_call_that_waits_says_how_to_decide_on_it() -> None:
+    assert told(approval(ApprovalStatus.PENDING)) == (
+        '10:00:00 ? waits for approval: delete(path="a")\n'
+        "           ray-agents approve /assistant/ada toolu_1, or deny /assistant/ada toolu_1\n"
     )
 
 
@@ -192,3 +214,14 @@ def test_a_step_tells_what_it_cost_or_that_nobody_knows() -> None:
 
 def test_the_ledger_s_own_rows_are_not_told() -> None:
     assert told(Spent().draft()) == ""
+
+
+def test_a_summary_and_what_a_step_was_asked_with_are_told() -> None:
+    context = {"sources": {"run": 100}, "cacheable": 80, "counted": "provider", "estimate": 90}
+    step = {"status": "completed", "purpose": "compaction", "input_tokens": 100, "context": context}
+    summary = {"turns": 12, "tokens": 3400, "summary": "They counted."}
+    drafts = (Draft.of("step", "r:c1", value=step), Draft.of("compaction", "r:c1", value=summary))
+    assert told(*drafts) == dedent("""\
+        10:00:00 · compaction · 100 tokens in, 0 out · 80% cacheable
+        10:00:01 ≡ 12 turns, about 3,400 tokens, are summed up: They counted.
+        """)

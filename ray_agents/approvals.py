@@ -1,0 +1,132 @@
+"""Approvals: tool calls that wait until people have decided on them, as rows of the log.
+
+A call of a tool with ``approval="required"`` is not run. Its approval stands in the log as
+``pending``, under the key of the call's own row; whoever decides writes the same key again. The
+newest row of a key tells all, and the first decision is the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self, cast
+
+from ray_agents.errors import ApprovalDecided
+from ray_agents.events import JSON, WAKE_HEADER, Draft, Event, Operation
+from ray_agents.views import ApprovalStatus, ApprovalView
+
+STATUS_HEADER = "status"
+
+
+class AwaitsApproval(BaseException):
+    """Ends an attempt at a wake whose run cannot go on before people have decided.
+
+    It passes through handlers, which have nothing to do with it.
+    """
+
+
+def only_awaits(error: BaseException) -> bool:
+    """Whether an error, perhaps a group of a handler's tasks, says nothing else than that."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return group.split(AwaitsApproval)[1] is None
+    return isinstance(error, AwaitsApproval)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRecorded:
+    """A tool call began to wait for approval, or was decided on.
+
+    ``key`` is that of the call's row, ``tool_call_id`` the model's name for the call. Times are
+    microseconds since the epoch. ``wake`` is the wake that waits; it stands in the row's headers.
+    """
+
+    key: str
+    status: ApprovalStatus
+    run_id: str
+    tool_call_id: str
+    tool_name: str
+    args: JSON
+    requested_at: int
+    expires_at: int | None = None
+    decided_at: int | None = None
+    by: str | None = None
+    reason: str | None = None
+    wake: str = ""
+
+    TYPE = "approval"
+
+    @property
+    def pending(self) -> bool:
+        """Whether nobody has decided yet."""
+        return self.status is ApprovalStatus.PENDING
+
+    def decided(
+        self,
+        status: ApprovalStatus,
+        *,
+        now: int,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> Self:
+        """The end of the waiting; the same decision again changes nothing.
+
+        Raises:
+            ApprovalDecided: it was decided otherwise before.
+        """
+        if self.status is status:
+            return self
+        if not self.pending:
+            message = (
+                f"the call {self.tool_call_id!r} of {self.tool_name!r} is {self.status.value} "
+                "already; the first decision stands"
+            )
+            raise ApprovalDecided(message, id=self.tool_call_id, status=self.status.value)
+        return replace(self, status=status, decided_at=now, by=by, reason=reason)
+
+    def draft(self) -> Draft:
+        """The row to append; its status stands in the headers too, for columnar reads."""
+        value = asdict(self)
+        wake = value.pop("wake")
+        headers = {STATUS_HEADER: self.status.value} | ({WAKE_HEADER: wake} if wake else {})
+        return Draft.of(
+            self.TYPE, self.key, value=value, operation=Operation.UPSERT, headers=headers
+        )
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Read the row back."""
+        row = cast("dict[str, Any]", event.value)
+        row["status"] = ApprovalStatus(row["status"])
+        return cls(**row, wake=event.headers.get(WAKE_HEADER, ""))
+
+    def view(self) -> ApprovalView:
+        """It as doors show it."""
+        return ApprovalView(
+            id=self.tool_call_id,
+            key=self.key,
+            status=self.status,
+            wake=self.wake,
+            tool=self.tool_name,
+            args=self.args,
+            requested=self.requested_at,
+            expires=self.expires_at,
+            decided=self.decided_at,
+            by=self.by,
+            reason=self.reason,
+        )
+
+
+def named(approvals: Iterable[ApprovalRecorded], name: str) -> ApprovalRecorded | None:
+    """The one of that id or key: a pending one before others, else the newest; None if none is."""
+    found = [each for each in approvals if name in (each.tool_call_id, each.key)]
+    pending = [each for each in found if each.pending]
+    return next(iter(pending), found[-1] if found else None)
+
+
+def told(approval: ApprovalRecorded) -> str:
+    """What the model reads of a call that was not approved."""
+    if approval.status is ApprovalStatus.EXPIRED:
+        return "Not run: nobody approved this call in time."
+    reason = f" The reason given: {approval.reason}" if approval.reason else ""
+    return f"Not run: this call was denied.{reason}"

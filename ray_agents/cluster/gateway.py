@@ -1,0 +1,92 @@
+"""The centre that shares the limits of models between all hosts of a runtime: one detached actor.
+
+It keeps nothing that it cannot learn again from the next reports, so Ray may restart it at any
+time; hosts go on without it meanwhile (:mod:`ray_agents.gateway`). Made by the first host that
+calls a provider: a runtime whose agents are scripted has none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from ray_agents.cluster.untyped import as_actor, import_ray, ray_errors
+from ray_agents.errors import RuntimeUnavailable
+from ray_agents.pacing import Allowance
+from ray_agents.settings import Settings
+from ray_agents.sharing import ModelKey, Report, Share, Sharing
+
+GATEWAY = "gateway"
+CONCURRENCY_MAX = 1_000
+RAY = import_ray()
+
+
+def allowance_of(settings: Settings, model: str) -> Allowance:
+    """What the operator allows of a model."""
+    limits = (
+        settings.model_calls_max,
+        settings.model_requests_per_minute,
+        settings.model_tokens_per_minute,
+    )
+    calls, requests, tokens = (limit and limit.of(model) for limit in limits)
+    return Allowance(
+        calls_start=settings.model_calls_start,
+        calls_max=calls,
+        requests_per_minute=requests,
+        tokens_per_minute=tokens,
+    )
+
+
+@as_actor()
+class ModelGateway:
+    """See the module."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._sharing = Sharing(partial(allowance_of, settings))
+
+    async def report(self, host: str, reports: Mapping[ModelKey, Report]) -> dict[ModelKey, Share]:
+        """Take a host's reports in; its shares."""
+        return self._sharing.report(host, reports, now=time.monotonic())
+
+    async def status(self) -> list[dict[str, Any]]:
+        """What is known of each model, and what its hosts do."""
+        return self._sharing.status()
+
+
+class RayCentre:
+    """The way of a host to it; see ``gateway.Centre``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._actor: Any = None
+
+    async def report(
+        self, host: str, reports: Mapping[ModelKey, Report]
+    ) -> Mapping[ModelKey, Share]:
+        """Take a host's reports; its shares.
+
+        Raises:
+            RuntimeUnavailable: the actor is gone, or Ray is.
+        """
+        try:
+            if self._actor is None:
+                self._actor = self._made()
+            return await self._actor.report.remote(host, reports)
+        except ray_errors() as error:
+            self._actor = None  # one that has died for good is made anew
+            raise RuntimeUnavailable(f"the gateway does not answer: {error}") from error
+
+    def _made(self) -> Any:
+        actor_class: Any = import_module("ray_agents.cluster.gateway").ModelGateway
+        return actor_class.options(
+            name=GATEWAY,
+            namespace=self._settings.namespace,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_concurrency=CONCURRENCY_MAX,
+        ).remote(self._settings)

@@ -1,0 +1,45 @@
+"""What is written when a wake is given up: its runs end, and the ledger goes with their steps."""
+
+from __future__ import annotations
+
+from ray_agents.cluster.deciding import given_up
+from ray_agents.events import Draft, Event, WakeRecorded, WakeStatus
+from ray_agents.ledger import Spent
+from ray_agents.log.history import History
+from ray_agents.model import Usage
+from ray_agents.projection import State
+from ray_agents.runs import RunRecord
+
+WAKE = WakeRecorded(
+    key="wake-2",
+    status=WakeStatus.PARKED,
+    source="inbox",
+    from_offset=1,
+    to_offset=2,
+    event_count=1,
+    attempt=3,
+    deaths=3,
+    host="h",
+    definition_version=1,
+    timestamp=0,
+)
+SPENT = Spent(usage=Usage(input_tokens=7), unpriced=7)
+
+
+def drafts_of(*rows: Draft) -> list[Draft]:
+    history = History()
+    history.extend([Event.at(2 + at, 0, row) for at, row in enumerate(rows)])
+    return given_up([WAKE], State(spent=SPENT), history, now=5)
+
+
+def test_a_model_call_that_nobody_saw_the_end_of_is_in_step_and_ledger() -> None:
+    run = RunRecord("wake-2-run-1", [])
+    begun = run.run_started("go", 1), *run.step_started(1, provider="p", model="m", now=2)
+    written = drafts_of(*begun)
+    assert [draft.type for draft in written] == ["step", "error", "run", "ledger", "wake"]
+    ledger = Spent.of(Event.at(0, 0, written[-2]))
+    assert ledger == SPENT + Spent(uncounted=1)
+
+
+def test_without_an_open_run_nothing_is_written_but_the_end_of_the_wake() -> None:
+    assert [draft.headers["status"] for draft in drafts_of()] == ["skipped"]
