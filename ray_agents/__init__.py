@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ray_agents.address import Address
     from ray_agents.agent import AgentConfig, AgentRunResult
+    from ray_agents.budgets import Budget
     from ray_agents.client import AsyncClient, Client, connect, connect_async
     from ray_agents.context import Context
     from ray_agents.definition import (
-        Budget,
         Dedicated,
         Definition,
         Limits,
@@ -73,7 +73,7 @@ _HOMES = {
     "AgentConfig": "agent",
     "AgentRunResult": "agent",
     "AsyncClient": "client",
-    "Budget": "definition",
+    "Budget": "budgets",
     "Client": "client",
     "Context": "context",
     "Dedicated": "definition",

@@ -138,7 +138,8 @@ class AgentRunResult:
     """How a run ended. ``text`` is what the model said in its last step.
 
     ``stop_reason`` is the provider's, or the limit at which the run was stopped: ``"turns_max"``,
-    ``"tokens_max"``, ``"cost_max"``, ``"time_max"``, or ``"budget"``, the entity's own.
+    ``"tokens_max"``, ``"cost_max"``, ``"time_max"``, or the entity's own: ``"budget"``, and
+    ``"goal_budget"``, which is its goal's.
     ``duration`` is wall time from the run's first start, interruptions included. ``usage`` and
     ``cost``, in dollars, count broken model calls as far as the provider said; ``uncounted`` is how
     many of them there were. ``cost`` is None if a model has no price.

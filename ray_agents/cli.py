@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from typer.main import get_command
 
-from ray_agents.errors import CorruptLog, RayAgentsError
+from ray_agents.errors import CorruptLog, InvalidPayload, RayAgentsError
 from ray_agents.terminal import (
     approval_commands,
     carry_commands,
@@ -147,19 +147,31 @@ class Installed:
         since: timedelta | None,
         on_corrupt: Callable[[str], None] | None,
     ) -> list[CostLine]:
-        """What was spent in the store."""
+        """What was spent in the store, or in that of the control API that was named."""
         from ray_agents.tables.cost import cost
+
+        begin = None if since is None else datetime.now(UTC) - since
+        settings = self._settings(target)
+        if (url := target.url or settings.url) is not None:
+            if on_corrupt is not None:
+                message = "damaged logs can be left out only where the store is, without --url"
+                raise InvalidPayload(message, field="skip_corrupt")
+            return self._cost_at(url, settings, by=by, since=begin)
 
         def report(_: str, error: CorruptLog) -> None:
             if on_corrupt is not None:
                 on_corrupt(f"left out: {error.message}")
 
-        return cost(
-            self._settings(target).store,
-            by=by,
-            since=None if since is None else datetime.now(UTC) - since,
-            on_corrupt=report if on_corrupt is not None else None,
-        )
+        told = report if on_corrupt is not None else None
+        return cost(settings.store, by=by, since=begin, on_corrupt=told)
+
+    def _cost_at(
+        self, url: str, settings: Settings, *, by: CostBy, since: datetime | None
+    ) -> list[CostLine]:
+        from ray_agents.client import connect
+
+        with connect(url, settings=settings) as client:
+            return client.cost(by=by, since=since)
 
     def now(self) -> int:
         """Microseconds since the epoch."""

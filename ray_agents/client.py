@@ -13,21 +13,23 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from datetime import datetime, timedelta
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
 from ray_agents.address import Address
+from ray_agents.budgets import Budget
 from ray_agents.cluster.blocking import Blocking, closed
 from ray_agents.decisions import AsyncDecisions, Decisions
 from ray_agents.definition import Definition, Registry
 from ray_agents.errors import InvalidSetting, RuntimeUnavailable
 from ray_agents.events import JSON, Event
 from ray_agents.modes import Mode
-from ray_agents.ports import Blobs, Runtime
+from ray_agents.ports import Runtime
 from ray_agents.requests import (
     ForkRequest,
     ListQuery,
@@ -36,6 +38,7 @@ from ray_agents.requests import (
     checked,
     message_of,
     seconds_of,
+    share_of,
 )
 from ray_agents.settings import Settings, from_env
 from ray_agents.views import (
@@ -54,7 +57,7 @@ from ray_agents.views import (
 
 ASK_WITHIN = timedelta(minutes=1)
 Detach = Callable[[], None]
-Store = str | Blobs | None
+Cost = Callable[..., Awaitable[list[CostLine]]] | None
 Where = str | PathLike[str]
 
 
@@ -105,7 +108,7 @@ def registry_at(source: str) -> Registry:
     return import_registry(source)
 
 
-def _prepare(url: str | None, settings: Settings | None) -> tuple[Runtime, Detach, Store]:
+def _prepare(url: str | None, settings: Settings | None) -> tuple[Runtime, Detach, Cost]:
     chosen = settings or from_env(os.environ)
     address = url or chosen.url
     if address is not None:
@@ -115,11 +118,14 @@ def _prepare(url: str | None, settings: Settings | None) -> tuple[Runtime, Detac
         from ray_agents.cluster.running import token_for
         from ray_agents.http.runtime import HttpRuntime
 
-        return HttpRuntime(address, token_for(chosen, address)), _nothing, None
+        remote = HttpRuntime(address, token_for(chosen, address))
+        return remote, _nothing, remote.cost
     from ray_agents.cluster.attach import ClusterRuntime, attach
+    from ray_agents.tables.cost import cost_in
 
     attachment = attach(chosen)
-    return ClusterRuntime(chosen, attachment), attachment.detach, chosen.store
+    runtime = ClusterRuntime(chosen, attachment)
+    return runtime, attachment.detach, partial(cost_in, chosen.store)
 
 
 def _nothing() -> None:
@@ -129,8 +135,8 @@ def _nothing() -> None:
 class AsyncClient(AsyncDecisions):
     """The verbs as coroutines; enter it with ``async with``, once."""
 
-    def __init__(self, runtime: Runtime, detach: Detach = _nothing, store: Store = None) -> None:
-        self._store = store
+    def __init__(self, runtime: Runtime, detach: Detach = _nothing, cost: Cost = None) -> None:
+        self._cost = cost
         self._entered: Runtime | None = None
         self._unentered: Runtime | None = runtime
         self._detach = detach
@@ -185,15 +191,18 @@ class AsyncClient(AsyncDecisions):
         args: Mapping[str, JSON] | None = None,
         tags: Mapping[str, str] | None = None,
         message: JSON = None,
+        budget: Budget | None = None,
         spawn_id: str | None = None,
     ) -> EntityView:
         """Create an entity, with a first message if one is given; durable when this returns.
+
+        ``budget`` bounds what it spends in this life, with all that descend from it.
 
         Raises:
             InvalidAddress, UnknownType, InvalidPayload, EntityExists: it is refused.
         """
         fields: dict[str, Any] = {"args": dict(args or {}), "tags": dict(tags or {})}
-        fields["spawn_id"] = spawn_id
+        fields |= {"spawn_id": spawn_id, "budget": share_of(budget)}
         if message is not None:
             fields["message"] = SendRequest(payload=message)
         return await self._runtime.spawn(Address.parse(address), checked(SpawnRequest, fields))
@@ -354,14 +363,10 @@ class AsyncClient(AsyncDecisions):
     async def cost(
         self, *, by: CostBy = "type", since: datetime | None = None
     ) -> builtins.list[CostLine]:
-        """What was spent, by type, entity, model or day; see :func:`ray_agents.tables.cost.cost`.
-
-        Raises:
-            RuntimeUnavailable: this is a client of a control API, without a store to read.
-        """
-        from ray_agents.tables.cost import cost_in
-
-        return await cost_in(self._store, by=by, since=since)
+        """What was spent, by type, entity, model, day or tree: see ``ray_agents.tables.cost``."""
+        if self._cost is None:
+            raise RuntimeUnavailable("costs are read from a store, and this client knows of none")
+        return await self._cost(by=by, since=since)
 
 
 class Client(Blocking[AsyncClient], Decisions):
@@ -371,8 +376,8 @@ class Client(Blocking[AsyncClient], Decisions):
     What is not closed is closed when the interpreter ends.
     """
 
-    def __init__(self, runtime: Runtime, detach: Detach = _nothing, store: Store = None) -> None:
-        super().__init__(AsyncClient(runtime, detach, store), "ray-agents-client")
+    def __init__(self, runtime: Runtime, detach: Detach = _nothing, cost: Cost = None) -> None:
+        super().__init__(AsyncClient(runtime, detach, cost), "ray-agents-client")
 
     @property
     def _decisions(self) -> AsyncDecisions:

@@ -13,41 +13,29 @@ from typing import Any, Protocol
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.agenttools import agent_tools
 from ray_agents.binding import bound
+from ray_agents.budgets import Budget
 from ray_agents.collections import Collections
 from ray_agents.contextplan import ContextPlan, Source, TimedMessage, plan_of
 from ray_agents.contextreport import ContextReport
 from ray_agents.conversation import Projection, timed_messages
 from ray_agents.definition import Definition
 from ray_agents.effects import Effects
-from ray_agents.errors import EntityExists
-from ray_agents.events import (
-    JSON,
-    Draft,
-    EffectStaged,
-    Event,
-    OutboxKind,
-    decode,
-    digest_of,
-    encode,
-)
+from ray_agents.events import JSON, Event
+from ray_agents.goals import Goals, GoalVerbs
 from ray_agents.handles import Actions, AgentHandle, EntityHandle, RunHandle
 from ray_agents.injected import Injected
 from ray_agents.modes import Mode
 from ray_agents.notes import Notes
 from ray_agents.progress import ToolProgress
-from ray_agents.projection import MANIFEST_TYPE, State
+from ray_agents.projection import State
 from ray_agents.records import Records
-from ray_agents.requests import (
-    MESSAGE_ID_LENGTH_MAX,
-    SendRequest,
-    SpawnRequest,
-    checked,
-    message_of,
-    seconds_of,
-)
+from ray_agents.requests import SpawnRequest
 from ray_agents.runs import CONTEXT
+from ray_agents.sending import Sending
 from ray_agents.timeline import TYPES
+from ray_agents.tools import Tool
 from ray_agents.wakes import Wake
 
 
@@ -73,7 +61,7 @@ class Session(Protocol):
         ...
 
     def check_spawn(self, address: Address, request: SpawnRequest) -> None:
-        """Raise UnknownType or InvalidPayload if no such entity can be spawned."""
+        """Raise UnknownType, InvalidPayload or OverBudget if no such entity can be spawned."""
         ...
 
     async def run_agent(self, config: AgentConfig, input_text: str | None) -> AgentRunResult:
@@ -89,7 +77,7 @@ class Session(Protocol):
         ...
 
 
-class Context(Notes, Injected):
+class Context(GoalVerbs, Notes, Injected):
     """The first argument of every handler."""
 
     def __init__(self, session: Session, wake: Wake) -> None:
@@ -100,6 +88,8 @@ class Context(Notes, Injected):
         self.actions = Actions(session.definition.actions, self.state)
         self.records = Records(session.read)
         self.agent = AgentHandle(session.run_agent, None)
+        self._sending = Sending(session, wake_key=wake.key)
+        self._goals = Goals(session)
         self.progress = ToolProgress()
         self._said: list[str] = []
         self._runs = 0
@@ -240,16 +230,9 @@ class Context(Notes, Injected):
             InvalidPayload: ``payload`` is not JSON, ``after`` is negative or over five years, or
                 there is no such ``mode``.
         """
-        target = Address.parse(address)
-        plain = _plain(payload, f"the message to {address!r}")
-        request = message_of(
-            plain,
-            type=message_type,
-            from_=self.address,
-            after_seconds=seconds_of(after),
-            mode=mode,
+        return self._sending.send(
+            address, payload, message_type=message_type, after=after, mode=mode
         )
-        return self._stage_outbox(OutboxKind.SEND, target, request)
 
     async def spawn(
         self,
@@ -259,49 +242,35 @@ class Context(Notes, Injected):
         args: Mapping[str, JSON] | None = None,
         initial_message: JSON = None,
         tags: Mapping[str, str] | None = None,
+        budget: Budget | None = None,
     ) -> EntityHandle:
         """Create a child entity at the next commit point.
 
+        ``budget`` is what it may spend, with all that descend from it (see :class:`Budget`).
+
         Raises:
             UnknownType: no such definition.
-            InvalidPayload: the arguments do not fit its creation schema.
+            InvalidPayload: the arguments do not fit its creation schema, or a budget is missing.
+            OverBudget: the budget is more than what is left of this entity's own.
             EntityExists: this entity has spawned that address before.
         """
         target = Address.of(type_name, entity_id)
-        plain = _plain([args or {}, initial_message], f"the spawn of {str(target)!r}")
-        message = None if plain[1] is None else SendRequest(payload=plain[1], from_=self.address)
-        facts = {"args": plain[0], "tags": dict(tags or {}), "parent": self.address}
-        request = checked(SpawnRequest, facts | {"message": message})
-        self._session.check_spawn(target, request)
-        known = self._session.effects.row(MANIFEST_TYPE, f"child:{target}")
-        if known is not None and not self._session.effects.repeats():
-            message_text = f"{self.address} has already spawned {str(target)!r}; send to it instead"
-            raise EntityExists(message_text, address=str(target))
-        self._stage_outbox(OutboxKind.SPAWN, target, request)
+        self._sending.spawn(
+            target, args=args, initial_message=initial_message, tags=tags, budget=budget
+        )
         return EntityHandle(self.send, target)
 
-    def _stage_outbox(
-        self, kind: OutboxKind, target: Address, request: SendRequest | SpawnRequest
-    ) -> str:
-        effects, life = self._session.effects, self._session.state.incarnation
-        place = f"{self.wake.key}:{effects.scope}:{effects.next_ordinal()}"
-        message_id = f"{self.address}#{life}:{place}"
-        if len(message_id) > MESSAGE_ID_LENGTH_MAX:
-            message_id = f"{self.address}#{life}:{digest_of(place)}"
-        body = request.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        staged = EffectStaged(key=message_id, kind=kind, target=str(target), body=body)
-        drafts = [staged.draft({})]
-        if kind is OutboxKind.SPAWN:
-            child = {
-                "kind": "child",
-                "id": target.id,
-                "entity_type": target.type,
-                "entity_url": str(target),
-                "observed": False,
-            }
-            drafts.append(Draft.of(MANIFEST_TYPE, f"child:{target}", value=child))
-        effects.stage(kind.value, str(target), content=body, drafts=drafts)
-        return message_id
+    @property
+    def children(self) -> Sequence[str]:
+        """The addresses that this entity has spawned in this life, oldest first."""
+        return self._sending.children
+
+    def agent_tools(self, **options: Any) -> list[Tool]:
+        """Tools with which a model spawns, sends, schedules, tags and reads its goal.
+
+        Options as in :func:`ray_agents.agenttools.agent_tools`.
+        """
+        return agent_tools(self, **options)
 
     # -- flow ---------------------------------------------------------------------------------
 
@@ -315,12 +284,3 @@ class Context(Notes, Injected):
         The idle time-out is not waited for, unless something has come meanwhile.
         """
         self._session.rest()
-
-
-def _plain(value: JSON, what: str) -> JSON:
-    """``value`` as the receiver will read it, models and dates turned into JSON values.
-
-    Raises:
-        InvalidPayload: it cannot be written as JSON.
-    """
-    return decode(encode(value, what))

@@ -6,15 +6,13 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel
 
 from ray_agents.address import check_type
+from ray_agents.budgets import Budget
 from ray_agents.errors import InvalidAddress, InvalidDefinition, UnknownType
-from ray_agents.ledger import Spent
-from ray_agents.prices import check_money, micros_of
 from ray_agents.views import Durability
 
 Handler = Callable[..., Awaitable[Any]]
@@ -87,34 +85,6 @@ class Limits:
         if self.handler_time_max <= zero:
             message = f"Limits(handler_time_max={self.handler_time_max!r}): more than nothing"
             raise InvalidDefinition(message)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """What one entity's agents may spend in its life: tokens of all kinds, and dollars.
-
-    It is looked at before each model call, so the call that goes beyond it is the last; a run then
-    ends with the stop reason ``budget``, and every later one before its first call. A life begins
-    with nothing spent, and so does a fork. Children have budgets of their own.
-    """
-
-    tokens_max: int | None = None
-    cost_max: Decimal | None = None
-
-    def __post_init__(self) -> None:
-        if self.cost_max is not None:
-            check_money("cost_max", self.cost_max)
-        for name in ("tokens_max", "cost_max"):
-            limit = getattr(self, name)
-            if limit is not None and limit <= 0:
-                raise InvalidDefinition(f"Budget({name}={limit!r}): more than nothing")
-
-    def is_used_up(self, spent: Spent) -> bool:
-        """Whether nothing more may be spent."""
-        tokens, cost = self.tokens_max, self.cost_max
-        return (tokens is not None and spent.tokens >= tokens) or (
-            cost is not None and spent.micros >= micros_of(cost)
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,6 +128,11 @@ class Effects:
         """Everything staged that may be committed now: all but what waits for a tool's result."""
         return [draft for scope, draft in self._staged if scope not in self._held]
 
+    @property
+    def staged(self) -> list[Draft]:
+        """Everything staged, what waits for a tool's result included."""
+        return [draft for _, draft in self._staged]
+
     def take(self) -> list[Draft]:
         """What is ready, which is no longer staged: it has been handed to the log."""
         ready = self.ready

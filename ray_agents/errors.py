@@ -12,6 +12,7 @@
     │   ├── EntityExists           409
     │   ├── MessageConflict        409
     │   ├── NothingParked          409
+    │   ├── OverBudget             409
     │   ├── ApprovalDecided        409
     │   ├── EntityGone             410
     │   ├── OffsetGone             410
@@ -124,6 +125,12 @@ class MessageConflict(CallerError):
 
 class NothingParked(CallerError):
     """``retry`` or ``skip`` found no parked wake."""
+
+    status = 409
+
+
+class OverBudget(CallerError):
+    """A child's share is more than what is left of the budget; ``left`` says how much that is."""
 
     status = 409
 

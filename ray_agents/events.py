@@ -154,7 +154,10 @@ def wire_offset(offset: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntityCreated:
-    """An entity came to be at this address; ``life`` counts its incarnations from 0."""
+    """An entity came to be at this address; ``life`` counts its incarnations from 0.
+
+    ``budget`` is what it may spend, with all that descend from it, as a row of ``budgets.py``.
+    """
 
     entity_type: str
     args: dict[str, JSON]
@@ -163,12 +166,16 @@ class EntityCreated:
     life: int
     spawn_id: str
     timestamp: int
+    budget: dict[str, JSON] | None = None
 
     TYPE = "entity_created"
 
     def draft(self) -> Draft:
         """The row to append."""
-        return Draft.of(self.TYPE, "entity", value=asdict(self), operation=Operation.UPSERT)
+        value = asdict(self)
+        if self.budget is None:
+            del value["budget"]
+        return Draft.of(self.TYPE, "entity", value=value, operation=Operation.UPSERT)
 
     @classmethod
     def of(cls, event: Event) -> Self:

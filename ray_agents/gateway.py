@@ -219,7 +219,9 @@ class Gateway:
     def _go_alone(self, error: Exception) -> None:
         """Nobody answers: go on by ourselves, with what the report had said, too."""
         if not self._alone:
-            LOGGER.warning(
+            never = all(lane.told is None for lane in self._lanes.values())
+            LOGGER.log(
+                logging.INFO if never else logging.WARNING,  # it takes a while to be made
                 "nobody shares the limits of models now (%s: %s); host %s goes on with its part",
                 type(error).__name__,
                 error,

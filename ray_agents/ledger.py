@@ -93,4 +93,27 @@ class Spent:
         return cls(usage=usage, **{name: row[name] for name in _SUMS})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granted:
+    """What an entity has given its children to spend, in all: tokens, and micro-dollars."""
+
+    tokens: int = 0
+    micros: int = 0
+
+    KEY = "granted"
+
+    def __add__(self, other: Granted) -> Granted:
+        return Granted(tokens=self.tokens + other.tokens, micros=self.micros + other.micros)
+
+    def draft(self) -> Draft:
+        """The ledger's other row: this is the sum now."""
+        value = {"tokens": self.tokens, "micros": self.micros}
+        return Draft.of(Spent.TYPE, self.KEY, value=value, operation=Operation.UPSERT)
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Read the row back."""
+        return cls(**event.value)
+
+
 _SUMS = ("micros", "unpriced", UNCOUNTED)

@@ -29,7 +29,6 @@ from ray_agents.ports import Journal
 from ray_agents.prices import micros_of
 from ray_agents.prompting import Prompting
 from ray_agents.runs import (
-    BUDGET,
     COST_MAX,
     INTERRUPTED,
     STEERED,
@@ -163,9 +162,9 @@ class _Loop:
             TOKENS_MAX: agent.tokens_max is not None and spent.tokens >= agent.tokens_max,
             COST_MAX: agent.cost_max is not None and spent.micros >= micros_of(agent.cost_max),
             TIME_MAX: (left := self._seconds_left()) is not None and left <= 0,
-            BUDGET: self._journal.over_budget(),
         }
-        return next((name for name, is_reached in reached.items() if is_reached), None)
+        first = next((name for name, is_reached in reached.items() if is_reached), None)
+        return first or self._journal.used_up()
 
     def _seconds_left(self) -> float | None:
         """How long the run may still take, people's time apart; None for as long as it likes."""

@@ -174,8 +174,11 @@ class Journal(Protocol):
         """Whether the wake was told to stop, and what is to end when it is."""
         ...
 
-    def over_budget(self) -> bool:
-        """Whether the entity has used up what it may spend in its life."""
+    def used_up(self) -> str | None:
+        """What forbids another model call, as a stop reason; None if nothing does.
+
+        ``budget``: the entity has nothing left to spend; ``goal_budget``: nor for its goal.
+        """
         ...
 
     def effects_of(self, scope: str) -> EffectScope:

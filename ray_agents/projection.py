@@ -32,13 +32,14 @@ from ray_agents.events import (
     WakeStatus,
     decode,
 )
-from ray_agents.ledger import Spent
+from ray_agents.ledger import Granted, Spent
 from ray_agents.origin import EntityForked
 
 USER_TYPE_PREFIX = "state:"
 TAGS_TYPE = "tags"
 CONTEXT_TYPE = "context_inserted"
 MANIFEST_TYPE = "manifest"
+CHILD_KEY_PREFIX = "child:"
 ROW_TYPES = frozenset({TAGS_TYPE, CONTEXT_TYPE, MANIFEST_TYPE})
 CONTROL_TYPES = frozenset(
     {
@@ -119,6 +120,7 @@ class State:
     approvals: dict[str, ApprovalRecorded] = field(default_factory=dict[str, ApprovalRecorded])
     woken: bool = False
     spent: Spent = field(default_factory=Spent)
+    granted: Granted = field(default_factory=Granted)
     compacted: Event | None = None
     timers: dict[str, Timer] = field(default_factory=dict[str, Timer])
     outbox: dict[str, Outgoing] = field(default_factory=dict[str, Outgoing])
@@ -218,11 +220,17 @@ class State:
     def _apply_run(self, event: Event) -> None:
         match event.type:
             case Spent.TYPE:
-                self.spent = Spent.of(event)
+                self._apply_ledger(event)
             case ApprovalRecorded.TYPE:
                 self.approvals[event.key] = ApprovalRecorded.of(event)
             case _:
                 self.compacted = event
+
+    def _apply_ledger(self, event: Event) -> None:
+        if event.key == Granted.KEY:
+            self.granted = Granted.of(event)
+        else:
+            self.spent = Spent.of(event)
 
     def _apply_life(self, event: Event) -> None:
         match event.type:
@@ -239,7 +247,8 @@ class State:
     def _apply_created(self, event: Event) -> None:
         self.created, self.stopped, self.origin = EntityCreated.of(event), None, None
         self.life_offset = self.ids_offset = self.watermark = event.offset
-        self.woken, self.spent, self.compacted = False, Spent(), None
+        self.woken, self.compacted = False, None
+        self.spent, self.granted = Spent(), Granted()
         self.rows.clear()
         self._abandon()
 
@@ -250,7 +259,8 @@ class State:
         """
         if self.created is not None:
             self.created = origin.creation(self.created)
-        self.origin, self.ids_offset, self.spent = origin, offset, Spent()
+        self.origin, self.ids_offset = origin, offset
+        self.spent, self.granted = Spent(), Granted()
         self.woken = self.woken or origin.woken
 
     def _abandon(self) -> None:

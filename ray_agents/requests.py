@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from ray_agents.budgets import Budget
 from ray_agents.errors import InvalidPayload
 from ray_agents.modes import Mode
 from ray_agents.views import ApprovalStatus, Status
@@ -46,6 +48,13 @@ class SendRequest(Request):
     model_config = ConfigDict(populate_by_name=True)
 
 
+class ShareRequest(Request):
+    """What an entity and all that descend from it may spend: tokens of all kinds, and dollars."""
+
+    tokens_max: int | None = Field(default=None, gt=0)
+    cost_max: Decimal | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
 class SpawnRequest(Request):
     """A new entity: ``spawn_id`` makes a repeated spawn harmless."""
 
@@ -54,6 +63,15 @@ class SpawnRequest(Request):
     parent: str | None = None
     message: SendRequest | None = None
     spawn_id: str | None = Field(default=None, min_length=1, max_length=256)
+    budget: ShareRequest | None = None
+
+    @property
+    def share(self) -> Budget | None:
+        """The budget, as one of the entity's tree; None if it bounds nothing."""
+        given = self.budget
+        if given is None or (given.tokens_max is None and given.cost_max is None):
+            return None
+        return Budget(tokens_max=given.tokens_max, cost_max=given.cost_max, tree=True)
 
     @field_validator("message")
     @classmethod
@@ -115,6 +133,13 @@ def seconds_of(after: timedelta | None) -> float | None:
         message = f"'after' must be a timedelta, not {after!r}"  # may have no type checker
         raise InvalidPayload(message, field="after")
     return after.total_seconds()
+
+
+def share_of(budget: Budget | None) -> ShareRequest | None:
+    """A budget as requests carry it."""
+    if budget is None or not budget.limits:
+        return None
+    return ShareRequest(tokens_max=budget.tokens_max, cost_max=budget.cost_max)
 
 
 R = TypeVar("R", bound=Request)

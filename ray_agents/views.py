@@ -153,14 +153,39 @@ class Spending(View):
         return self.input_tokens + self.output_tokens + cached
 
 
-CostBy = Literal["type", "entity", "model", "day"]
+CostBy = Literal["type", "entity", "model", "day", "tree"]
 
 
 class CostLine(Spending):
-    """One line of a report of costs: of the type, entity, model or day (UTC) that ``of`` names."""
+    """One line of a report of costs: of the type, entity, model or day (UTC) that ``of`` names.
+
+    By ``tree`` it is an entity that nobody spawned, with all that descend from it.
+    """
 
     of: str
     steps: int = 0
+
+
+class BudgetView(View):
+    """What bounds an entity's spending, None meaning no bound; dollars are micro-dollars.
+
+    ``tree``: with all that descend from it. ``share``: given with its spawn, not by its type.
+    """
+
+    tokens_max: int | None = None
+    cost_micros_max: int | None = None
+    tree: bool = False
+    share: bool = False
+
+
+class GoalView(View):
+    """What an entity works towards: see :mod:`ray_agents.goals`."""
+
+    objective: str
+    status: str
+    token_budget: int | None = None
+    tokens_used: int = 0
+    summary: str | None = None
 
 
 class EntityView(View):
@@ -169,7 +194,8 @@ class EntityView(View):
     ``events`` is the offset that comes next and ``first`` the first one that was not let go by the
     type's retention. ``approvals`` are the tool calls that wait for one. ``schedules`` counts its
     pending delayed sends; ``next_due`` is when it next wakes by the clock. ``spent`` is what its
-    agents have spent in this life; ``over_budget`` that they may spend no more.
+    agents have spent in this life; ``granted_…`` what it has given to children of the budget of its
+    tree; ``over_budget`` that nothing is left.
     """
 
     address: str
@@ -198,6 +224,10 @@ class EntityView(View):
     durability: Durability = Durability.SYNC
     spent: Spending = Spending()
     over_budget: bool = False
+    budgets: tuple[BudgetView, ...] = ()
+    granted_tokens: int = 0
+    granted_micros: int = 0
+    goal: GoalView | None = None
 
 
 class StateView(View):

@@ -11,6 +11,7 @@ from ray_agents.errors import InvalidSetting
 from ray_agents.ports import Runtime
 from ray_agents.settings import Settings
 from serve import problem, routes
+from serve.costs import Reader, costs
 from serve.guards import BearerToken, BodyLimit
 from serve.imports import imports
 
@@ -49,7 +50,8 @@ def create_app(runtime_factory: RuntimeFactory, settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings = settings
-    for router in (routes.health, routes.types, routes.entities, imports):
+    app.state.costs = Reader(settings.store)
+    for router in (routes.health, routes.types, routes.entities, imports, costs):
         app.include_router(router)
     problem.install(app)
     # The last one added is the outermost: a request without the token has no body read.

@@ -433,6 +433,8 @@ def test_where_nothing_runs_the_hint_says_how_to_start(
         (("send", ADA, "--payload", "{no}"), "--payload is not JSON"),
         (("spawn", ADA, "--args", "[1]"), "--args must be a JSON object"),
         (("spawn", ADA, "--tag", "novalue"), "a tag is written key=value, not 'novalue'"),
+        (("spawn", ADA, "--cost-max", "much"), "'much' is no sum of dollars"),
+        (("spawn", ADA, "--cost-max", "0"), "more than nothing"),
         (("ask", ADA, "x", "--within", "soon"), "'soon' is not a duration"),
         (("ps", "--status", "happy"), "'happy' is not one of"),
         (("log", "verify"), "or --all"),

@@ -18,7 +18,7 @@ from ray_agents.interruption import (
 )
 from ray_agents.loop import run_agent
 from ray_agents.models.scripted import FunctionModel, Says
-from ray_agents.testing.journal import MemoryJournal
+from ray_agents.testing.journal import Crashed, MemoryJournal
 from ray_agents.testing.rules import check_messages
 from ray_agents.timeline import Timeline
 from ray_agents.tools import tool
@@ -63,6 +63,20 @@ async def test_a_run_that_begins_in_an_interrupted_wake_asks_nobody() -> None:
     model = FunctionModel(lambda _: pytest.fail("it was asked"))
     result = await run_agent(journal, AgentConfig(), model=model, input="go")
     assert (result.stop_reason, result.steps, result.text) == ("interrupted", 0, "")
+
+
+async def test_a_step_that_a_dead_owner_left_begun_is_ended_with_its_run() -> None:
+    journal = MemoryJournal(crash_at=3)
+    model = FunctionModel(lambda _: "Well, let me see.")
+    with pytest.raises(Crashed):
+        await run_agent(journal, AgentConfig(), model=model, input="go")
+    again = MemoryJournal(recorded=journal.rows)
+    again.interruption.set()
+    result = await run_agent(again, AgentConfig(), model=model, input="go")
+    steps = [event.value for event in again.rows if event.type == "step"]
+    assert (steps[-1]["status"], steps[-1]["finish_reason"]) == ("failed", "interrupted")
+    assert result.uncounted == 1
+    assert again.rows[-1].type == "run"
 
 
 async def test_any_prefix_of_a_run_can_be_ended_by_who_finds_it() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from ray_agents.errors import InvalidSetting
+from ray_agents.per_model import PerModel
 from ray_agents.settings import Settings, from_env, to_env
 
 
@@ -35,6 +36,12 @@ def test_each_kind_of_value_is_read() -> None:
     assert settings.openai_base_url == "http://127.0.0.1:8000/v1"
 
 
+def test_a_limit_may_be_for_some_models() -> None:
+    settings = from_env({"RAY_AGENTS_MODEL_CALLS_MAX": "100, claude-opus-5=20"})
+    assert settings.model_calls_max == PerModel(100, {"claude-opus-5": 20})
+    assert from_env(to_env(settings)) == settings
+
+
 def test_an_empty_variable_counts_as_absent() -> None:
     assert from_env({"RAY_AGENTS_TOKEN": "", "RAY_AGENTS_POOL_SIZE": " "}) == Settings()
 
@@ -51,6 +58,8 @@ def test_an_empty_variable_counts_as_absent() -> None:
         ("RAY_AGENTS_REGISTER_BY_VALUE", "maybe"),
         ("RAY_AGENTS_POOL_SIZE", "-1"),
         ("RAY_AGENTS_PACKED_HOSTS", "1.5"),
+        ("RAY_AGENTS_MODEL_CALLS_MAX", "claude-opus-5=0"),
+        ("RAY_AGENTS_MODEL_CALLS_START", "0"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named(variable: str, value: str) -> None:

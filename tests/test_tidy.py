@@ -80,7 +80,8 @@ FOLDERS = {
 # The demonstration is a user of the doors that happens to live where it starts a cluster, and the
 # test tools open a door onto a runtime in this process; like the doors they may import everything.
 USERS_OF_THE_DOORS = {"ray_agents.cluster.demonstration", "ray_agents.testing.clients"}
-SERVE_MAY_REACH = {"client", "streams"}  # besides the root's names and the pure modules
+# Besides the root's names and the pure modules; tables are what a user calls on a store.
+SERVE_MAY_REACH = {"client", "streams", "tables"}
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from pydantic_core import to_json
 from xxhash import xxh3_64_hexdigest
 
+from ray_agents.budgets import Budget
 from ray_agents.cluster.folders import TYPES, type_folder
 from ray_agents.cluster.shipping import shipped_by_path, shipped_by_value, unpacked
 from ray_agents.definition import (
-    Budget,
     Dedicated,
     Definition,
     Packed,
@@ -58,6 +57,7 @@ class Definitions:
         self._loaded: dict[tuple[str, int], Versioned] = {}
         self._placements: dict[tuple[str, int], Placement] = {}
         self._durabilities: dict[tuple[str, int], Durability] = {}
+        self._budgets: dict[tuple[str, int], Budget] = {}
         self._seen: dict[str, tuple[int, float]] = {}
 
     def register(self, definition: Definition, *, source: str | None = None) -> TypeView:
@@ -71,7 +71,7 @@ class Definitions:
         placement = _placement_record(definition.placement)
         told = [body.pop("identity"), view, placement]
         if definition.budget != Budget():  # so that definitions without one are what they were
-            body["budget"] = _budget_record(definition.budget)
+            body["budget"] = definition.budget.as_row()
             told.append(body["budget"])
         digest = xxh3_64_hexdigest(to_json(told))
         _HERE[digest] = definition
@@ -173,10 +173,15 @@ class Definitions:
 
         If there is no such definition, or it is damaged: as for :meth:`durability`.
         """
-        try:
-            return _budget_read(self._record(type_name, self._newest(type_name)).get("budget"))
-        except (UnknownType, CorruptLog):
-            return Budget()
+        version = self._newest(type_name)
+        budget = self._budgets.get((type_name, version))
+        if budget is None:
+            try:
+                budget = Budget.of_row(self._record(type_name, version).get("budget") or {})
+            except (UnknownType, CorruptLog):
+                return Budget()
+            self._budgets[type_name, version] = budget
+        return budget
 
     def view(self, type_name: str) -> TypeView:
         """The newest version of a type as doors show it.
@@ -258,18 +263,6 @@ def _placement_read(record: dict[str, Any]) -> Placement:
         return Packed(hosts=record["packed"])
     resources = Resources(num_cpus=record["cpus"], num_gpus=record["gpus"], custom=record["custom"])
     return Dedicated(resources=resources)
-
-
-def _budget_record(budget: Budget) -> dict[str, Any]:
-    cost = None if budget.cost_max is None else str(budget.cost_max)
-    return {"tokens_max": budget.tokens_max, "cost_max": cost}
-
-
-def _budget_read(record: dict[str, Any] | None) -> Budget:
-    if record is None:
-        return Budget()
-    cost = record["cost_max"]
-    return Budget(tokens_max=record["tokens_max"], cost_max=None if cost is None else Decimal(cost))
 
 
 def _placement_words(definition: Definition) -> str:

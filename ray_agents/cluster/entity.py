@@ -220,6 +220,7 @@ class Entity:
             life=created.life + 1 if created else 0,
             spawn_id=spawn_id,
             timestamp=self.services.clock.now(),
+            budget=request.share and request.share.as_row(),
         )
         first = self._first_message(request, spawn_id)
         drafts = [event.draft(), *(message.draft() for message in first)]

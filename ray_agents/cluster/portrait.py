@@ -5,14 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ray_agents.address import Address
+from ray_agents.budgets import Budget
 from ray_agents.cluster.awake import Awake
 from ray_agents.errors import UnknownEntity
 from ray_agents.events import WakeStatus
+from ray_agents.goals import GOAL_KEY, goal_in
 from ray_agents.ledger import Spent
 from ray_agents.lifecycle import Known, status_of
-from ray_agents.projection import State
+from ray_agents.projection import MANIFEST_TYPE, State
 from ray_agents.schedule import next_due
-from ray_agents.views import Durability, EntityView, Origin, ParkedWake, Spending
+from ray_agents.shares import bounds_of, is_used_up
+from ray_agents.views import (
+    BudgetView,
+    Durability,
+    EntityView,
+    GoalView,
+    Origin,
+    ParkedWake,
+    Spending,
+)
+
+NO_BUDGET = Budget()
 
 APPROVAL = "approval"  # what an entity waits for whose tool call people have yet to decide on
 
@@ -21,7 +34,7 @@ APPROVAL = "approval"  # what an entity waits for whose tool call people have ye
 class Ownership:
     """Who holds the log and how far it reaches; ``host`` is None when nobody does.
 
-    ``durability`` is that of the owner, or of the one there would be.
+    ``durability`` is that of the owner, or of the one there would be; ``budget`` is its type's.
     """
 
     epoch: int
@@ -34,7 +47,7 @@ class Ownership:
     waiting_for: str | None = None
     definition_version: int | None = None
     durability: Durability
-    over_budget: bool = False
+    budget: Budget = NO_BUDGET
 
 
 def portrait(entity: Awake) -> EntityView:
@@ -55,7 +68,7 @@ def portrait(entity: Awake) -> EntityView:
         waiting_for=entity.waiting_for or entity.caller.waiting_for,
         definition_version=services.definitions.newest_version(entity.address.type),
         durability=owner.durability,
-        over_budget=entity.definition.budget.is_used_up(entity.state.spent),
+        budget=entity.definition.budget,
     )
     return describe(entity.address, entity.state, ownership)
 
@@ -105,7 +118,11 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
         definition_version=ownership.definition_version,
         durability=ownership.durability,
         spent=spending_of(state.spent),
-        over_budget=ownership.over_budget,
+        over_budget=is_used_up(state, ownership.budget),
+        budgets=budgets_of(state, ownership.budget),
+        granted_tokens=state.granted.tokens,
+        granted_micros=state.granted.micros,
+        goal=goal_of(state),
     )
 
 
@@ -117,6 +134,33 @@ def spending_of(spent: Spent) -> Spending:
         priced_micros=spent.micros,
         unpriced_tokens=spent.unpriced,
         uncounted=spent.uncounted,
+    )
+
+
+def budgets_of(state: State, budget: Budget) -> tuple[BudgetView, ...]:
+    """All that bounds an entity, as doors show it."""
+    return tuple(
+        BudgetView(
+            tokens_max=bound.tokens_max,
+            cost_micros_max=bound.limits.get("micros"),
+            tree=bound.tree,
+            share=bound is not budget,
+        )
+        for bound in bounds_of(state, budget)
+    )
+
+
+def goal_of(state: State) -> GoalView | None:
+    """An entity's goal, as doors show it."""
+    goal = goal_in(state.rows.get(MANIFEST_TYPE, {}).get(GOAL_KEY), state)
+    if goal is None:
+        return None
+    return GoalView(
+        objective=goal.objective,
+        status=goal.status.value,
+        token_budget=goal.token_budget,
+        tokens_used=goal.tokens_used,
+        summary=goal.summary,
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol, Self, TypeVar
 
@@ -371,11 +370,9 @@ class HostRuntime:
             first=past.first,
             last_event=past.last_time,
             durability=await self._io.run(self._definitions.durability, address.type),
+            budget=await self._io.run(self._definitions.budget, address.type),
         )
         state = await self._io.run(load, past.history, tip=past.tip)
-        if state.spent.tokens:
-            budget = await self._io.run(self._definitions.budget, address.type)
-            ownership = replace(ownership, over_budget=budget.is_used_up(state.spent))
         return describe(address, state, ownership)
 
     async def export(

@@ -18,6 +18,7 @@ from ray_agents.definition import Definition
 from ray_agents.effects import Effects
 from ray_agents.errors import AuthorError, Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
+from ray_agents.goals import Goals
 from ray_agents.interruption import Interruption
 from ray_agents.ledger import Spent
 from ray_agents.log.owner import Appending
@@ -25,7 +26,8 @@ from ray_agents.loopside import running_loop
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.prompting import Prompting, summariser_config
 from ray_agents.requests import SpawnRequest
-from ray_agents.runs import ENDED, RUN_TYPES
+from ray_agents.runs import BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES
+from ray_agents.shares import Shares
 from ray_agents.steering import is_steering, offsets_in
 from ray_agents.timeline import TYPES
 
@@ -49,6 +51,7 @@ class EntitySession:
         self.state: State = entity.state
         committed = entity.state.effects.get(wake.key, {})
         self.effects = Effects(wake.key, dict(committed), entity.state.rows)
+        self.shares = Shares(self.state, self.effects, budget=definition.budget)
         self.cancelled = asyncio.Event()
         self.interruption = Interruption()
         self.resting = False
@@ -100,7 +103,7 @@ class EntitySession:
             PayloadTooLarge, InvalidPayload: they cannot be written; what was staged still is.
         """
         self._check_open()
-        rows = [*self.effects.ready, *drafts]
+        rows = [*self.shares.entered(self.effects.ready), *drafts]
         if not rows:
             return []
         appending = self._last = self._entity.enqueue(rows)
@@ -153,9 +156,11 @@ class EntitySession:
         return self._entity.owner.history.read(self._wake.from_offset, types=types)
 
     def check_spawn(self, address: Address, request: SpawnRequest) -> None:
-        """Raise UnknownType or InvalidPayload if no such entity can be spawned."""
+        """Raise UnknownType, InvalidPayload or OverBudget if no such entity can be spawned."""
         definition = self._entity.services.definitions.load(address.type).definition
         check_args(definition, request)
+        if not self.effects.repeats():
+            self.shares.check(str(address), request.share)
 
     def now(self) -> int:
         """Microseconds since the epoch."""
@@ -166,8 +171,8 @@ class EntitySession:
         from ray_agents.loop import run_agent
 
         self._runs += 1
-        if self.definition.budget.cost_max is not None:
-            config.check_priced(f"the budget of {self.definition.type!r} has a cost_max")
+        if any(bound.cost_max is not None for bound in self.shares.bounds):
+            config.check_priced(f"the budget of {self.address} has a cost_max")
         await self._entity.owner.ready(min(self._told_since, self._wake.from_offset))
         entries = [decode(text) for text in self.effects.rows(CONTEXT_TYPE).values()]
         journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
@@ -241,9 +246,12 @@ class RunJournal:
         """Whether the wake was told to stop, and what is to end when it is."""
         return self._session.interruption
 
-    def over_budget(self) -> bool:
-        """Whether the entity has used up its budget."""
-        return self._session.definition.budget.is_used_up(self._session.state.spent)
+    def used_up(self) -> str | None:
+        """What forbids another model call: the entity's budget, or its goal's."""
+        if self._session.shares.used_up:
+            return BUDGET
+        goal = Goals(self._session).get()
+        return GOAL_BUDGET if goal is not None and goal.is_used_up else None
 
     def _entered(self, drafts: Sequence[Draft]) -> list[Draft]:
         """The rows as this wake's own, and beside steps that have cost something the ledger's.

@@ -280,7 +280,7 @@ class WakeLoop:
             await session.settled()
             last += left_open(entity, wake)
         end = wakes.handled(latest(entity, wake), now=now, reply=returned, text=text)
-        return [*last, end.draft()], session.resting
+        return [*session.shares.entered(last), end.draft()], session.resting
 
     async def _cut_short(self, wake: WakeRecorded, session: EntitySession | None) -> list[Draft]:
         """The rows of the end of an interrupted wake whose handler does not end it itself.

@@ -27,7 +27,7 @@ from ray_agents.events import (
     WakeRecorded,
     WakeStatus,
 )
-from ray_agents.ledger import Spent
+from ray_agents.ledger import Granted, Spent
 from ray_agents.log.codec import to_batch
 from ray_agents.log.history import History
 from ray_agents.log.rows import Place, Rows
@@ -79,10 +79,12 @@ def load(history: History, *, tip: int | None = None) -> State:
 
 
 def _take_sums(history: History, state: State) -> None:
-    """The rows that stand for all of their kind: what was spent, and the newest summary."""
-    ledger = history.find(Spent.TYPE, Spent.KEY)
-    if ledger is not None and ledger.offset > state.ids_offset:
-        state.spent = Spent.of(ledger)
+    """The rows that stand for all of their kind: spent, given, and the newest summary."""
+    spent, granted = (history.find(Spent.TYPE, key) for key in (Spent.KEY, Granted.KEY))
+    if spent is not None and spent.offset > state.ids_offset:
+        state.spent = Spent.of(spent)
+    if granted is not None and granted.offset > state.ids_offset:
+        state.granted = Granted.of(granted)
     summary = history.last(COMPACTION)
     if summary is not None and summary.offset > state.life_offset:
         state.compacted = summary
@@ -114,7 +116,8 @@ def essential(history: History) -> Essence | None:
     )
     forked = history.find(EntityForked.TYPE, "entity")
     ledger = history.find(Spent.TYPE, Spent.KEY)
-    alone = (life, ended, forked and forked.offset, ledger and ledger.offset)
+    granted = history.find(Spent.TYPE, Granted.KEY)
+    alone = (life, ended, *(row.offset for row in (forked, ledger, granted) if row is not None))
     found = {each for each in alone if each is not None}
     found.update(*(_ends_of(place) for pair, place in places.items() if _counts(pair, place)))
     found.update(timer.offset for timer in _timers(history, life).values())

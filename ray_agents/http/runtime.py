@@ -10,7 +10,7 @@ import base64
 import builtins
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Any, Self
 from urllib.parse import quote
@@ -37,6 +37,8 @@ from ray_agents.requests import (
 from ray_agents.settings import LOOPBACK_HOSTS
 from ray_agents.views import (
     ApprovalView,
+    CostBy,
+    CostLine,
     EntityView,
     Interrupted,
     Page,
@@ -178,6 +180,14 @@ class HttpRuntime:
     async def list(self, query: ListQuery) -> Page:
         """Some entities."""
         return Page.model_validate(await self._call("GET", "/v1/entities", params=_body(query)))
+
+    async def cost(
+        self, *, by: CostBy = "type", since: datetime | None = None
+    ) -> builtins.list[CostLine]:
+        """What was spent, as :func:`ray_agents.tables.cost.cost` tells it of the server's store."""
+        params = _given(by=by, since=None if since is None else since.isoformat())
+        answer = await self._call("GET", "/v1/cost", params=params, timeout=CARRY_SECONDS)
+        return [CostLine.model_validate(line) for line in answer]
 
     async def fork(self, source: Address, request: ForkRequest) -> EntityView:
         """Make a new entity of the rows of another; return once it is durable."""

@@ -1,4 +1,4 @@
-"""``cost``: what a fleet's agents have spent, from its logs, by type, entity, model or day.
+"""``cost``: what a fleet's agents have spent, from its logs, by type, entity, model, day or tree.
 
 The steps are read as columns: of each step its newest row counts, in every life an entity had, for
 what a life that is over has cost was paid all the same. The steps that a fork or an import has
@@ -14,7 +14,8 @@ from datetime import datetime
 from importlib import import_module
 from typing import Any, get_args
 
-from ray_agents.errors import InvalidPayload, RuntimeUnavailable
+from ray_agents.errors import InvalidPayload
+from ray_agents.events import EntityCreated, decode
 from ray_agents.ledger import COST, UNCOUNTED
 from ray_agents.log.arrow import Batch, pa, pc
 from ray_agents.model import USAGE_FIELDS
@@ -40,10 +41,10 @@ def cost(
     since: datetime | None = None,
     on_corrupt: OnCorrupt | None = None,
 ) -> list[CostLine]:
-    """What was spent, a line for each type, entity, model or day (UTC), by name.
+    """What was spent, a line for each type, entity, model, day (UTC) or tree, by name.
 
-    A step counts on the day it ended, and with ``since`` if that was then or later. It wakes
-    nobody and needs no runtime.
+    A step counts on the day it ended, and with ``since`` if that was then or later. A tree is an
+    entity without a parent and all that descend from it. It wakes nobody and needs no runtime.
 
     Args:
         store: where the logs are kept, as in ``RAY_AGENTS_STORE``.
@@ -59,37 +60,52 @@ def cost(
     if by not in get_args(CostBy):
         raise InvalidPayload(f"by={by!r}: write {', '.join(get_args(CostBy))}", field="by")
     begin = None if since is None else microseconds(since)
-    selection = Selection(types=frozenset({"step", EntityForked.TYPE}))
+    families = [EntityCreated.TYPE] if by == "tree" else []
+    selection = Selection(types=frozenset({"step", EntityForked.TYPE, *families}))
     steps: list[Any] = []
     inherited: dict[str, int] = {}
+    parents: dict[str, tuple[int, str | None]] = {}
     for batch in read_batches(open_store(store), selection, on_corrupt=on_corrupt):
-        _note_forks(batch, inherited)
+        _note_origins(batch, inherited, parents)
         steps.append(_facts_of(batch))
     if not steps:
         return []
-    return _lines(_own(_newest(pa.concat_tables(steps)), inherited), by, begin)
+    own = _own(_newest(pa.concat_tables(steps)), inherited)
+    if by == "tree":
+        roots = [_root(each, parents) for each in own.column("address").to_pylist()]
+        own = own.append_column("tree", pa.array(roots, pa.string()))
+    return _lines(own, by, begin)
 
 
-async def cost_in(store: Store | None, *, by: CostBy, since: datetime | None) -> list[CostLine]:
-    """As :func:`cost`, in a thread.
-
-    Raises:
-        RuntimeUnavailable: there is no store to read here, only a control API.
-    """
-    if store is None:
-        message = "costs are read from the store itself: ray-agents --store … cost, where it is"
-        raise RuntimeUnavailable(message)
+async def cost_in(store: Store, *, by: CostBy, since: datetime | None) -> list[CostLine]:
+    """As :func:`cost`, in a thread."""
     return await asyncio.to_thread(cost, store, by=by, since=since)
 
 
-def _note_forks(batch: Batch, inherited: dict[str, int]) -> None:
-    """Up to which offset the rows of a log are another's."""
-    forks = batch.filter(pc.equal(batch.column("type"), EntityForked.TYPE))
-    pairs = zip(
-        forks.column("address").to_pylist(), forks.column("offset").to_pylist(), strict=True
-    )
-    for address, offset in pairs:
-        inherited[address] = max(offset, inherited.get(address, 0))
+def _note_origins(
+    batch: Batch, inherited: dict[str, int], parents: dict[str, tuple[int, str | None]]
+) -> None:
+    """Up to which offset the rows of a log are another's, and who has spawned whom."""
+    kinds = pa.array([EntityCreated.TYPE, EntityForked.TYPE], pa.string())
+    rows: Any = batch.filter(pc.is_in(batch.column("type"), kinds))
+    for row in rows.select(["address", "offset", "type", "value"]).to_pylist():
+        address, offset = row["address"], row["offset"]
+        if row["type"] == EntityForked.TYPE:
+            inherited[address] = max(offset, inherited.get(address, 0))
+        parents[address] = max(parents.get(address, (-1, None)), (offset, _parent_in(row)))
+
+
+def _parent_in(row: Mapping[str, Any]) -> str | None:
+    return decode(row["value"]).get("parent") if row["value"] else None
+
+
+def _root(address: str, parents: Mapping[str, tuple[int, str | None]]) -> str:
+    """The ancestor that nobody has spawned; one whose log is gone is the last that is known."""
+    seen = {address}
+    while (parent := parents.get(address, (0, None))[1]) is not None and parent not in seen:
+        address = parent
+        seen.add(address)
+    return address
 
 
 def _facts_of(batch: Batch) -> Any:

@@ -35,18 +35,22 @@ def spawn(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A tag; may be repeated.")
     ] = None,
     payload: typed.Payload = None,
+    tokens_max: typed.TokensMax = None,
+    cost_max: typed.CostMax = None,
     as_json: typed.AsJson = False,
 ) -> None:
     """Create an entity, with a first message if you give one.
 
     $ ray-agents spawn /assistant/ada "What is 17 times 23?"
     $ ray-agents spawn /assistant/bob --args '{"language": "de"}' --tag team=sales
+    $ ray-agents spawn /boss/1 "Look around" --cost-max 5.00
     """
     session = session_of(context)
     message = typed.message_payload(text, payload)
     fields, tags = typed.parse_object(args, option="--args"), typed.parse_tags(tag or [])
+    budget = typed.budget_of(tokens_max, cost_max)
     with session.connect() as client:
-        entity = client.spawn(address, args=fields, tags=tags, message=message)
+        entity = client.spawn(address, args=fields, tags=tags, message=message, budget=budget)
     if as_json:
         session.screen.json(entity.model_dump(mode="json"))
     else:

@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 
 from rich.cells import cell_len
 
-_PIECE = re.compile(r"\n|[^\S\n]+|\S+")
+# Scripts that are written without spaces break between any two characters, but not before the
+# marks that end something.
+_IDEOGRAPH = r"\u2e80-\u3000\u3004-\u3007\u3012-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_ENDING = r"\u3001-\u3003\u3009\u300b\u300d\u300f\u3011\uff01\uff09\uff0c\uff0e\uff1a\uff1b\uff1f"
+_PIECE = re.compile(rf"\n|[^\S\n]+|[{_IDEOGRAPH}][{_ENDING}]*|[^\s{_IDEOGRAPH}]+")
+_ALONE = re.compile(rf"[{_IDEOGRAPH}]")
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
     ord("\n"): "\n",
     ord("\t"): "    ",
@@ -49,6 +54,8 @@ class Flow:
                 out.append(self._set_word())
                 self._space += piece
             else:
+                if _ALONE.match(piece) or _ALONE.match(self._word):
+                    out.append(self._set_word())
                 self._word += piece
                 if self.width is None:
                     out.append(self._set_word())

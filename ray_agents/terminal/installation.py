@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
+from ray_agents.budgets import Budget
 from ray_agents.events import JSON, Event
 from ray_agents.findings import Verification
 from ray_agents.modes import Mode
@@ -62,6 +63,7 @@ class Client(Protocol):
         args: Mapping[str, JSON] | None = None,
         tags: Mapping[str, str] | None = None,
         message: JSON = None,
+        budget: Budget | None = None,
     ) -> EntityView:
         """Create an entity, with a first message if one is given."""
         ...

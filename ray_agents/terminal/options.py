@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import timedelta
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, cast
 
 import typer
 
+from ray_agents.budgets import Budget
 from ray_agents.errors import InvalidPayload
 from ray_agents.events import JSON
 from ray_agents.terminal.spans import duration
@@ -24,6 +26,34 @@ def parse_duration(text: str | timedelta) -> timedelta:
         raise typer.BadParameter(f"{text!r} is longer than anything lasts") from error
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def parse_dollars(text: str | Decimal) -> Decimal:
+    """A sum of money: ``5``, ``0.50``."""
+    try:
+        dollars = Decimal(text)
+    except InvalidOperation as error:
+        raise typer.BadParameter(f"{text!r} is no sum of dollars; write it as 0.50") from error
+    if not dollars.is_finite() or dollars <= 0:
+        raise typer.BadParameter(f"{text!r} is no sum of dollars: more than nothing")
+    return dollars
+
+
+TokensMax = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="What it and its descendants may spend: tokens."),
+]
+CostMax = Annotated[
+    Decimal | None,
+    typer.Option(parser=parse_dollars, metavar="DOLLARS", help="The same in dollars: 0.50."),
+]
+
+
+def budget_of(tokens_max: int | None, cost_max: Decimal | None) -> Budget | None:
+    """The budget that was typed, None if none was."""
+    if tokens_max is None and cost_max is None:
+        return None
+    return Budget(tokens_max=tokens_max, cost_max=cost_max, tree=True)
 
 
 def parse_json(text: str, *, option: str) -> JSON:

@@ -26,6 +26,7 @@ class By(StrEnum):
     ENTITY = "entity"
     MODEL = "model"
     DAY = "day"
+    TREE = "tree"
 
 
 @commands.command(rich_help_panel=FLEET)
@@ -86,8 +87,9 @@ def cost(
     """Say what the agents have spent: tokens by kind, and dollars.
 
     It sums the steps in the logs of all entities, at the prices of when they ran;
-    a model without a price is unknown, not free. Forks count only what is theirs.
-    It reads the store itself: no runtime is needed, nobody wakes.
+    a model without a price is unknown, not free. Forks count only what is theirs;
+    a tree is an entity that nobody spawned, with all that descend from it.
+    It reads the store itself (with --url the control API's): nobody wakes.
 
     $ ray-agents cost
     $ ray-agents cost --by day --since 7d

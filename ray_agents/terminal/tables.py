@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ray_agents.events import JSON, encode
 from ray_agents.findings import Verification
+from ray_agents.goals import GoalStatus
 from ray_agents.terminal import cells, wording
 from ray_agents.terminal.flow import visible
 from ray_agents.terminal.spans import ago, until
@@ -84,6 +85,7 @@ def entity(view: EntityView, *, now: int) -> RenderableType:
     if view.spent.tokens or view.over_budget:
         used_up = Text(", budget used up", style="red") if view.over_budget else Text()
         rows.append(("spent", Text(wording.spent(view.spent)).append(used_up)))
+    rows += _budgets(view)
     if view.definition_version is not None:
         rows.append(("definition", f"version {view.definition_version}"))
     rows += _origin(view)
@@ -91,6 +93,24 @@ def entity(view: EntityView, *, now: int) -> RenderableType:
     below = [_approvals(view.approvals, now=now)] if view.approvals else []
     below += [_parked(view.parked)] if view.parked else []
     return Group(_pairs(rows), *(each for part in below for each in (Text(), part)))
+
+
+def _budgets(view: EntityView) -> list[tuple[str, Text | str]]:
+    """What bounds the entity's spending, what it has given away of it, and its goal."""
+    rows: list[tuple[str, Text | str]] = []
+    for bound in view.budgets:
+        whose = " with all that descend from it" if bound.tree else ""
+        kind = "share" if bound.share else "budget"
+        told = wording.limits(bound.tokens_max, bound.cost_micros_max)
+        rows.append((kind, f"{told}{whose}"))
+    if view.granted_tokens or view.granted_micros:
+        given = wording.limits(view.granted_tokens or None, view.granted_micros or None)
+        rows.append(("given", f"{given} to children"))
+    if view.goal is not None:
+        row = view.goal.model_dump()
+        limited = ", used up" if view.goal.status == GoalStatus.BUDGET_LIMITED else ""
+        rows.append(("goal", Text(visible(wording.goal(row).removeprefix("goal: ") + limited))))
+    return rows
 
 
 def _kept(view: EntityView) -> str:
@@ -168,7 +188,8 @@ def summary(view: EntityView) -> RenderableType:
     """One line under a conversation: what the entity is doing now."""
     backlog = f", {view.backlog} in the inbox" if view.backlog else ""
     where = Text(" on ").append(host(view)) if view.host else Text()
-    return Text(f"{view.address} is ").append(status(view)).append(where).append(backlog)
+    told = Text(f"{view.address} is ").append(status(view)).append(where).append(backlog)
+    return told.append(f"; spent: {wording.spent(view.spent)}") if view.spent.tokens else told
 
 
 def description(facts: Mapping[str, JSON]) -> RenderableType:

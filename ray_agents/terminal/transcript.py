@@ -27,6 +27,7 @@ from ray_agents.events import (
     WakeRecorded,
     WakeStatus,
 )
+from ray_agents.goals import GOAL_KEY
 from ray_agents.interruption import InterruptReceived
 from ray_agents.origin import EntityForked
 from ray_agents.progress import PROGRESS_TYPE
@@ -40,13 +41,13 @@ from ray_agents.wakes import INTERRUPTED
 CLOCK = "%H:%M:%S"
 INDENT = 11  # a clock time, a space, a sign, a space
 TEXT_WIDTH_MAX = 110
+CALL_CHARS_MAX = 60
 
 # Rows that repeat what others tell, or that only steer the runtime.
 SILENT = frozenset(
     {
         "text",
         "reasoning",
-        "manifest",
         "log_manifest",
         "log_sealed",
         "replay_watermark",
@@ -54,6 +55,9 @@ SILENT = frozenset(
         "ledger",
     }
 )
+
+
+WORDS = frozenset({"text", "reasoning"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Stroke:
 
 
 Strokes = Iterator[Stroke]
+THOUGHT = "dim italic"
+NORMAL_ENDS = frozenset({"end_turn", "stop_sequence", "stop"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +85,10 @@ class Transcript:
     _flow: Flow | None = None
     _told_runs: set[str] = field(default_factory=set[str])
     _told_calls: set[str] = field(default_factory=set[str])
+    _told_words: set[str] = field(default_factory=set[str])  # keys of texts and of thoughts
+    _called: str = ""  # the call that the last line tells
+    _running: set[str] = field(default_factory=set[str])  # calls that were told, without a result
+    _model: str = ""
     _woken: dict[str, int] = field(default_factory=dict[str, int])
     _tellers: Mapping[str, Callable[[Event], Strokes]] = field(init=False)
 
@@ -102,15 +112,19 @@ class Transcript:
             EffectStaged.TYPE: self._outbox,
             InterruptReceived.TYPE: self._interrupt,
             DeliveryDeferred.TYPE: self._deferred,
-            SendScheduled.TYPE: self._schedule,
+            SendScheduled.TYPE: self._manifest,
         }
 
     def tell(self, event: Event) -> Strokes:
         """What to write now that ``event`` has happened."""
-        if event.type in SILENT and not SendScheduled.is_row(event.type, event.key):
+        if event.type in WORDS and event.operation is Operation.DELETE:
+            yield from self._taken_back(event)
+        if event.type in SILENT:
             return
         teller = self._tellers.get(event.type)
-        if teller is None:
+        if event.type == SendScheduled.TYPE and event.operation is Operation.DELETE:
+            yield from self._line(event, "◎", f"{event.key} cleared", style="bold")
+        elif teller is None:
             yield from self._line(event, "=", wording.row(event), style="blue")
         elif event.operation is not Operation.DELETE:
             yield from teller(event)
@@ -131,6 +145,7 @@ class Transcript:
 
     def _begin(self, event: Event, sign: str, style: str) -> Strokes:
         yield from self.close()
+        self._called = ""
         clock = datetime.fromtimestamp(event.time / MICROSECONDS, tz=self.zone)
         yield Stroke(clock.strftime(CLOCK) + " ", "dim")
         yield Stroke(sign + " ", style or "bold green")
@@ -152,25 +167,56 @@ class Transcript:
     def _text_delta(self, event: Event) -> Strokes:
         row = _fields(event)
         self._told_runs.add(str(row.get("run_id")))
+        self._told_words.add(str(row.get("text_id")))
         yield from self._stream(event, f"text {row.get('text_id')}", sign="●", style="")
 
     def _reasoning_delta(self, event: Event) -> Strokes:
         row = _fields(event)
+        self._told_words.add(str(row.get("reasoning_id")))
         source = f"reasoning {row.get('reasoning_id')}"
-        yield from self._stream(event, source, sign="~", style="dim italic")
+        yield from self._stream(event, source, sign="~", style=THOUGHT)
+
+    def _taken_back(self, event: Event) -> Strokes:
+        """What was streamed is deleted: its answer broke off, and the model is asked again."""
+        if event.key in self._told_words:
+            self._told_words.discard(event.key)
+            told = "the answer broke off: what it said is taken back"
+            yield from self._line(event, "!", told, style="yellow")
 
     def _run(self, event: Event) -> Strokes:
         row = _fields(event)
+        reason = str(row.get("finish_reason") or "no reason recorded")
         if row.get("status") == "failed":
-            reason = row.get("finish_reason") or "no reason recorded"
             yield from self._line(event, "✗", f"run failed: {reason}", style="red")
         elif row.get("text") and event.key not in self._told_runs:
             yield from self._line(event, "●", row["text"], style="")
+        if row.get("status") == "completed" and "steps" in row:
+            normal = reason in NORMAL_ENDS
+            if row["steps"] != 1 or not normal:
+                told = wording.run(row, None if normal else reason)
+                yield from self._line(event, "·", told, style="dim" if normal else "yellow")
 
     def _step(self, event: Event) -> Strokes:
         row = _fields(event)
         if row.get("status") == "completed":
-            yield from self._line(event, "·", wording.step(row), style="dim")
+            yield from self._unstreamed(event, row)
+            model = str(row.get("model_id") or "")
+            told = wording.step(row, model="" if model == self._model else model)
+            self._model = model
+            yield from self._line(event, "·", told, style="dim")
+
+    def _unstreamed(self, event: Event, row: Mapping[str, JSON]) -> Strokes:
+        """What a step has thought and said of which there are no deltas, or none any more."""
+        for index, block in enumerate(row.get("content") or ()):
+            kind = block.get("type")
+            if kind == "redacted_thinking":
+                yield from self._line(event, "~", "(thoughts that are not shown)", style=THOUGHT)
+            elif kind == "thinking" and f"{event.key}:reasoning:{index}" not in self._told_words:
+                if block["thinking"]:
+                    yield from self._line(event, "~", block["thinking"], style=THOUGHT)
+            elif kind == "text" and f"{event.key}:text:{index}" not in self._told_words:
+                self._told_runs.add(str(row.get("run_id")))
+                yield from self._line(event, "●", block["text"], style="")
 
     def _compaction(self, event: Event) -> Strokes:
         row = _fields(event)
@@ -185,9 +231,15 @@ class Transcript:
             self._told_calls.add(event.key)
             called = wording.call(name, row.get("args"))
             yield from self._line(event, "→", called, style="yellow")
+            self._called = event.key
+            self._running.add(event.key)
         if ended:
             sign, style = ("✗", "red") if status == "failed" else ("←", "green")
-            yield from self._line(event, sign, wording.outcome(name, row), style=style)
+            # Of calls side by side the result says which it is of.
+            alone = self._called == event.key and self._running <= {event.key}
+            self._running.discard(event.key)
+            which = name if alone else wording.call(name, row.get("args"), chars_max=CALL_CHARS_MAX)
+            yield from self._line(event, sign, wording.outcome(which, row), style=style)
 
     def _progress(self, event: Event) -> Strokes:
         yield from self._line(event, "…", wording.progress(_fields(event)), style="dim yellow")
@@ -244,8 +296,12 @@ class Transcript:
             case WakeStatus.SKIPPED:
                 yield from self._line(event, "·", "skipped", style="dim")
 
-    def _schedule(self, event: Event) -> Strokes:
-        """A delayed send, when it is accepted; when it is due, its inbox row tells."""
+    def _manifest(self, event: Event) -> Strokes:
+        """A goal; or a delayed send, when it is accepted: when it is due, its inbox row tells."""
+        if event.key == GOAL_KEY:
+            yield from self._line(event, "◎", wording.goal(_fields(event)), style="bold")
+        if not SendScheduled.is_row(event.type, event.key):
+            return
         if event.headers.get(SendScheduled.STATUS_HEADER) == SendScheduled.PENDING:
             send = SendScheduled.of(event)
             text, note = wording.message(send.message(now=event.time))

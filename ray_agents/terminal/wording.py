@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from ray_agents.approvals import ApprovalRecorded
+from ray_agents.budgets import Budget
 from ray_agents.contextreport import ContextReport
 from ray_agents.events import (
     JSON,
@@ -30,12 +31,12 @@ UNKNOWN = "cost unknown"
 USER_ROW_PREFIX = "state:"
 
 
-def short(value: JSON) -> str:
-    """A value on little space: text as it is, all else as JSON, cut after 500 characters."""
+def short(value: JSON, *, chars_max: int = TEXT_LENGTH_MAX) -> str:
+    """A value on little space: text as it is, all else as JSON, cut if it is longer."""
     text = value if isinstance(value, str) else encode(value)
-    if len(text) <= TEXT_LENGTH_MAX:
+    if len(text) <= chars_max:
         return text
-    return f"{text[:TEXT_LENGTH_MAX]}… ({len(text):,} characters)"
+    return f"{text[:chars_max]}… ({len(text):,} characters)"
 
 
 def payload(value: JSON) -> str:
@@ -57,20 +58,33 @@ def message(received: MessageReceived) -> tuple[str, str]:
     return payload(received.payload), ", ".join(notes)
 
 
-def call(tool_name: str, args: JSON) -> str:
+def call(tool_name: str, args: JSON, *, chars_max: int = TEXT_LENGTH_MAX) -> str:
     """A tool call as Python would write it: ``multiply(a=17, b=23)``."""
     if isinstance(args, Mapping):
         fields = cast("Mapping[str, JSON]", args)
-        return f"{tool_name}({short(', '.join(f'{k}={encode(v)}' for k, v in fields.items()))})"
-    return f"{tool_name}({'' if args is None else short(args)})"
+        told = ", ".join(f"{name}={encode(value)}" for name, value in fields.items())
+        return f"{tool_name}({short(told, chars_max=chars_max)})"
+    return f"{tool_name}({'' if args is None else short(args, chars_max=chars_max)})"
 
 
-def outcome(tool_name: str, row: Mapping[str, JSON]) -> str:
-    """What came of a tool call: its result or error, and how long it took."""
+def outcome(which: str, row: Mapping[str, JSON]) -> str:
+    """What came of a tool call, named ``which``: its result or error, and how long it took."""
     failed = row.get("status") == "failed"
     said = (row.get("error") or "failed") if failed else row.get("result")
     took = row.get("duration_ms")
-    return f"{tool_name}: {short(said)}" + (f" ({lasting(took)})" if took is not None else "")
+    if isinstance(said, list):
+        said = "\n".join(block(each) for each in cast("list[Mapping[str, JSON]]", said))
+    return f"{which}: {short(said)}" + (f" ({lasting(took)})" if took is not None else "")
+
+
+def block(content: Mapping[str, JSON]) -> str:
+    """A content block of a result: its text, or what kind of thing it is and how large."""
+    if content.get("type") == "text":
+        return str(content.get("text"))
+    source = cast("Mapping[str, JSON]", content.get("source") or {})
+    kind = source.get("media_type") or source.get("url") or content.get("type")
+    size = f", {len(source['data']) * 3 // 4:,} bytes" if source.get("data") else ""
+    return f"[{kind}{size}]"
 
 
 def progress(row: Mapping[str, JSON]) -> str:
@@ -87,20 +101,53 @@ def decided(approval: ApprovalRecorded) -> str:
     return f"{approval.status.value}{by}: {approval.tool_name}{why}"
 
 
-def step(row: Mapping[str, JSON]) -> str:
-    """One model call in figures."""
+def step(row: Mapping[str, JSON], *, model: str) -> str:
+    """One model call in figures; ``model`` is empty if it is that of the step before."""
     told = [f"step {row['step_number']}" if "step_number" in row else row.get("purpose") or "step"]
+    told += _figures(row)
+    if row.get("finish_reason") in ("max_tokens", "refusal", "model_context_window_exceeded"):
+        told.append(str(row["finish_reason"]))
+    return " · ".join([*told, *([model] if model else [])])
+
+
+def run(row: Mapping[str, JSON], stopped_by: str | None) -> str:
+    """A run in figures, and the limit that ended it, if one did."""
+    told = [f"run of {row['steps']} step{'' if row['steps'] == 1 else 's'}", *_figures(row)]
+    return " · ".join([*told, *([f"stopped: {stopped_by}"] if stopped_by else [])])
+
+
+def _figures(row: Mapping[str, JSON]) -> list[str]:
+    """Tokens, cost and time of a step or a run, as far as its row has them."""
+    told: list[str] = []
     if row.get("input_tokens") is not None:
-        told.append(f"{row['input_tokens']:,} tokens in, {row.get('output_tokens') or 0:,} out")
+        read, written = row.get("cache_read_tokens") or 0, row.get("cache_write_tokens") or 0
+        cached = f" ({read:,} of them cached)" if read else ""
+        into = row["input_tokens"] + read + written
+        told.append(f"{into:,} tokens in{cached}, {row.get('output_tokens') or 0:,} out")
     if "cost_micros" in row:
         told.append(UNKNOWN if row["cost_micros"] is None else money(row["cost_micros"]))
     if asked := row.get("context"):
         told.append(f"{ContextReport.of(asked).cacheable_share:.0%} cacheable")
     if row.get("duration_ms") is not None:
         told.append(lasting(row["duration_ms"]))
-    if row.get("model_id"):
-        told.append(str(row["model_id"]))
-    return " · ".join(told)
+    return told
+
+
+def goal(row: Mapping[str, JSON]) -> str:
+    """What an entity works towards, and how far it may go for it."""
+    said = f": {row['summary']}" if row.get("summary") else ""
+    if row.get("status") == "complete":
+        return f"goal complete{said}"
+    budget = row.get("token_budget")
+    bound = "" if budget is None else f" ({row['tokens_used']:,} of {budget:,} tokens used)"
+    return f"goal: {short(row.get('objective'))}{bound}"
+
+
+def limits(tokens: int | None, micros: int | None) -> str:
+    """What may be spent: ``1,000 tokens and $0.50``."""
+    parts = [] if tokens is None else [f"{tokens:,} tokens"]
+    parts += [] if micros is None else [money(micros)]
+    return " and ".join(parts)
 
 
 def money(micros: int) -> str:
@@ -168,7 +215,9 @@ def interrupt(received: InterruptReceived) -> str:
 def leaving(effect: EffectStaged) -> str:
     """What a handler sends away."""
     if effect.kind is OutboxKind.SPAWN:
-        return f"spawns {effect.target}"
+        share = Budget.of_row(effect.body.get("budget") or {}).limits
+        told = f", which may spend {limits(share.get('tokens'), share.get('micros'))}"
+        return f"spawns {effect.target}{told if share else ''}"
     after = effect.body.get("after_seconds")
     later = f" {until(round(after * MICROSECONDS), now=0)}" if after else ""
     return f"sends to {effect.target}{later}: {payload(effect.body.get('payload'))}"

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 from ray_agents.agent import AgentConfig
 from ray_agents.client import AsyncClient, Client
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.model import Model
 from ray_agents.ports import Blobs, Clock
+from ray_agents.tables.cost import cost_in
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def local_client(
         model_for: chooses the model of an agent run; None calls the real ones.
     """
     runtime = LocalRuntime(store, clock=clock, model_for=model_for)
-    with Client(runtime, store=runtime.blobs) as client:
+    with Client(runtime, cost=partial(cost_in, runtime.blobs)) as client:
         yield client
 
 
@@ -48,5 +50,5 @@ async def local_async_client(
 ) -> AsyncGenerator[AsyncClient]:
     """As :func:`local_client`, with coroutines."""
     runtime = LocalRuntime(store, clock=clock, model_for=model_for)
-    async with AsyncClient(runtime, store=runtime.blobs) as client:
+    async with AsyncClient(runtime, cost=partial(cost_in, runtime.blobs)) as client:
         yield client

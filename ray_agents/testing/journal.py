@@ -14,7 +14,7 @@ from itertools import count
 
 from ray_agents.events import Draft, Event
 from ray_agents.interruption import Interruption
-from ray_agents.runs import STEERED
+from ray_agents.runs import BUDGET, STEERED
 
 
 class Crashed(Exception):
@@ -92,9 +92,9 @@ class MemoryJournal:
         """For the test to set."""
         return self._interruption
 
-    def over_budget(self) -> bool:
+    def used_up(self) -> str | None:
         """What it was told."""
-        return self._used_up
+        return BUDGET if self._used_up else None
 
     def effects_of(self, scope: str) -> MemoryScope:
         """Remember ``scope`` while it is entered; see :func:`current_scope`."""

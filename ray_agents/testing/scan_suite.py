@@ -34,9 +34,9 @@ def log_of(blobs: Blobs, address: str) -> Log:
     return Log(blobs, folder=entity_folder(Address.parse(address)))
 
 
-def created(life: int = 0) -> Draft:
+def created(life: int = 0, *, parent: str | None = None) -> Draft:
     """The row that begins a life."""
-    facts: dict[str, Any] = {"args": {}, "tags": {}, "parent": None, "spawn_id": "s"}
+    facts: dict[str, Any] = {"args": {}, "tags": {}, "parent": parent, "spawn_id": "s"}
     return EntityCreated(entity_type="bot", life=life, timestamp=0, **facts).draft()
 
 

@@ -23,7 +23,7 @@ from ray_agents.events import (
     SendScheduled,
     WakeStatus,
 )
-from ray_agents.ledger import Spent
+from ray_agents.ledger import Granted, Spent
 from ray_agents.model import Usage
 from ray_agents.origin import Cause, EntityForked
 from ray_agents.projection import State
@@ -172,8 +172,12 @@ class LogMaker:
             self.write(*self.effects.take())
 
     def pay(self) -> None:
-        """A model has answered: its step, and beside it the ledger."""
+        """A model has answered: its step, and beside it the ledger; or a child got its share."""
         if self.effects is None:
+            return
+        if self.random.random() < 0.2:
+            given = Granted(tokens=self.random.randrange(9), micros=1)
+            self.write((self.state.granted + given).draft())
             return
         usage = Usage(input_tokens=self.random.randrange(9), output_tokens=len(self.events))
         cost = Spent(usage=usage, micros=3, uncounted=self.random.randrange(2))

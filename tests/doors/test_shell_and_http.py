@@ -76,6 +76,18 @@ def test_the_shell_spawns_and_http_sends_and_observes(started: Folder, http: htt
     assert "from afar" in started.shell("view", "/bot/two").stdout
 
 
+def test_a_budget_and_costs_are_the_same_at_both_doors(started: Folder, http: httpx.Client) -> None:
+    started.shell("spawn", "/bot/rich", "--cost-max", "0.50")
+    view = http.get("/v1/entities/bot/rich").json()
+    assert [bound["cost_micros_max"] for bound in view["budgets"]] == [500_000]
+    told = http.get("/v1/cost", params={"by": "tree"})
+    assert (told.status_code, told.json()) == (
+        200,
+        json.loads(started.shell("cost", "--by", "tree", "--json").stdout),
+    )
+    assert http.get("/v1/cost", params={"by": "colour"}).status_code == 422
+
+
 def test_a_delayed_message_comes_later(started: Folder, http: httpx.Client) -> None:
     started.shell("spawn", "/bot/late")
     said = started.shell("send", "/bot/late", "by shell", "--after", "2s").stdout

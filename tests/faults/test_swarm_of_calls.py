@@ -99,7 +99,7 @@ def test_all_finish_few_calls_are_refused_and_nobody_is_left_behind(
         eventually(lambda: api.totals.whole >= ENTITIES * CALLS / 10, within=LONG)
         waiting = client.inspect(f"/member/{ENTITIES // 2}").waiting_for
         eventually(lambda: api.totals.whole >= ENTITIES * CALLS / 2, within=LONG)
-        status = gateway_status(rig)
+        status = gateway_status()
         eventually(lambda: api.totals.whole == ENTITIES * CALLS, within=LONG)
         eventually(lambda: all_done(client), within=LONG)
     print(f"\nseen on the way: waiting for {waiting}; {status}")
@@ -122,11 +122,13 @@ def test_all_finish_though_the_gateway_is_killed_in_the_middle(
     report(rig, api)
 
 
-def gateway_status(rig: Rig) -> Any:
+def gateway_status() -> Any:
     """What the gateway says of itself; while this process has joined."""
     ray = import_ray()
-    gateway = ray.get_actor(GATEWAY, namespace=rig.settings.namespace)
-    return ray.get(gateway.status.remote())
+    [found] = [
+        each for each in ray.util.list_named_actors(all_namespaces=True) if each["name"] == GATEWAY
+    ]
+    return ray.get(ray.get_actor(**found).status.remote())
 
 
 def all_done(client: Client) -> bool:

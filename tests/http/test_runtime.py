@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -35,6 +36,7 @@ from ray_agents.requests import (
     ForkRequest,
     ListQuery,
     SendRequest,
+    ShareRequest,
     SpawnRequest,
 )
 from ray_agents.settings import Settings
@@ -116,6 +118,14 @@ async def test_a_message_gets_an_id_so_that_it_may_be_sent_twice(
     await http.send(AMY, SendRequest(payload=1))
     assert runtime.sent[0][1].id
     assert runtime.spawned[AMY].spawn_id
+
+
+async def test_a_budget_goes_along_with_a_spawn_to_the_last_cent(
+    http: HttpRuntime, runtime: FakeRuntime
+) -> None:
+    budget = ShareRequest(cost_max=Decimal("0.10"), tokens_max=5)
+    await http.spawn(AMY, SpawnRequest(budget=budget))
+    assert runtime.spawned[AMY].budget == budget
 
 
 async def test_interrupt_and_the_mode_of_a_message(http: HttpRuntime, runtime: FakeRuntime) -> None:

@@ -112,9 +112,20 @@ def test_the_client_tells_the_same(fleet: tuple[Client, Blobs]) -> None:
     assert client.cost(by="model") == cost(blobs, by="model")
 
 
-def test_a_client_of_a_control_api_has_no_store_to_read() -> None:
-    with Client(FakeRuntime()) as client, pytest.raises(RuntimeUnavailable, match="the store"):
+def test_a_client_of_a_runtime_alone_has_no_store_to_read() -> None:
+    with Client(FakeRuntime()) as client, pytest.raises(RuntimeUnavailable, match="a store"):
         client.cost()
+
+
+async def test_a_line_for_each_entity_that_nobody_spawned_with_its_descendants() -> None:
+    blobs = MemoryBlobs()
+    paid = Draft.of("step", "r:s1", value={**USAGE.as_row(), "cost_micros": 410, "model_id": "m"})
+    parents = {"/bot/root": None, "/bot/a": "/bot/root", "/bot/b": "/bot/a", "/bot/c": "/bot/gone"}
+    for address, parent in parents.items():
+        born = created(parent=parent)
+        await append(log_of(blobs, address), [born, paid])
+    lines = told(cost(blobs, by="tree"))
+    assert lines == {"/bot/root": (3, 381, 1230), "/bot/gone": (1, 127, 410)}
 
 
 def test_an_empty_store_has_cost_nothing() -> None:
@@ -134,7 +145,7 @@ async def test_rows_of_before_there_were_prices_are_unknown_and_broken_steps_cou
 
 
 def test_what_cannot_be_asked_for_is_refused(fleet: tuple[Client, Blobs]) -> None:
-    with pytest.raises(InvalidPayload, match="type, entity, model, day"):
+    with pytest.raises(InvalidPayload, match="type, entity, model, day, tree"):
         fleet[0].cost(by="colour")
     with pytest.raises(InvalidPayload, match="zone"):
         fleet[0].cost(since=datetime(2026, 1, 1))  # noqa: DTZ001 - that is what is wrong

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_agents.approvals import ApprovalRecorded
+from ray_agents.budgets import Budget
 from ray_agents.errors import RayAgentsError
 from ray_agents.events import (
     Draft,
@@ -202,8 +203,10 @@ class FakeClient:
         args: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
         message: Any = None,
+        budget: Budget | None = None,
     ) -> EntityView:
-        self._note("spawn", address=address, args=args, tags=tags, message=message)
+        bound = {} if budget is None else {"budget": budget}
+        self._note("spawn", address=address, args=args, tags=tags, message=message, **bound)
         return entity()
 
     def send(

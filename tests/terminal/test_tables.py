@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 
 from ray_agents.terminal import tables, wording
 from ray_agents.terminal.screen import Screen
-from ray_agents.views import Durability, Spending, Status, TypeView
+from ray_agents.views import BudgetView, Durability, GoalView, Spending, Status, TypeView
 from tests.terminal.stand_in import NOW, PARKED, WAITS, entity
 
 
@@ -99,6 +99,29 @@ def test_inspect_says_what_was_spent_and_if_no_more_may_be() -> None:
     assert "1,234 tokens, $0.002740 + unknown, 1 broken call not wholly counted" in over
     assert "budget used up" in over
     assert "spent" not in printed(tables.entity(entity(), now=NOW))
+
+
+def test_inspect_says_what_bounds_an_entity_what_it_gave_away_and_its_goal() -> None:
+    view = entity(
+        budgets=(
+            BudgetView(tokens_max=9_000, tree=True),
+            BudgetView(cost_micros_max=500_000, tree=True, share=True),
+        ),
+        granted_tokens=1_000,
+        granted_micros=20_000,
+        goal=GoalView(objective="tidy", status="budget_limited", token_budget=50, tokens_used=60),
+    )
+    shown = printed(tables.entity(view, now=NOW))
+    assert "budget        9,000 tokens with all that descend from it\n" in shown
+    assert "share         $0.50 with all that descend from it\n" in shown
+    assert "given         1,000 tokens and $0.02 to children\n" in shown
+    assert "goal          tidy (60 of 50 tokens used), used up\n" in shown
+
+
+def test_what_was_spent_stands_below_a_conversation() -> None:
+    spent = Spending(input_tokens=1_200, output_tokens=34, cost_micros=2_740, priced_micros=2_740)
+    line = printed(tables.summary(entity(spent=spent)))
+    assert line == "/assistant/ada is sleeping; spent: 1,234 tokens, $0.002740\n"
 
 
 @pytest.mark.parametrize(

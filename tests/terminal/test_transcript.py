@@ -19,6 +19,7 @@ from ray_agents.events import (
     WakeStatus,
 )
 from ray_agents.ledger import Spent
+from ray_agents.media import image
 from ray_agents.terminal.transcript import Stroke, Transcript
 from ray_agents.views import ApprovalStatus
 from tests.terminal.stand_in import (
@@ -214,6 +215,123 @@ def test_a_step_tells_what_it_cost_or_that_nobody_knows() -> None:
 
 def test_the_ledger_s_own_rows_are_not_told() -> None:
     assert told(Spent().draft()) == ""
+
+
+def test_of_calls_side_by_side_each_result_says_which_it_is_of() -> None:
+    def call(key: str, city: str, status: str, **more: object) -> Draft:
+        args = {"city": city}
+        return row("tool_call", key, tool_name="look", status=status, args=args, **more)
+
+    both = call("c1", "Rom", "executing"), call("c2", "Oslo", "executing")
+    ends = call("c2", "Oslo", "completed", result="rain"), call("c1", "Rom", "completed", result=[])
+    lines = [line[9:] for line in told(*both, *ends).splitlines()]
+    assert lines == [
+        '→ look(city="Rom")',
+        '→ look(city="Oslo")',
+        '← look(city="Oslo"): rain',
+        '← look(city="Rom"):',
+    ]
+
+
+def test_the_model_is_named_when_it_is_another() -> None:
+    names = ("a", "a", "b")
+    steps = [row("step", "s", status="completed", step_number=1, model_id=name) for name in names]
+    ends = [line.rpartition(" ")[2] for line in told(*steps).splitlines()]
+    assert ends == ["a", "1", "b"]
+
+
+def test_what_was_not_streamed_is_told_when_its_step_is_complete() -> None:
+    content = [
+        {"type": "thinking", "thinking": "Hm.", "signature": "x"},
+        {"type": "redacted_thinking", "data": "x"},
+        {"type": "text", "text": "Yes."},
+    ]
+    step = row("step", "r1:s1", run_id="r1", status="completed", step_number=1, content=content)
+    run = row("run", "r1", status="completed", text="Yes.")
+    assert [line[9:] for line in told(step, run).splitlines()] == [
+        "~ Hm.",
+        "~ (thoughts that are not shown)",
+        "● Yes.",
+        "· step 1",
+    ]
+    streamed = row("text_delta", "d", text_id="r1:s1:text:2", run_id="r1", delta="Yes.")
+    assert told(streamed, step, run).count("Yes.") == 1
+
+
+def test_an_answer_that_broke_off_is_taken_back_in_words() -> None:
+    gone = Draft.of("text", "t1", operation=Operation.DELETE)
+    assert told(text("half"), gone, text("whole")).splitlines() == [
+        "10:00:00 ● half",
+        "10:00:01 ! the answer broke off: what it said is taken back",
+        "10:00:02 ● whole",
+    ]
+    assert told(gone) == ""
+
+
+@pytest.mark.parametrize(
+    ("reason", "steps", "line"),
+    [
+        ("end_turn", 2, "· run of 2 steps · 5 tokens in, 1 out · $1.50"),
+        ("budget", 1, "· run of 1 step · 5 tokens in, 1 out · $1.50 · stopped: budget"),
+    ],
+)
+def test_a_run_tells_what_it_took_and_why_it_stopped(reason: str, steps: int, line: str) -> None:
+    figures = {"input_tokens": 5, "output_tokens": 1, "cost_micros": 1_500_000}
+    run = row("run", "r", status="completed", finish_reason=reason, steps=steps, **figures)
+    assert told(run) == f"10:00:00 {line}\n"
+
+
+def test_a_run_of_one_step_that_ended_well_is_told_by_its_step() -> None:
+    assert told(row("run", "r", status="completed", finish_reason="end_turn", steps=1)) == ""
+
+
+def test_tokens_from_the_cache_are_counted_and_named() -> None:
+    step = {"input_tokens": 5, "cache_read_tokens": 1_200, "cache_write_tokens": 10}
+    line = told(row("step", "s", status="completed", step_number=1, output_tokens=1, **step))
+    assert "1,215 tokens in (1,200 of them cached), 1 out" in line
+
+
+def test_pictures_are_told_by_kind_and_size() -> None:
+    blocks = [{"type": "text", "text": "see"}, image(b"x" * 300), {"type": "document"}]
+    line = told(tool("completed", args={}, result=blocks))
+    assert line.endswith("see\n           [image/png, 300 bytes]\n           [document]\n")
+
+
+@pytest.mark.parametrize(
+    ("goal", "line"),
+    [
+        ({"status": "active", "token_budget": 500, "tokens_used": 20},
+         "goal: tidy (20 of 500 tokens used)"),
+        ({"status": "active", "token_budget": None, "tokens_used": 20}, "goal: tidy"),
+        ({"status": "complete", "summary": "done"}, "goal complete: done"),
+    ],
+)  # fmt: skip
+def test_a_goal_is_told(goal: Any, line: str) -> None:
+    assert told(row("manifest", "goal", objective="tidy", **goal)) == f"10:00:00 ◎ {line}\n"
+
+
+def test_a_goal_that_is_cleared_is_told() -> None:
+    gone = Draft.of("manifest", "goal", operation=Operation.DELETE)
+    assert told(gone) == "10:00:00 ◎ goal cleared\n"
+
+
+def test_a_spawn_tells_what_the_child_may_spend() -> None:
+    body = {"budget": {"tokens_max": 1_000, "cost_max": "0.50"}}
+    staged = EffectStaged(key="o1", kind=OutboxKind.SPAWN, target="/a/b", body=body)
+    line = "↗ spawns /a/b, which may spend 1,000 tokens and $0.50"
+    assert told(staged.draft({})) == f"10:00:00 {line}\n"
+
+
+def test_writing_without_spaces_breaks_where_the_screen_ends_but_before_no_full_stop() -> None:
+    assert told(text("数据库" * 4 + "。"), width=31) == (
+        "10:00:00 ● 数据库数据库数据库数\n           据库。\n"
+    )
+
+
+@pytest.mark.parametrize("width", [31, 40, 60, 80])
+def test_no_line_of_prose_is_wider_than_the_screen(width: int) -> None:
+    lines = "".join(stroke.text for stroke in strokes_of(CONVERSATION, width=width)).splitlines()
+    assert max(map(len, lines)) <= width
 
 
 def test_a_summary_and_what_a_step_was_asked_with_are_told() -> None:
