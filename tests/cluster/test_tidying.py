@@ -232,8 +232,10 @@ async def test_a_snapshot_that_is_replaced_while_it_is_read_is_looked_for_again(
     definition = Definition(type="t", handler=handler, retention=Retention(bytes_max=2_000))
     with closing(Log(MemoryBlobs(), upkeep=waking.upkeep_of(definition))) as log:
         author = Author(Random(4))
-        for _ in range(20):
+        for _ in range(100):
             await one_ownership(author, log, steps=10)
+            if author.owner.first:
+                break
         owner = author.owner = await log.claim(summarise=True)
         assert owner.first > 0
         for _ in range(50):
