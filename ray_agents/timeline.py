@@ -124,7 +124,6 @@ class Timeline:
         from ``read_from`` on, if it is known, comes to the same transcript as from all rows.
         """
         kept = self._turns[count:]
-        begun = {run for run, since in self._begun.items() if since < count}
         last = {kept[0].key} if kept[0].kind == "run" else set[str]()
         needed = [kept[0].anchor, *(each.anchor for each in kept if each.kind == "inbox")]
         offsets = [self._offsets.get(anchor) for anchor in needed if anchor is not None]
@@ -133,6 +132,11 @@ class Timeline:
         if len(known) < len(offsets):
             return {"kept_from": kept[0].anchor, "read_from": None, "answers": answers}
         read_from = min([*known, *self._waiting])
+        begun = {
+            run
+            for run, since in self._begun.items()
+            if since < count and self._offsets.get(f"run {run}", read_from) < read_from
+        }
         before = [
             (covered, key) for key, (offset, covered) in self._wakes.items() if offset < read_from
         ]

@@ -23,7 +23,7 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ray_agents.address import Address
@@ -465,6 +465,34 @@ def flat(messages: Sequence[Message]) -> list[tuple[str, Block]]:
     return [(message["role"], block) for message in messages for block in message["content"]]
 
 
+def silent(*blocks: tuple[str, str]) -> Speech:
+    """An answer that thinks and speaks, and calls nothing."""
+    return Speech(list(blocks), "end_turn", "no")
+
+
+HM, WELL, HIDDEN = ("thinking", "Hm. "), ("text", "Well. "), ("redacted_thinking", "x")
+# A summary keeps a run from its answer on, whose beginning is read again for a message's sake.
+READ_AGAIN: dict[str, Any] = {
+    "script": [
+        *(silent(HM), silent(HM), silent(HM, HIDDEN, HM), silent(HM, WELL, HIDDEN, HM)),
+        *(silent(HM), silent(HIDDEN, WELL, HM, HM), silent(HM), silent(HM), silent(HM)),
+        *(silent(HIDDEN), silent(WELL), silent(HM)),
+    ],
+    "plan": [
+        *((0, ("send", Mode.QUEUED, "")), (0, ("send", Mode.QUEUED, ""))),
+        *((4, ("decide", "approve")), (0, ("send", Mode.IMMEDIATE, ""))),
+        *((1, ("send", Mode.QUEUED, "")), (0, ("send", Mode.QUEUED, " twice"))),
+        *((6, ("decide", "approve")), (0, ("send", Mode.QUEUED, ""))),
+        *((7, ("send", Mode.QUEUED, "")), (6, ("decide", "approve"))),
+        *((0, ("send", Mode.QUEUED, "")), (0, ("crash",)), (0, ("send", Mode.QUEUED, ""))),
+    ],
+    "deaths": [],
+    "seed": 0,
+    "threshold": 12,
+}
+
+
+@example(**READ_AGAIN)
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
