@@ -54,7 +54,8 @@ async def interrupt(entity: Interruptible, *, wake: str | None, reason: str | No
     entity.check_alive()
     current = entity.state.current
     if current is None or wake not in (None, current.key):
-        return Interrupted(address=entity.name, interrupted=False)
+        running = current.key if current else None
+        return Interrupted(address=entity.name, interrupted=False, running=running)
     # A second interrupt of one wake is a second row: its own acknowledgement.
     appending = entity.enqueue(_rows(entity, current, reason=reason, sender=None))
     entity.wakeloop.advance()

@@ -64,6 +64,7 @@ class EntitySession:
         self.events: Sequence[Event] = [e for e in messages if e.offset not in wake.apart]
         self._last: Appending | None = None
         self.run_text: str | None = None
+        self.stop_reason: str | None = None
         self.plan: ContextPlan | None = None
         self.report: ContextReport | None = None
 
@@ -189,7 +190,7 @@ class EntitySession:
         except AwaitsApproval:
             self.waiting = True
             raise
-        self.run_text = result.text
+        self.run_text, self.stop_reason = result.text, result.stop_reason
         return result
 
     def _seen(self, report: ContextReport) -> None:
