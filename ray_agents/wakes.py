@@ -172,7 +172,10 @@ def handled(wake: WakeRecorded, *, now: int, reply: JSON, text: str | None) -> W
 
 
 def retried(wake: WakeRecorded, *, now: int, version: int) -> WakeRecorded:
-    """A parked wake is to run again, with fresh attempts and the newest definition."""
+    """A parked wake is to run again, with fresh attempts and the newest definition.
+
+    That it was told to stop was before: whoever retries it wants its handler to run.
+    """
     return replace(
         wake,
         status=WakeStatus.FAILED,
@@ -181,6 +184,7 @@ def retried(wake: WakeRecorded, *, now: int, version: int) -> WakeRecorded:
         definition_version=version,
         timestamp=now,
         retry_at=now,
+        interrupted=False,
     )
 
 
