@@ -16,6 +16,7 @@ from ray_agents.modes import Mode
 from ray_agents.views import ApprovalStatus, Status
 
 MESSAGE_ID_LENGTH_MAX = 256
+WAKE_LENGTH_MAX = 256
 MESSAGE_BYTES_MAX = 1_000_000
 PAGE_ITEMS_MAX = 1_000
 AFTER_MAX = timedelta(days=5 * 366)
@@ -108,6 +109,17 @@ class DecisionRequest(Request):
     def status(self) -> ApprovalStatus:
         """What the call's approval becomes."""
         return ApprovalStatus.APPROVED if self.decision == "approve" else ApprovalStatus.DENIED
+
+
+class InterruptRequest(Request):
+    """What is to be stopped: whatever runs, or only if it is the ``wake``; and why.
+
+    ``id`` makes a repeated interrupt of something that ran harmless.
+    """
+
+    wake: str | None = Field(default=None, min_length=1, max_length=WAKE_LENGTH_MAX)
+    reason: str | None = Field(default=None, max_length=1_000)
+    id: str | None = Field(default=None, min_length=1, max_length=MESSAGE_ID_LENGTH_MAX)
 
 
 class ListQuery(Request):

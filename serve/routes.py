@@ -25,6 +25,7 @@ from ray_agents.ports import Runtime
 from ray_agents.requests import (
     DecisionRequest,
     ForkRequest,
+    InterruptRequest,
     ListQuery,
     SendRequest,
     SpawnRequest,
@@ -212,13 +213,11 @@ async def fork(at: At, runtime: AnyRuntime, body: ForkRequest) -> EntityView:
 
 @entities.post("/{type}/{id}/interrupt")
 async def interrupt(
-    at: At,
-    runtime: AnyRuntime,
-    wake: Annotated[str | None, Query(max_length=256, description="only this wake")] = None,
-    reason: Annotated[str | None, Query(max_length=1_000)] = None,
+    at: At, runtime: AnyRuntime, body: InterruptRequest | None = None
 ) -> Interrupted:
-    """Stop what runs; the answer says which wake that was, or that nothing ran."""
-    return await runtime.interrupt(at, wake=wake, reason=reason)
+    """Stop what runs, or only the wake named; the answer says which that was, or that none was."""
+    asked = body or InterruptRequest()
+    return await runtime.interrupt(at, wake=asked.wake, reason=asked.reason, signal_id=asked.id)
 
 
 @entities.post("/{type}/{id}/retry")
@@ -243,7 +242,10 @@ async def approvals(at: At, runtime: AnyRuntime) -> list[ApprovalView]:
 async def decide(
     at: At, runtime: AnyRuntime, approval: Approval, body: DecisionRequest
 ) -> ApprovalView:
-    """Approve or deny a tool call; durable with the answer. The same decision again is harmless."""
+    """Approve or deny a tool call; durable with the answer. The same decision again is harmless.
+
+    An id that several calls have is refused with 409 and their keys, one of which names the call.
+    """
     return await runtime.decide(at, approval, body)
 
 

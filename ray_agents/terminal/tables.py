@@ -237,10 +237,11 @@ def host(entity: EntityView) -> Text:
     return Text(entity.host if entity.pid is None else f"{entity.host} (pid {entity.pid})")
 
 
-def _approvals(waiting: Iterable[ApprovalView], *, now: int) -> RenderableType:
+def _approvals(waiting: Sequence[ApprovalView], *, now: int) -> RenderableType:
+    names = wording.told_apart(waiting)
     rows = [
         (
-            Text(each.id, style="bold"),
+            Text(names[each.key], style="bold"),
             Text(visible(wording.call(each.tool, each.args))),
             Text(ago(each.requested, now=now)),
             Text(NOTHING if each.expires is None else until(each.expires, now=now)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -133,8 +134,26 @@ async def test_interrupt_and_the_mode_of_a_message(http: HttpRuntime, runtime: F
     answer = await http.interrupt(AMY, reason="enough")
     assert (answer.interrupted, answer.wake, answer.offset) == (True, "w1", 7)
     assert runtime.interrupts == [(AMY, None, "enough")]
+    assert runtime.signals[0]
     await http.send(AMY, SendRequest(payload="hi", mode=Mode.IMMEDIATE))
     assert runtime.sent[0][1].mode is Mode.IMMEDIATE
+
+
+async def test_an_interrupt_whose_answer_is_lost_is_made_again_as_the_same() -> None:
+    bodies: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.content)
+        if len(bodies) == 1:
+            raise httpx.ReadError("the answer is lost")
+        return httpx.Response(200, json={"address": str(AMY), "interrupted": False})
+
+    lossy = httpx.MockTransport(answer)
+    async with HttpRuntime("http://a", None, patience=HASTY, transport=lossy) as http:
+        await http.interrupt(AMY)
+        await http.interrupt(AMY)
+    assert bodies[0] == bodies[1] != bodies[2]
+    assert json.loads(bodies[0])["id"]
 
 
 async def test_list_kill_retry_and_skip(http: HttpRuntime, runtime: FakeRuntime) -> None:

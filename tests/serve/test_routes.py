@@ -136,7 +136,8 @@ async def test_interrupt_says_which_wake_it_stopped(
     api: httpx.AsyncClient, runtime: FakeRuntime
 ) -> None:
     await api.put(AT)
-    answer = await api.post(f"{AT}/interrupt", params={"wake": "w1", "reason": "enough"})
+    body = {"wake": "w1", "reason": "enough", "id": "once"}
+    answer = await api.post(f"{AT}/interrupt", json=body)
     assert answer.json() == {
         "address": str(AMY),
         "interrupted": True,
@@ -144,6 +145,8 @@ async def test_interrupt_says_which_wake_it_stopped(
         "offset": 7,
     }
     assert runtime.interrupts == [(AMY, "w1", "enough")]
+    assert (await api.post(f"{AT}/interrupt")).status_code == 200
+    assert runtime.signals == ["once", None]
 
 
 async def test_the_mode_is_a_field_of_the_message(
