@@ -238,16 +238,15 @@ def host(entity: EntityView) -> Text:
 
 
 def _approvals(waiting: Sequence[ApprovalView], *, now: int) -> RenderableType:
-    names = wording.told_apart(waiting)
     rows = [
         (
-            Text(names[each.key], style="bold"),
+            Text(name, style="bold"),
             Text(visible(wording.call(each.tool, each.args))),
             Text(ago(each.requested, now=now)),
             Text(NOTHING if each.expires is None else until(each.expires, now=now)),
             Text(each.wake),
         )
-        for each in waiting
+        for name, each in wording.told_apart(waiting)
     ]
     return _table(("WAITS FOR APPROVAL", "CALL", "ASKED", "EXPIRES", "WAKE"), rows)
 

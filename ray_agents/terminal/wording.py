@@ -213,10 +213,10 @@ def interrupt(received: InterruptReceived) -> str:
     return f"{told}: {received.reason}" if received.reason else told
 
 
-def told_apart(waiting: Sequence[ApprovalView]) -> dict[str, str]:
-    """What each call that waits is named by, by its key: its id, or the key if ids repeat."""
+def told_apart(waiting: Sequence[ApprovalView]) -> list[tuple[str, ApprovalView]]:
+    """The calls that wait, each behind what names it: its id, or its key if ids repeat."""
     times = Counter(each.id for each in waiting)
-    return {each.key: each.id if times[each.id] == 1 else each.key for each in waiting}
+    return [(each.id if times[each.id] == 1 else each.key, each) for each in waiting]
 
 
 def leaving(effect: EffectStaged) -> str:
