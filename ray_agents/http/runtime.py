@@ -29,10 +29,13 @@ from ray_agents.http.following import Patience, follow
 from ray_agents.requests import (
     DecisionRequest,
     ForkRequest,
+    InterruptRequest,
     ListQuery,
+    ParkedRequest,
     Request,
     SendRequest,
     SpawnRequest,
+    checked,
 )
 from ray_agents.settings import LOOPBACK_HOSTS
 from ray_agents.views import (
@@ -236,8 +239,8 @@ class HttpRuntime:
         self, address: Address, *, wake: str | None = None, reason: str | None = None
     ) -> Interrupted:
         """Stop what runs; return once the log says so."""
-        params = _given(wake=wake, reason=reason)
-        answer = await self._call("POST", _path(address, "interrupt"), params=params)
+        request = checked(InterruptRequest, {"wake": wake, "reason": reason})
+        answer = await self._call("POST", _path(address, "interrupt"), json=_body(request))
         return Interrupted.model_validate(answer)
 
     async def retry(self, address: Address, *, wake: str | None = None) -> int:
@@ -256,7 +259,8 @@ class HttpRuntime:
         return ApprovalView.model_validate(await self._call("POST", path, json=_body(request)))
 
     async def _on_parked(self, address: Address, verb: str, wake: str | None) -> int:
-        answer = await self._call("POST", _path(address, verb), params=_given(wake=wake))
+        request = checked(ParkedRequest, {"wake": wake})
+        answer = await self._call("POST", _path(address, verb), json=_body(request))
         return int(answer["wakes"])
 
     async def _call(self, method: str, path: str, **options: Any) -> JSON:
