@@ -137,7 +137,7 @@ class OverBudget(CallerError):
 
 
 class ApprovalDecided(CallerError):
-    """The tool call was decided on before, otherwise; ``facts["status"]`` says how."""
+    """The tool call was decided on before, and otherwise; its ``facts`` say how."""
 
     status = 409
 

@@ -27,6 +27,7 @@ from ray_agents.requests import (
     ForkRequest,
     InterruptRequest,
     ListQuery,
+    ParkedRequest,
     SendRequest,
     SpawnRequest,
 )
@@ -89,7 +90,6 @@ AsOf = Annotated[
     int | None, Query(alias="at", ge=0, description="the end of what counts; absent: now")
 ]
 Approval = Annotated[str, PathParameter(max_length=1_000, description="the tool call's id or key")]
-Wake = Annotated[str | None, Query(max_length=256, description="one wake; all if absent")]
 
 
 @health.get("/healthz")
@@ -221,15 +221,15 @@ async def interrupt(
 
 
 @entities.post("/{type}/{id}/retry")
-async def retry(at: At, runtime: AnyRuntime, wake: Wake = None) -> Count:
-    """Run parked wakes again."""
-    return Count(wakes=await runtime.retry(at, wake=wake))
+async def retry(at: At, runtime: AnyRuntime, body: ParkedRequest | None = None) -> Count:
+    """Run parked wakes again, or only the one named."""
+    return Count(wakes=await runtime.retry(at, wake=body.wake if body else None))
 
 
 @entities.post("/{type}/{id}/skip")
-async def skip(at: At, runtime: AnyRuntime, wake: Wake = None) -> Count:
-    """Give parked wakes up; one that waits for approval, if it is named."""
-    return Count(wakes=await runtime.skip(at, wake=wake))
+async def skip(at: At, runtime: AnyRuntime, body: ParkedRequest | None = None) -> Count:
+    """Give parked wakes up, or only the one named; one that waits for approval, if it is named."""
+    return Count(wakes=await runtime.skip(at, wake=body.wake if body else None))
 
 
 @entities.get("/{type}/{id}/approvals")

@@ -31,6 +31,7 @@ from ray_agents.requests import (
     ForkRequest,
     InterruptRequest,
     ListQuery,
+    ParkedRequest,
     Request,
     SendRequest,
     SpawnRequest,
@@ -264,7 +265,8 @@ class HttpRuntime:
         return ApprovalView.model_validate(await self._call("POST", path, json=_body(request)))
 
     async def _on_parked(self, address: Address, verb: str, wake: str | None) -> int:
-        answer = await self._call("POST", _path(address, verb), params=_given(wake=wake))
+        request = checked(ParkedRequest, {"wake": wake})
+        answer = await self._call("POST", _path(address, verb), json=_body(request))
         return int(answer["wakes"])
 
     async def _call(self, method: str, path: str, **options: Any) -> JSON:

@@ -18,7 +18,13 @@ from ray_agents.address import Address
 from ray_agents.budgets import Budget
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Definition, Limits, Registry
-from ray_agents.errors import HandlerFailed, InvalidDefinition, OverBudget, RayAgentsError
+from ray_agents.errors import (
+    HandlerFailed,
+    InvalidDefinition,
+    InvalidPayload,
+    OverBudget,
+    RayAgentsError,
+)
 from ray_agents.events import OutboxKind, decode
 from ray_agents.ledger import Granted, Spent
 from ray_agents.model import ModelRequest, Usage
@@ -213,6 +219,18 @@ def test_a_client_gives_an_entity_a_budget_of_money_which_takes_a_price() -> Non
         assert [(each.cost_micros_max, each.tree) for each in view.budgets] == [(100_000, True)]
         with pytest.raises(HandlerFailed, match="no price of 'unheard-of'"):
             client.ask("/t/root", "go")
+
+
+def test_what_is_no_budget_is_refused_by_name() -> None:
+    registry = Registry()
+    with pytest.raises(InvalidDefinition, match="budget=5 is not a Budget"):
+        registry.define("t", handler=unpriced, budget=5)
+    registry.define("t", handler=unpriced)
+    with local_client() as client:
+        client.register(registry)
+        wrong: Any = 5
+        with pytest.raises(InvalidPayload, match=r"'budget' must be a Budget, .*, not 5"):
+            client.spawn("/t/root", budget=wrong)
 
 
 def test_a_budget_of_a_tree_bounds_something() -> None:

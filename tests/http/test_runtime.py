@@ -22,6 +22,7 @@ from ray_agents.errors import (
     AskTimedOut,
     EntityExists,
     InvalidDefinition,
+    InvalidPayload,
     RuntimeUnavailable,
     Unauthorized,
     UnknownEntity,
@@ -133,8 +134,11 @@ async def test_interrupt_and_the_mode_of_a_message(http: HttpRuntime, runtime: F
     await http.spawn(AMY, SpawnRequest())
     answer = await http.interrupt(AMY, reason="enough")
     assert (answer.interrupted, answer.wake, answer.offset) == (True, "w1", 7)
-    assert runtime.interrupts == [(AMY, None, "enough")]
     assert runtime.signals[0]
+    await http.interrupt(AMY, wake="wake-77")
+    assert runtime.interrupts == [(AMY, None, "enough"), (AMY, "wake-77", None)]
+    with pytest.raises(InvalidPayload, match="reason"):
+        await http.interrupt(AMY, reason="x" * 1_001)
     await http.send(AMY, SendRequest(payload="hi", mode=Mode.IMMEDIATE))
     assert runtime.sent[0][1].mode is Mode.IMMEDIATE
 
@@ -162,6 +166,7 @@ async def test_list_kill_retry_and_skip(http: HttpRuntime, runtime: FakeRuntime)
     assert ([item.id for item in page.items], page.cursor) == (["amy"], "more")
     assert runtime.queries == [ListQuery(type="assistant", status=Status.IDLE, limit=3)]
     assert (await http.retry(AMY), await http.skip(AMY, wake="w")) == (2, 1)
+    assert runtime.parked == [("retry", AMY, None), ("skip", AMY, "w")]
 
 
 async def test_decide_names_any_call(http: HttpRuntime, runtime: FakeRuntime) -> None:
