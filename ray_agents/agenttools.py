@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from ray_agents.address import Address
 from ray_agents.budgets import Budget
 from ray_agents.errors import InvalidDefinition, InvalidPayload
 from ray_agents.events import JSON
@@ -105,6 +106,7 @@ class _Reached(_Arguments):
 def agent_tools(
     ctx: Coordinator,
     *,
+    check_type: Callable[[str], object],
     spawns: Collection[str] = (),
     spawns_max: int = SPAWNS_MAX,
     budget: Budget | None = None,
@@ -115,7 +117,8 @@ def agent_tools(
     ``get_goal`` and ``mark_goal_complete`` if there is a goal.
 
     Args:
-        ctx: the context of the handler that uses the agent.
+        ctx: the context of the handler that uses the agent, which gives ``check_type``, too.
+        check_type: raises UnknownType if no definition of that type is registered.
         spawns: the types of which the model may spawn children.
         spawns_max: it spawns no more once the entity has so many children, whoever spawned them.
         budget: what each child that it spawns may spend, with all that descend from it; needed
@@ -123,10 +126,13 @@ def agent_tools(
 
     Raises:
         InvalidDefinition: ``spawns_max`` is less than 1.
+        UnknownType: ``spawns`` names a type of which no definition is registered.
     """
     if spawns_max < 1:
         raise InvalidDefinition(f"agent_tools(spawns_max={spawns_max!r}): at least 1")
-    tools = [_send(ctx), _schedule(ctx), _set_tag(ctx)]
+    for name in spawns:
+        check_type(name)
+    tools = [_send(ctx, check_type), _schedule(ctx, check_type), _set_tag(ctx)]
     if spawns:
         tools.append(_spawn(ctx, spawns, spawns_max, budget))
     if ctx.get_goal() is not None:
@@ -170,8 +176,9 @@ def _spawn(
     return _tool("spawn", arguments, description, call)
 
 
-def _send(ctx: Coordinator) -> Tool:
+def _send(ctx: Coordinator, check_type: Callable[[str], object]) -> Tool:
     async def call(args: _Send) -> str:
+        check_type(Address.parse(args.address).type)
         await ctx.send(args.address, {"text": args.text})
         return f"Sent to {args.address}."
 
@@ -182,9 +189,10 @@ def _send(ctx: Coordinator) -> Tool:
     return _tool("send", _Send, description, call)
 
 
-def _schedule(ctx: Coordinator) -> Tool:
+def _schedule(ctx: Coordinator, check_type: Callable[[str], object]) -> Tool:
     async def call(args: _Schedule) -> str:
         target = args.address or ctx.address
+        check_type(Address.parse(target).type)
         await ctx.send(target, {"text": args.text}, after=timedelta(seconds=args.after_seconds))
         return f"{target} gets it in {args.after_seconds:g} seconds."
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, cast
 
-from ray_agents.errors import ApprovalDecided
+from ray_agents.errors import AmbiguousApproval, ApprovalDecided
 from ray_agents.events import JSON, WAKE_HEADER, Draft, Event, Operation
 from ray_agents.views import ApprovalStatus, ApprovalView
 
@@ -127,10 +127,25 @@ def _before(approval: ApprovalRecorded) -> str:
 
 
 def named(approvals: Iterable[ApprovalRecorded], name: str) -> ApprovalRecorded | None:
-    """The one of that id or key: a pending one before others, else the newest; None if none is."""
-    found = [each for each in approvals if name in (each.tool_call_id, each.key)]
-    pending = [each for each in found if each.pending]
-    return next(iter(pending), found[-1] if found else None)
+    """The one of that key, else the only one of that id; None if there is none.
+
+    ``approvals`` are the newest rows of all keys that may be meant, decided or not. A model may
+    give its calls the same id over and over, so one that happens to wait is not enough: it may
+    have come after whoever decides has looked.
+
+    Raises:
+        AmbiguousApproval: several have that id.
+    """
+    of_key = {each.key: each for each in approvals}
+    if name in of_key:
+        return of_key[name]
+    found = [each for each in of_key.values() if each.tool_call_id == name]
+    if len(found) > 1:
+        told_apart = "; ".join(f"{each.key}, {each.status.value}" for each in found)
+        message = f"{len(found)} tool calls have the id {name!r}; name one, use its key: "
+        keys = [each.key for each in found]
+        raise AmbiguousApproval(message + told_apart, id=name, keys=keys)
+    return found[0] if found else None
 
 
 def awaited(approvals: Iterable[ApprovalRecorded]) -> int:

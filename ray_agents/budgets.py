@@ -21,6 +21,8 @@ from ray_agents.errors import InvalidDefinition
 from ray_agents.ledger import Granted, Spent
 from ray_agents.prices import check_money, micros_of
 
+COST_MAX = Decimal(1_000_000_000)  # dollars: more is a slip, and would be endless in micro-dollars
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
@@ -47,12 +49,10 @@ class Budget:
     tree: bool = False
 
     def __post_init__(self) -> None:
+        if self.tokens_max is not None:
+            _check_tokens(self.tokens_max)
         if self.cost_max is not None:
-            check_money("cost_max", self.cost_max)
-        for name in ("tokens_max", "cost_max"):
-            limit = getattr(self, name)
-            if limit is not None and limit <= 0:
-                raise InvalidDefinition(f"Budget({name}={limit!r}): more than nothing")
+            _check_cost(self.cost_max)
         if self.tree and not self.limits:
             raise InvalidDefinition("Budget(tree=True): of what? give tokens_max or cost_max")
 
@@ -90,3 +90,19 @@ class Budget:
             cost_max=None if cost is None else Decimal(cost),
             tree=row.get("tree", False),
         )
+
+
+def _check_tokens(limit: object) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise InvalidDefinition(f"Budget(tokens_max={limit!r}): a whole number of tokens")
+    if limit <= 0:
+        raise InvalidDefinition(f"Budget(tokens_max={limit!r}): more than nothing")
+
+
+def _check_cost(limit: object) -> None:
+    exact = Decimal(limit) if isinstance(limit, Decimal | int) else Decimal("NaN")
+    if exact.is_finite() and exact <= 0:
+        raise InvalidDefinition(f"Budget(cost_max={limit!r}): more than nothing")
+    check_money("cost_max", limit)
+    if exact > COST_MAX:
+        raise InvalidDefinition(f"Budget(cost_max={limit!r}): at most {COST_MAX:,} dollars")

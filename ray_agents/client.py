@@ -346,7 +346,9 @@ class AsyncClient(AsyncDecisions):
         """Stop what runs: the model call, the tools, then the handler. Wakes nobody.
 
         The wake counts as handled and does not go on, not even after a crash right now. One that
-        waits for approval is ended, too.
+        waits for approval is ended, too. Where the answer is lost on its way, the same interrupt
+        is made again and stops nothing more; if nothing had run the first time, what runs by then
+        is stopped: give ``wake`` if that matters.
 
         Args:
             address: whose.

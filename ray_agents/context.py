@@ -64,6 +64,10 @@ class Session(Protocol):
         """Raise UnknownType, InvalidPayload or OverBudget if no such entity can be spawned."""
         ...
 
+    def check_type(self, type_name: str) -> None:
+        """Raise UnknownType if no definition of that type is registered."""
+        ...
+
     async def run_agent(self, config: AgentConfig, input_text: str | None) -> AgentRunResult:
         """Run the agent loop."""
         ...
@@ -270,7 +274,7 @@ class Context(GoalVerbs, Notes, Injected):
 
         Options as in :func:`ray_agents.agenttools.agent_tools`.
         """
-        return agent_tools(self, **options)
+        return agent_tools(self, check_type=self._session.check_type, **options)
 
     # -- flow ---------------------------------------------------------------------------------
 

@@ -26,11 +26,14 @@ class AsyncDecisions(ABC):
     ) -> ApprovalView:
         """Have a tool call run that waits for approval; durable when this returns.
 
-        ``inspect(address).approvals`` has those that wait. The run goes on when every call of its
-        step is decided on. The same decision again is harmless.
+        ``inspect(address).approvals`` has those that wait, each with its ``key`` and ``id``; either
+        names it, but an id only if no other call has it, for a model may give its calls the same
+        one over and over. The run goes on when every call of its step is decided on. The same
+        decision again is harmless.
 
         Raises:
             UnknownApproval: no such call waits, or ever did.
+            AmbiguousApproval: several have that id; it tells their keys.
             ApprovalDecided: it was decided otherwise before.
         """
         return await self._decide(address, call_id, decision="approve", by=by, reason=reason)

@@ -146,6 +146,8 @@ class Definition:
             )
         if self.idle_timeout < timedelta(0):
             raise self._wrong(f"idle_timeout={self.idle_timeout!r} must not be negative")
+        if not isinstance(self.budget, Budget):  # pyright: ignore[reportUnnecessaryIsInstance] - no
+            raise self._wrong(f"budget={self.budget!r} is not a Budget")  # type checker, perhaps
         schemas = {"creation_schema": self.creation_schema} if self.creation_schema else {}
         models: dict[str, Any] = {**schemas, **self.inbox_schemas, **self.state}
         for name, model in models.items():

@@ -14,6 +14,7 @@
     │   ├── NothingParked          409
     │   ├── OverBudget             409
     │   ├── ApprovalDecided        409
+    │   ├── AmbiguousApproval      409
     │   ├── EntityGone             410
     │   ├── OffsetGone             410
     │   ├── PayloadTooLarge        413
@@ -136,7 +137,13 @@ class OverBudget(CallerError):
 
 
 class ApprovalDecided(CallerError):
-    """The tool call was decided on before, otherwise; ``facts["status"]`` says how."""
+    """The tool call was decided on before, and otherwise; its ``facts`` say how."""
+
+    status = 409
+
+
+class AmbiguousApproval(CallerError):
+    """More than one tool call of this life has that id; ``facts["keys"]`` tells them apart."""
 
     status = 409
 

@@ -182,6 +182,16 @@ class GoalVerbs:
         return self._goals.use(tokens_used, status)
 
 
+def goal_of(state: State) -> Goal | None:
+    """The goal as the log tells of it, open wakes included, whose rows ``State.rows`` lacks."""
+    text, at = state.rows.get(MANIFEST_TYPE, {}).get(GOAL_KEY), -1
+    for committed in (each for wake in state.effects.values() for each in wake.values()):
+        for event in () if committed.shown else committed.events:
+            if (event.type, event.key) == (MANIFEST_TYPE, GOAL_KEY) and event.offset > at:
+                text, at = None if event.operation is Operation.DELETE else event.text, event.offset
+    return goal_in(text, state)
+
+
 def goal_in(text: str | None, state: State) -> Goal | None:
     """The goal that a row tells of, as it is now; None if there is no row."""
     return None if text is None else _goal_of(decode(text), state)

@@ -38,7 +38,7 @@ from ray_agents.runs import (
     calls_in,
 )
 from ray_agents.runwriting import RunWriter
-from ray_agents.steering import has_joined, joining
+from ray_agents.steering import JOINING_MAX, has_joined, joining
 from ray_agents.timeline import sendable
 from ray_agents.toolruns import ToolRuns
 
@@ -137,7 +137,7 @@ class _Loop:
         """
         before = self._record.completed_step(number - 1)
         if before is None or before["finish_reason"] != PAUSED:
-            messages = self._journal.steering()
+            messages = self._journal.steering()[:JOINING_MAX]
             self._writer.hear(messages)
             self._writer.stage(STEERED, *joining(self._record, number, messages))
 

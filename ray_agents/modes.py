@@ -12,7 +12,8 @@ has ``immediate`` as the default; its meaning here:
     of its own. If no loop takes it in before the wake ends, it is as if it were queued.
 ``immediate``
     What runs is interrupted, as by ``interrupt``, and the next wake takes the message, with all
-    else that waits. A wake that only waits for its next attempt is not what runs.
+    else that waits. A wake that only waits, for its next attempt or until people have decided on
+    its tool calls, is not what runs: it has its end first, and the message then is as if queued.
 """
 
 from __future__ import annotations

@@ -22,15 +22,19 @@ class PerModel:
         """Read ``100``, ``100,claude-opus-5=20`` or ``claude-opus-5=20,gpt-5.5=50``.
 
         Raises:
-            ValueError: it is none of these, or a number is not at least 1.
+            ValueError: it is none of these, a number is not at least 1, or a model stands there
+                twice.
         """
         rest: int | None = None
         named: dict[str, int] = {}
         for part in text.split(","):
             name, is_named, number = part.rpartition("=")
             value = _number(number)
-            if is_named and name.strip():
-                named[name.strip()] = value
+            model = name.strip()
+            if model in named:
+                raise ValueError(f"{model!r} stands there twice; write one number for each model")
+            if is_named and model:
+                named[model] = value
             elif rest is None and not is_named:
                 rest = value
             else:

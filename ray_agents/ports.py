@@ -258,9 +258,17 @@ class Runtime(Protocol):
         ...
 
     async def interrupt(
-        self, address: Address, *, wake: str | None = None, reason: str | None = None
+        self,
+        address: Address,
+        *,
+        wake: str | None = None,
+        reason: str | None = None,
+        signal_id: str | None = None,
     ) -> Interrupted:
-        """Stop what runs (``wake``: only if it is that one); return once the log says so."""
+        """Stop what runs (``wake``: only if it is that one); return once the log says so.
+
+        ``signal_id`` makes a repeated interrupt of something that ran harmless.
+        """
         ...
 
     async def retry(self, address: Address, *, wake: str | None = None) -> int:
@@ -274,7 +282,7 @@ class Runtime(Protocol):
     async def decide(
         self, address: Address, approval: str, request: DecisionRequest
     ) -> ApprovalView:
-        """Approve or deny a tool call that waits for it, by its id; return once it is durable."""
+        """Approve or deny a tool call by its key, or an id no other has; durable on return."""
         ...
 
     async def __aenter__(self) -> Self: ...

@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from ray_agents.budgets import Budget
+from ray_agents.budgets import COST_MAX, Budget
 from ray_agents.errors import InvalidPayload
 from ray_agents.modes import Mode
 from ray_agents.views import ApprovalStatus, Status
 
 MESSAGE_ID_LENGTH_MAX = 256
+WAKE_LENGTH_MAX = 256
 MESSAGE_BYTES_MAX = 1_000_000
 PAGE_ITEMS_MAX = 1_000
 AFTER_MAX = timedelta(days=5 * 366)
@@ -51,8 +59,23 @@ class SendRequest(Request):
 class ShareRequest(Request):
     """What an entity and all that descend from it may spend: tokens of all kinds, and dollars."""
 
-    tokens_max: int | None = Field(default=None, gt=0)
-    cost_max: Decimal | None = Field(default=None, gt=0, allow_inf_nan=False)
+    tokens_max: int | None = Field(default=None, gt=0, strict=True)
+    cost_max: Decimal | None = Field(default=None, gt=0, le=COST_MAX, allow_inf_nan=False)
+
+    @field_validator("cost_max", mode="before")
+    @classmethod
+    def _is_money(cls, given: Any) -> Any:
+        if isinstance(given, bool):
+            raise PydanticCustomError("money", 'write dollars, as "1.25"')
+        return given
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if self.tokens_max is None and self.cost_max is None:
+            raise PydanticCustomError(
+                "budget", "a budget bounds something; give tokens_max or cost_max"
+            )
+        return self
 
 
 class SpawnRequest(Request):
@@ -69,7 +92,7 @@ class SpawnRequest(Request):
     def share(self) -> Budget | None:
         """The budget, as one of the entity's tree; None if it bounds nothing."""
         given = self.budget
-        if given is None or (given.tokens_max is None and given.cost_max is None):
+        if given is None:
             return None
         return Budget(tokens_max=given.tokens_max, cost_max=given.cost_max, tree=True)
 
@@ -110,6 +133,23 @@ class DecisionRequest(Request):
         return ApprovalStatus.APPROVED if self.decision == "approve" else ApprovalStatus.DENIED
 
 
+class InterruptRequest(Request):
+    """What is to be stopped: whatever runs, or only if it is the ``wake``; and why.
+
+    ``id`` makes a repeated interrupt of something that ran harmless.
+    """
+
+    wake: str | None = Field(default=None, min_length=1, max_length=WAKE_LENGTH_MAX)
+    reason: str | None = Field(default=None, max_length=1_000)
+    id: str | None = Field(default=None, min_length=1, max_length=MESSAGE_ID_LENGTH_MAX)
+
+
+class ParkedRequest(Request):
+    """Which of the wakes that ``retry`` and ``skip`` are for: one, or all if ``wake`` is None."""
+
+    wake: str | None = Field(default=None, min_length=1, max_length=WAKE_LENGTH_MAX)
+
+
 class ListQuery(Request):
     """Which entities to list; ``tag`` is ``key`` or ``key=value``."""
 
@@ -136,7 +176,14 @@ def seconds_of(after: timedelta | None) -> float | None:
 
 
 def share_of(budget: Budget | None) -> ShareRequest | None:
-    """A budget as requests carry it."""
+    """A budget as requests carry it.
+
+    Raises:
+        InvalidPayload: it is not a Budget.
+    """
+    if budget is not None and not isinstance(budget, Budget):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
+        message = f"'budget' must be a Budget, as Budget(tokens_max=…), not {budget!r}"
+        raise InvalidPayload(message, field="budget")
     if budget is None or not budget.limits:
         return None
     return ShareRequest(tokens_max=budget.tokens_max, cost_max=budget.cost_max)

@@ -8,6 +8,9 @@ run took it in stands where the run did, before the model call that was the firs
 It is in the same append as the start of that step, and as the wake's own row, which from then on
 lists the message among those it handles (``WakeRecorded.joined``). So either all of them are there
 or none, and a run that resumes after a crash has the words in the place they had.
+
+The wake's row is written anew with each such step, with all that have joined so far; so a step
+takes in many at a time, and no more than :data:`JOINING_MAX`: the next one has the others.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from collections.abc import Sequence
 from ray_agents.events import Draft, Event, decode
 from ray_agents.modes import MODE_HEADER, Mode
 from ray_agents.runs import STEERED, RunRecord
+
+JOINING_MAX = 100  # messages that one step takes in
 
 
 def is_steering(message: Event) -> bool:

@@ -106,7 +106,7 @@ class ParkedWake(View):
 class ApprovalView(View):
     """A tool call that waits for approval, or was decided on; ``id`` is the model's for the call.
 
-    ``key`` is that of its row, unique in the log, and as good as the id. Times are microseconds
+    ``key`` is that of its row, unique in the log; the id may come again. Times are microseconds
     since the epoch; after ``expires`` the call counts as denied.
     """
 

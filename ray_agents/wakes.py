@@ -175,7 +175,10 @@ def handled(
 
 
 def retried(wake: WakeRecorded, *, now: int, version: int) -> WakeRecorded:
-    """A parked wake is to run again, with fresh attempts and the newest definition."""
+    """A parked wake is to run again, with fresh attempts and the newest definition.
+
+    That it was told to stop was before: whoever retries it wants its handler to run.
+    """
     return replace(
         wake,
         status=WakeStatus.FAILED,
@@ -184,6 +187,7 @@ def retried(wake: WakeRecorded, *, now: int, version: int) -> WakeRecorded:
         definition_version=version,
         timestamp=now,
         retry_at=now,
+        interrupted=False,
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from ray_agents.errors import InvalidSetting
 from ray_agents.ports import Runtime
 from ray_agents.settings import Settings
 from serve import problem, routes
 from serve.costs import Reader, costs
-from serve.guards import BearerToken, BodyLimit
+from serve.guards import BearerToken, BodyLimit, known_query_only
 from serve.imports import imports
 
 RuntimeFactory = Callable[[Settings], Runtime]
@@ -51,8 +51,9 @@ def create_app(runtime_factory: RuntimeFactory, settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.costs = Reader(settings.store)
-    for router in (routes.health, routes.types, routes.entities, imports, costs):
-        app.include_router(router)
+    app.include_router(routes.health)
+    for router in (routes.types, routes.entities, imports, costs):
+        app.include_router(router, dependencies=[Depends(known_query_only)])
     problem.install(app)
     # The last one added is the outermost: a request without the token has no body read.
     app.add_middleware(BodyLimit, bytes_max=settings.body_bytes_max)

@@ -1,13 +1,14 @@
-"""What stands before every route: the bearer token and the limit on a body's size.
+"""What stands before every route: the bearer token, the limit on a body's size, the known query.
 
-Both are plain ASGI layers: Starlette's ``BaseHTTPMiddleware`` would stand between a stream and
-the news that its client has gone.
+The first two are plain ASGI layers: Starlette's ``BaseHTTPMiddleware`` would stand between a stream
+and the news that its client has gone. The third depends on the route.
 """
 
 from __future__ import annotations
 
 import hmac
 
+from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -92,6 +93,27 @@ class BodyLimit:
             "RAY_AGENTS_BODY_BYTES_MAX",
             bytes_max=self._bytes_max,
         )
+
+
+def known_query_only(request: Request) -> None:
+    """Refuse a query parameter that the route does not have: it would be ignored, guard or not.
+
+    Raises:
+        InvalidPayload: there is one; the message has the names that there are.
+    """
+    if not request.query_params:
+        return
+    path = request.app.openapi()["paths"][request.scope["route"].path_format]
+    told = path[request.method.lower()]
+    known = sorted(each["name"] for each in told.get("parameters", ()) if each["in"] == "query")
+    for name in request.query_params:
+        if name not in known:
+            shown, takes = name[:40], ", ".join(known) or "none"
+            message = (
+                f"'query': {request.method} {request.url.path!r} has no parameter {shown!r}; it "
+                f"takes {takes}" + (": write it in the JSON body" if "requestBody" in told else "")
+            )
+            raise InvalidPayload(message, field=f"query.{shown}")
 
 
 def _replay(read: list[Message], receive: Receive) -> Receive:

@@ -34,11 +34,16 @@ def problem_of(error: RayAgentsError) -> dict[str, Any]:
     """``error`` as the members of a problem document."""
     return {
         "type": error.slug,
-        "title": (type(error).__doc__ or error.slug).splitlines()[0],
+        "title": title_of(type(error)),
         "status": error.status,
         "detail": error.message[:DETAIL_LENGTH_MAX],
         "facts": error.facts,
     }
+
+
+def title_of(kind: type[RayAgentsError]) -> str:
+    """What an error of that kind is: the first line of its docstring, as plain text."""
+    return (kind.__doc__ or kind.__name__).splitlines()[0].replace("``", "")
 
 
 def response_of(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:

@@ -25,7 +25,9 @@ from ray_agents.ports import Runtime
 from ray_agents.requests import (
     DecisionRequest,
     ForkRequest,
+    InterruptRequest,
     ListQuery,
+    ParkedRequest,
     SendRequest,
     SpawnRequest,
 )
@@ -88,7 +90,6 @@ AsOf = Annotated[
     int | None, Query(alias="at", ge=0, description="the end of what counts; absent: now")
 ]
 Approval = Annotated[str, PathParameter(max_length=1_000, description="the tool call's id or key")]
-Wake = Annotated[str | None, Query(max_length=256, description="one wake; all if absent")]
 
 
 @health.get("/healthz")
@@ -212,25 +213,23 @@ async def fork(at: At, runtime: AnyRuntime, body: ForkRequest) -> EntityView:
 
 @entities.post("/{type}/{id}/interrupt")
 async def interrupt(
-    at: At,
-    runtime: AnyRuntime,
-    wake: Annotated[str | None, Query(max_length=256, description="only this wake")] = None,
-    reason: Annotated[str | None, Query(max_length=1_000)] = None,
+    at: At, runtime: AnyRuntime, body: InterruptRequest | None = None
 ) -> Interrupted:
-    """Stop what runs; the answer says which wake that was, or that nothing ran."""
-    return await runtime.interrupt(at, wake=wake, reason=reason)
+    """Stop what runs, or only the wake named; the answer says which that was, or that none was."""
+    asked = body or InterruptRequest()
+    return await runtime.interrupt(at, wake=asked.wake, reason=asked.reason, signal_id=asked.id)
 
 
 @entities.post("/{type}/{id}/retry")
-async def retry(at: At, runtime: AnyRuntime, wake: Wake = None) -> Count:
-    """Run parked wakes again."""
-    return Count(wakes=await runtime.retry(at, wake=wake))
+async def retry(at: At, runtime: AnyRuntime, body: ParkedRequest | None = None) -> Count:
+    """Run parked wakes again, or only the one named."""
+    return Count(wakes=await runtime.retry(at, wake=body.wake if body else None))
 
 
 @entities.post("/{type}/{id}/skip")
-async def skip(at: At, runtime: AnyRuntime, wake: Wake = None) -> Count:
-    """Give parked wakes up; one that waits for approval, if it is named."""
-    return Count(wakes=await runtime.skip(at, wake=wake))
+async def skip(at: At, runtime: AnyRuntime, body: ParkedRequest | None = None) -> Count:
+    """Give parked wakes up, or only the one named; one that waits for approval, if it is named."""
+    return Count(wakes=await runtime.skip(at, wake=body.wake if body else None))
 
 
 @entities.get("/{type}/{id}/approvals")
@@ -243,7 +242,10 @@ async def approvals(at: At, runtime: AnyRuntime) -> list[ApprovalView]:
 async def decide(
     at: At, runtime: AnyRuntime, approval: Approval, body: DecisionRequest
 ) -> ApprovalView:
-    """Approve or deny a tool call; durable with the answer. The same decision again is harmless."""
+    """Approve or deny a tool call; durable with the answer. The same decision again is harmless.
+
+    An id that several calls have is refused with 409 and their keys, one of which names the call.
+    """
     return await runtime.decide(at, approval, body)
 
 

@@ -63,6 +63,7 @@ class FakeRuntime:
         self.parked: list[tuple[str, Address, str | None]] = []
         self.decided: list[tuple[Address, str, DecisionRequest]] = []
         self.interrupts: list[tuple[Address, str | None, str | None]] = []
+        self.signals: list[str | None] = []
         self.forked: list[tuple[Address, ForkRequest]] = []
         self.imported = b""
         self.fails_with: BaseException | None = None
@@ -227,9 +228,15 @@ class FakeRuntime:
         self.killed[address] = reason
 
     async def interrupt(
-        self, address: Address, *, wake: str | None = None, reason: str | None = None
+        self,
+        address: Address,
+        *,
+        wake: str | None = None,
+        reason: str | None = None,
+        signal_id: str | None = None,
     ) -> Interrupted:
         self._log(address)
+        self.signals.append(signal_id)
         self.interrupts.append((address, wake, reason))
         return Interrupted(address=str(address), interrupted=True, wake=wake or "w1", offset=7)
 

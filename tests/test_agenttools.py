@@ -17,7 +17,7 @@ from ray_agents.errors import HandlerFailed, InvalidDefinition, RayAgentsError
 from ray_agents.models.scripted import Says
 from ray_agents.ports import Blobs
 from ray_agents.requests import SendRequest, ShareRequest, SpawnRequest
-from tests.cluster.conftest import SOON, ask, inbox_of, turn_until
+from tests.cluster.conftest import SOON, ask, inbox_of, log_of, turn_until
 from tests.cluster.stores import DyingBlobs, memory
 
 BOSS = Address.parse("/boss/b")
@@ -89,6 +89,24 @@ async def test_it_spawns_no_other_types_and_no_more_than_it_may(runtime: LocalRu
     assert len(refused) == 1
     assert "arguments of 'spawn' are not valid" in results[3]
     assert len([text for text in results if "is created" in text]) == 2
+
+
+async def test_nothing_is_sent_to_a_type_that_does_not_exist(runtime: LocalRuntime) -> None:
+    send = ["send", {"address": "/nosuch/x", "text": "hi"}]
+    later = ["schedule", {"address": "/nosuch/x", "text": "hi", "after_seconds": 1}]
+    _, results = await told(runtime, [send, later, ["send", {"address": "x", "text": "hi"}]])
+    assert all("no definition of type 'nosuch' is registered" in text for text in results[:2])
+    assert "'x'" in results[2]
+    assert not [event for event in await log_of(runtime, BOSS) if event.type == "outbox"]
+
+
+async def test_spawns_of_a_type_that_does_not_exist_are_refused_when_declared(
+    runtime: LocalRuntime,
+) -> None:
+    await runtime.spawn(BOSS, SpawnRequest())
+    order: dict[str, Any] = {"calls": [], "options": {"spawns": ["worker", "nosuch"]}}
+    with pytest.raises(HandlerFailed, match="no definition of type 'nosuch'"):
+        await runtime.ask(BOSS, SendRequest(payload=order), within=SOON)
 
 
 async def test_what_a_model_may_not_do_it_is_not_offered(runtime: LocalRuntime) -> None:

@@ -13,7 +13,7 @@ from ray_agents import schedule, wakes
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.approvals import ApprovalRecorded, AwaitsApproval, named, only_awaits
 from ray_agents.definition import Limits
-from ray_agents.errors import ApprovalDecided, InvalidDefinition
+from ray_agents.errors import AmbiguousApproval, ApprovalDecided, InvalidDefinition
 from ray_agents.events import WAKE_HEADER, Event, WakeRecorded, WakeStatus
 from ray_agents.loop import run_agent
 from ray_agents.models.scripted import FunctionModel, Says
@@ -220,11 +220,21 @@ def test_why_no_other_decision_can_be_made_is_told(
         WAITS.decided(status, now=5, by=by).decided(DENIED, now=6)
 
 
-def test_a_call_is_named_by_id_or_key_and_one_that_waits_comes_first() -> None:
-    old = replace(WAITS, key="older", status=DENIED)
+def test_a_call_is_named_by_its_key_or_by_an_id_that_no_other_has() -> None:
+    old = replace(WAITS, key="older", tool_call_id="toolu_0", status=DENIED)
     assert named([old, WAITS], "toolu_1") is WAITS
     assert named([old, WAITS], "older") is old
     assert named([WAITS], "other") is None
+    assert named([replace(old, tool_call_id=WAITS.key), WAITS], WAITS.key) is WAITS
+
+
+@pytest.mark.parametrize("status", [APPROVED, ApprovalStatus.PENDING])
+def test_an_id_that_comes_twice_names_nothing(status: ApprovalStatus) -> None:
+    old = replace(WAITS, key="older", status=status)
+    with pytest.raises(AmbiguousApproval, match=f"older, {status.value}") as caught:
+        named([old, WAITS], "toolu_1")
+    assert caught.value.facts["keys"] == ["older", WAITS.key]
+    assert named([old, WAITS], WAITS.key) is WAITS
 
 
 def test_a_group_of_tasks_may_wait_and_nothing_else() -> None:

@@ -435,6 +435,7 @@ def test_where_nothing_runs_the_hint_says_how_to_start(
         (("spawn", ADA, "--tag", "novalue"), "a tag is written key=value, not 'novalue'"),
         (("spawn", ADA, "--cost-max", "much"), "'much' is no sum of dollars"),
         (("spawn", ADA, "--cost-max", "0"), "more than nothing"),
+        (("spawn", ADA, "--cost-max", "1e400"), "at most 1,000,000,000 dollars"),
         (("ask", ADA, "x", "--within", "soon"), "'soon' is not a duration"),
         (("ps", "--status", "happy"), "'happy' is not one of"),
         (("log", "verify"), "or --all"),

@@ -1,8 +1,10 @@
 """Compaction: when it comes, what stays, that it is paid once, and that nothing is lost by it."""
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,6 +198,17 @@ def test_its_settings_are_checked() -> None:
         Compaction(threshold=1_000)
     with pytest.raises(InvalidDefinition, match="no price of 'unheard-of'"):
         AgentConfig(cost_max=Decimal(1), compaction=Compaction(threshold=9_000, model="unheard-of"))
+
+
+def test_the_readmes_example_can_come_to_its_threshold() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    talk = re.search(r'"content": ctx.timeline_messages, "max": ([\d_]+)', readme)
+    compaction = re.search(r"Compaction\(threshold=([\d_]+), keep_last=(\d+)\)", readme)
+    assert talk is not None
+    assert compaction is not None
+    made = Compaction(threshold=int(compaction[1]), keep_last=int(compaction[2]))
+    assert made.threshold < int(talk[1])
+    assert f"`max_tokens`, {made.max_tokens:,}" in readme
 
 
 async def test_so_many_messages_stay_and_no_call_is_parted_from_its_result() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from datetime import timedelta
@@ -16,12 +17,20 @@ from ray_agents.errors import HandlerFailed
 from ray_agents.goals import TOKEN_BUDGET
 from ray_agents.model import ModelRequest, Usage
 from ray_agents.models.scripted import Says
-from ray_agents.requests import ForkRequest, SendRequest
+from ray_agents.requests import DecisionRequest, ForkRequest, SendRequest
+from ray_agents.tools import tool
+from tests.cluster import gates
 from tests.cluster.conftest import SOON, ask, log_of, spawned, turn_until
 
 STEP = 120
 USAGE = Usage(input_tokens=100, output_tokens=20)
 failures: list[str] = []
+
+
+@tool(approval="required")
+async def pay() -> str:
+    """Pay."""
+    return "paid"
 
 
 def well(_: ModelRequest) -> Says:
@@ -35,6 +44,12 @@ async def do(ctx: Any, wake: Any) -> Any:
         if word == "run":
             ctx.use_agent(test_responses=well)
             said = (await ctx.agent.run()).stop_reason
+        elif word == "pay":
+            ctx.use_agent(tools=[pay], test_responses=[Says(calls=[("pay", {})]), "Paid."])
+            said = (await ctx.agent.run()).text
+        elif word == "wait":
+            await ctx.commit()
+            await gates.wait(args[0])
         elif word == "fail":
             if not failures:
                 failures.append(word)
@@ -49,6 +64,7 @@ async def do(ctx: Any, wake: Any) -> Any:
 @pytest.fixture
 async def runtime() -> AsyncIterator[LocalRuntime]:
     failures.clear()
+    gates.reset()
     registry = Registry()
     limits = Limits(attempts_max=2, retry_delay=timedelta(milliseconds=1))
     registry.define("t", Definition(type="t", handler=do, limits=limits, idle_timeout=timedelta(0)))
@@ -147,6 +163,39 @@ async def test_a_sleeper_shows_its_goal(runtime: LocalRuntime, t: Address) -> No
     goal = (await runtime.inspect(t)).goal
     assert goal is not None
     assert (goal.objective, goal.status, goal.tokens_used) == ("tidy up", "active", STEP)
+
+
+async def test_the_goal_of_a_first_wake_that_waits_for_approval_is_shown(
+    runtime: LocalRuntime, t: Address
+) -> None:
+    paying = asyncio.create_task(said(runtime, t, SET, ("wait", "set"), ("pay",)))
+    await gates.reached["set"].wait()
+    gates.opened["set"].set()
+    await turn_until(lambda: not runtime.hosts.host.awake)
+    view = await runtime.inspect(t)
+    assert view.goal is not None
+    assert (view.goal.objective, view.goal.status) == ("tidy up", "active")
+    assert view.goal.tokens_used == view.spent.tokens > 0
+    await runtime.decide(t, view.approvals[0].id, DecisionRequest(decision="approve"))
+    assert await paying == "Paid."
+    assert (await runtime.inspect(t)).goal is not None
+
+
+@pytest.mark.parametrize("earlier", [(), (SET,)])
+async def test_the_newest_goal_of_a_wake_that_runs_is_shown(
+    runtime: LocalRuntime, t: Address, earlier: tuple[Any, ...]
+) -> None:
+    await said(runtime, t, *earlier)
+    first, second, none = ("wait", "first"), ("wait", "second"), ("wait", "none")
+    words: list[Any] = [SET, first, ("set", "rest", {}), second, ("clear_goal",), none]
+    running = asyncio.create_task(said(runtime, t, *words))
+    for name, objective in ("first", "tidy up"), ("second", "rest"), ("none", None):
+        await gates.reached[name].wait()
+        goal = (await runtime.inspect(t)).goal
+        assert (goal and goal.objective) == objective
+        gates.opened[name].set()
+    await running
+    assert (await runtime.inspect(t)).goal is None
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,11 @@ def test_anything_else_is_refused(text: str) -> None:
         PerModel.parse(text)
 
 
+def test_a_model_has_one_number() -> None:
+    with pytest.raises(ValueError, match="'claude-opus-5' stands there twice"):
+        PerModel.parse("claude-opus-5=20, claude-opus-5 =30")
+
+
 @given(
     rest=some.integers(1),
     named=some.dictionaries(some.text("abc:-.5", min_size=1), some.integers(1), max_size=3),

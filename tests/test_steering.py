@@ -15,7 +15,7 @@ from ray_agents.model import Message, ModelRequest
 from ray_agents.models.scripted import FunctionModel, Says
 from ray_agents.modes import Mode
 from ray_agents.runs import RunRecord
-from ray_agents.steering import has_joined, is_steering, joining
+from ray_agents.steering import JOINING_MAX, has_joined, is_steering, joining
 from ray_agents.testing.journal import Crashed, MemoryJournal
 from ray_agents.testing.rules import check_messages
 from ray_agents.tools import tool
@@ -76,6 +76,16 @@ async def test_messages_join_in_their_order_behind_the_results() -> None:
     assert last_of(talk.asked[1]) == ["seen", "one", '{"n":2}']
     rows = [event.value for event in talk.journal.rows if event.type == "steered"]
     assert [(row["message"], row["offset"]) for row in rows] == [("m7", 7), ("m8", 8)]
+
+
+async def test_of_many_a_step_takes_in_so_many_and_the_next_one_the_others() -> None:
+    talk = Talk("One.", "Two.", "Three.")
+    talk.journal.inbox += [message(f"m{n}", 7 + n) for n in range(2 * JOINING_MAX + 1)]
+    await talk.run()
+    heard = [last_of(messages)[-1] for messages in talk.asked]
+    assert heard == [f"m{JOINING_MAX - 1}", f"m{2 * JOINING_MAX - 1}", f"m{2 * JOINING_MAX}"]
+    joined = [sum(draft.type == "steered" for draft in rows) for rows in talk.journal.commits]
+    assert max(joined) == JOINING_MAX
 
 
 async def test_one_that_waits_when_a_run_begins_is_heard_at_once() -> None:

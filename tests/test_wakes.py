@@ -118,6 +118,13 @@ def test_a_retried_wake_begins_anew_with_the_newest_version() -> None:
     assert (again.attempt, again.deaths, again.definition_version) == (1, 0, 9)
 
 
+def test_one_that_was_interrupted_before_it_was_parked_is_run_when_it_is_retried() -> None:
+    parked = wakes.parked(replace(started(3, 2), interrupted=True), "no", now=5)
+    retried = wakes.retried(parked, now=6, version=9)
+    assert not retried.interrupted
+    assert wakes.again(retried, NOW, LIMITS).definition_version == 9
+
+
 def test_handled_and_skipped_are_the_ends() -> None:
     handled = wakes.handled(started(), now=5, reply={"a": 1}, text="t")
     assert handled.closed

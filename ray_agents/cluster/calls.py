@@ -41,8 +41,12 @@ class Kill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupt:
-    """Stop what runs, or the wake of that key if it runs. Wakes nobody. -> Interrupted."""
+    """Stop what runs, or the wake of that key if it runs. Wakes nobody. -> Interrupted.
 
+    ``signal_id`` is what tells it from every other, so that it is carried out once.
+    """
+
+    signal_id: str
     wake: str | None = None
     reason: str | None = None
 

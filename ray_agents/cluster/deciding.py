@@ -19,19 +19,18 @@ GIVEN_UP = "the wake was skipped"
 
 
 def approval_named(name: str, *, entity: Awake) -> ApprovalRecorded:
-    """The approval of that id or key, of an open wake or of one that has ended in this life.
+    """The approval of that key or id, of an open wake or of one that has ended in this life.
 
-    The rows of this life must be ready.
+    The rows of this life must be ready, for an id counts only if no other call has it.
 
     Raises:
         UnknownApproval: there is none.
+        AmbiguousApproval: it is an id that several have.
     """
-    state = entity.state
-    found = named(state.approvals.values(), name)
-    if found is None:
-        history = entity.owner.history
-        past = history.latest({ApprovalRecorded.TYPE}, start=state.life_offset)
-        found = named(map(ApprovalRecorded.of, past), name)
+    state, history = entity.state, entity.owner.history
+    past = history.latest({ApprovalRecorded.TYPE}, start=state.life_offset)
+    known = {event.key: ApprovalRecorded.of(event) for event in past} | state.approvals
+    found = named(known.values(), name)
     if found is None:
         waiting = ", ".join(each.tool_call_id for each in state.approvals.values() if each.pending)
         message = f"no tool call {name!r} of {entity.name!r} waits for approval; waiting: "

@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 from ray_agents import schedule, wakes
 from ray_agents.address import Address
-from ray_agents.approvals import named
 from ray_agents.cluster.awake import Services
 from ray_agents.cluster.deciding import approval_named, given_up
 from ray_agents.cluster.interrupting import marks
@@ -447,11 +446,12 @@ class Entity:
         """Approve or deny a tool call; if no other waits, the wake goes on. The same again is fine.
 
         Raises:
-            UnknownApproval: no such call waits, or ever did in this life.
+            UnknownApproval, AmbiguousApproval: no such call waits, or ever did in this life, or
+                several by that id do.
             ApprovalDecided: it was decided otherwise.
         """
         self.check_alive()
-        known = named(self.state.approvals.values(), approval)
+        known = self.state.approvals.get(approval)
         if known is None:
             await self.owner.ready(self.state.life_offset)
             self.check_alive()  # what went on meanwhile

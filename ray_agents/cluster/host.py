@@ -206,9 +206,9 @@ class Host:
                 return entity.view()
             case Ask():
                 return await self._ask(entity, call)
-            case Interrupt(wake=wake, reason=reason):
+            case Interrupt():
                 with entity.serving():
-                    return await interrupt(entity, wake=wake, reason=reason)
+                    return await interrupt(entity, call)
             case _:
                 with entity.serving():
                     return await self._change(entity, call)

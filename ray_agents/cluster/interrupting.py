@@ -8,22 +8,29 @@ the mark was written a moment ago or by an owner that died.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from ray_agents.cluster.awake import Awake
-from ray_agents.events import Draft, MessageReceived, WakeRecorded, WakeStatus, decode
+from ray_agents.cluster.calls import Interrupt
+from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, WakeStatus, decode
 from ray_agents.interruption import InterruptReceived, ends_of_runs
 from ray_agents.ledger import Spent
+from ray_agents.log.owner import Appending
 from ray_agents.modes import Mode
 from ray_agents.runs import RUN_TYPES
 from ray_agents.views import Interrupted
 
 BY_MESSAGE = "a message of mode 'immediate'"
+SIGNALS = frozenset({InterruptReceived.TYPE})
+LOOKED_BACK_MAX = 20_000  # rows: more than come within the minute for which a call is made again
 
 
 class Advancing(Protocol):
-    """A wake loop."""
+    """A wake loop; ``signals`` are those that the log may not have yet, by key."""
+
+    signals: dict[str, Appending]
 
     def advance(self) -> None:
         """Look what is to be done."""
@@ -43,25 +50,49 @@ class Interruptible(Awake, Protocol):
         ...
 
 
-async def interrupt(entity: Interruptible, *, wake: str | None, reason: str | None) -> Interrupted:
+async def interrupt(entity: Interruptible, call: Interrupt) -> Interrupted:
     """Stop the wake that has begun and not ended; return once the log says so.
 
-    ``wake`` is the key of the only one that is meant, if that matters.
+    The same interrupt again, from whom the answer was lost, stops nothing more. One that found
+    nothing to stop leaves no row, so that made again it is a new one.
 
     Raises:
         UnknownEntity, EntityGone: nobody lives here.
     """
     entity.check_alive()
-    current = entity.state.current
-    if current is None or wake not in (None, current.key):
-        running = current.key if current else None
-        return Interrupted(address=entity.name, interrupted=False, running=running)
-    # A second interrupt of one wake is a second row: its own acknowledgement.
-    appending = entity.enqueue(_rows(entity, current, reason=reason, sender=None))
-    entity.wakeloop.advance()
+    key = f"signal-{call.signal_id}"
+    start = max(entity.state.life_offset, entity.owner.tip - LOOKED_BACK_MAX)
+    await entity.owner.ready(start)
+    entity.check_alive()  # what went on meanwhile
+    earlier = [e for e in entity.owner.history.read(start, types=SIGNALS) if e.key == key]
+    if earlier:
+        return _stopped(entity, earlier[0])
+    signals = _being_written(entity)
+    appending = signals.get(key)
+    if appending is None:
+        current = entity.state.current
+        if current is None or call.wake not in (None, current.key):
+            running = current.key if current else None
+            return Interrupted(address=entity.name, interrupted=False, running=running)
+        # A second interrupt of one wake is a second row: its own acknowledgement.
+        rows = _rows(entity, current, key=key, reason=call.reason, sender=None)
+        appending = signals[key] = entity.enqueue(rows)
+        entity.wakeloop.advance()
     await appending.durable()
-    offset = appending.events[0].offset
-    return Interrupted(address=entity.name, interrupted=True, wake=current.key, offset=offset)
+    return _stopped(entity, appending.events[0])
+
+
+def _being_written(entity: Interruptible) -> dict[str, Appending]:
+    """The signals that the history may not have yet, whatever became of who sent them."""
+    signals, tip = entity.wakeloop.signals, entity.owner.durable_tip
+    for key in [key for key, each in signals.items() if each.events[0].offset < tip]:
+        del signals[key]
+    return signals
+
+
+def _stopped(entity: Awake, signal: Event) -> Interrupted:
+    wake = InterruptReceived.of(signal).wake
+    return Interrupted(address=entity.name, interrupted=True, wake=wake, offset=signal.offset)
 
 
 def marks(entity: Awake, message: MessageReceived) -> list[Draft]:
@@ -71,27 +102,31 @@ def marks(entity: Awake, message: MessageReceived) -> list[Draft]:
         return []
     if current.status is not WakeStatus.STARTED:  # it waits for its next attempt
         return []
-    return _rows(entity, current, reason=BY_MESSAGE, sender=message.sender)
+    key = f"signal-{entity.services.clock.fresh_id()}"
+    return _rows(entity, current, key=key, reason=BY_MESSAGE, sender=message.sender)
 
 
 def _rows(
-    entity: Awake, wake: WakeRecorded, *, reason: str | None, sender: str | None
+    entity: Awake, wake: WakeRecorded, *, key: str, reason: str | None, sender: str | None
 ) -> list[Draft]:
-    clock = entity.services.clock
     signal = InterruptReceived(
-        key=f"signal-{clock.fresh_id()}",
+        key=key,
         wake=wake.key,
         reason=reason,
         sender=sender,
-        timestamp=clock.now(),
+        timestamp=entity.services.clock.now(),
     )
     return [signal.draft(), replace(wake, interrupted=True).draft()]
 
 
-def left_open(entity: Awake, wake: WakeRecorded) -> list[Draft]:
-    """The rows that end what an interrupted wake has left open, all of it being durable."""
+def left_open(entity: Awake, wake: WakeRecorded, last: Sequence[Draft] = ()) -> list[Draft]:
+    """The rows that end what an interrupted wake has left open, all of it being durable.
+
+    ``last`` are the rows that its handler leaves: a run that they end is not open.
+    """
     rows = entity.owner.history.read(wake.from_offset, types=RUN_TYPES)
-    own = [event for event in rows if event.key.startswith(f"{wake.key}-")]
+    ended = {draft.key for draft in last if draft.type == "run"}
+    own = [e for e in rows if e.key.startswith(f"{wake.key}-") and e.key not in ended]
     drafts = ends_of_runs(own, now=entity.services.clock.now())
     before = {event.key: event.value for event in own if event.type == "step" and event.text}
     added = Spent()

@@ -9,10 +9,10 @@ from ray_agents.budgets import Budget
 from ray_agents.cluster.awake import Awake
 from ray_agents.errors import UnknownEntity
 from ray_agents.events import WakeStatus
-from ray_agents.goals import GOAL_KEY, goal_in
+from ray_agents.goals import goal_of
 from ray_agents.ledger import Spent
 from ray_agents.lifecycle import Known, status_of
-from ray_agents.projection import MANIFEST_TYPE, State
+from ray_agents.projection import State
 from ray_agents.schedule import next_due
 from ray_agents.shares import bounds_of, is_used_up
 from ray_agents.views import (
@@ -122,7 +122,7 @@ def describe(address: Address, state: State, ownership: Ownership) -> EntityView
         budgets=budgets_of(state, ownership.budget),
         granted_tokens=state.granted.tokens,
         granted_micros=state.granted.micros,
-        goal=goal_of(state),
+        goal=goal_shown(state),
     )
 
 
@@ -150,9 +150,9 @@ def budgets_of(state: State, budget: Budget) -> tuple[BudgetView, ...]:
     )
 
 
-def goal_of(state: State) -> GoalView | None:
+def goal_shown(state: State) -> GoalView | None:
     """An entity's goal, as doors show it."""
-    goal = goal_in(state.rows.get(MANIFEST_TYPE, {}).get(GOAL_KEY), state)
+    goal = goal_of(state)
     if goal is None:
         return None
     return GoalView(

@@ -175,13 +175,19 @@ class HostRuntime:
         await self._hosts.call(address, Kill(reason=reason))
 
     async def interrupt(
-        self, address: Address, *, wake: str | None = None, reason: str | None = None
+        self,
+        address: Address,
+        *,
+        wake: str | None = None,
+        reason: str | None = None,
+        signal_id: str | None = None,
     ) -> Interrupted:
         """Stop what runs; return once the log says so, after which it does not go on.
 
         A sleeper is not woken; one whose host has died is, as its wake would be resumed.
         """
-        call = Interrupt(wake=wake, reason=reason)
+        signal_id = signal_id or self._clock.fresh_id()
+        call = Interrupt(signal_id=signal_id, wake=wake, reason=reason)
         for _ in range(LOOKS_MAX):
             answer = await self._hosts.call(address, call)
             if isinstance(answer, Interrupted):

@@ -163,6 +163,10 @@ class EntitySession:
         if not self.effects.repeats():
             self.shares.check(str(address), request.share)
 
+    def check_type(self, type_name: str) -> None:
+        """Raise UnknownType if no definition of that type is registered."""
+        self._entity.services.definitions.newest_version(type_name)
+
     def now(self) -> int:
         """Microseconds since the epoch."""
         return self._entity.services.clock.now()

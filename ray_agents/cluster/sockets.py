@@ -14,6 +14,7 @@ import psutil
 from ray_agents.errors import PortTaken
 
 LOOPBACK = "127.0.0.1"
+PROXY = "haproxy"  # the process that listens on a control API's port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +63,23 @@ def require_free(host: str, port: int) -> None:
             holder = holder_of(port)
             by = f" by {holder.process!r} (pid {holder.pid})" if holder else ""
             raise PortTaken(
-                f"port {port!r} on {host!r} is taken{by} ({error.strerror}); stop that process, or "
-                "choose another port with RAY_AGENTS_HTTP_PORT",
+                f"port {port!r} on {host!r} is taken{by} ({error.strerror}); "
+                f"{_way_out(holder)}, or choose another port with --port or RAY_AGENTS_HTTP_PORT",
                 host=host,
                 port=port,
                 pid=holder.pid if holder else None,
                 process=holder.process if holder else None,
             ) from error
+
+
+def _way_out(holder: Listener | None) -> str:
+    """What to do about who holds a port."""
+    if holder is None or holder.process != PROXY:
+        return "stop that process"
+    return (
+        "it may be the proxy of another ray-agents runtime: end that with `ray-agents stop` in "
+        "the folder where it was started"
+    )
 
 
 def holder_of(port: int) -> Listener | None:

@@ -50,6 +50,7 @@ class WakeLoop:
         self._session: EntitySession | None = None
         self._begun: WakeRecorded | None = None
         self._deaf: set[asyncio.Task[None]] = set()
+        self.signals: dict[str, Appending] = {}
 
     @property
     def running(self) -> bool:
@@ -278,7 +279,8 @@ class WakeLoop:
         last = session.effects.take()
         if session.interruption.is_set:
             await session.settled()
-            last += left_open(entity, wake)
+            await entity.owner.ready(wake.from_offset)
+            last += left_open(entity, wake, last)
         end = wakes.handled(
             latest(entity, wake), now=now, reply=returned, text=said, stop_reason=stop
         )

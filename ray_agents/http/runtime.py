@@ -29,10 +29,13 @@ from ray_agents.http.following import Patience, follow
 from ray_agents.requests import (
     DecisionRequest,
     ForkRequest,
+    InterruptRequest,
     ListQuery,
+    ParkedRequest,
     Request,
     SendRequest,
     SpawnRequest,
+    checked,
 )
 from ray_agents.settings import LOOPBACK_HOSTS
 from ray_agents.views import (
@@ -233,11 +236,17 @@ class HttpRuntime:
         await self._call("DELETE", _path(address), params=_given(reason=reason))
 
     async def interrupt(
-        self, address: Address, *, wake: str | None = None, reason: str | None = None
+        self,
+        address: Address,
+        *,
+        wake: str | None = None,
+        reason: str | None = None,
+        signal_id: str | None = None,
     ) -> Interrupted:
         """Stop what runs; return once the log says so."""
-        params = _given(wake=wake, reason=reason)
-        answer = await self._call("POST", _path(address, "interrupt"), params=params)
+        fields = {"wake": wake, "reason": reason, "id": signal_id or _fresh_id()}
+        request = checked(InterruptRequest, fields)
+        answer = await self._call("POST", _path(address, "interrupt"), json=_body(request))
         return Interrupted.model_validate(answer)
 
     async def retry(self, address: Address, *, wake: str | None = None) -> int:
@@ -256,7 +265,8 @@ class HttpRuntime:
         return ApprovalView.model_validate(await self._call("POST", path, json=_body(request)))
 
     async def _on_parked(self, address: Address, verb: str, wake: str | None) -> int:
-        answer = await self._call("POST", _path(address, verb), params=_given(wake=wake))
+        request = checked(ParkedRequest, {"wake": wake})
+        answer = await self._call("POST", _path(address, verb), json=_body(request))
         return int(answer["wakes"])
 
     async def _call(self, method: str, path: str, **options: Any) -> JSON:
@@ -265,8 +275,9 @@ class HttpRuntime:
     async def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request, sent again if the connection broke.
 
-        That is harmless: what creates something carries an id, and the other verbs say the same
-        thing twice. An answer that does not come in time is not asked for again.
+        That is harmless: what creates or stops something carries an id, a decision is on a call
+        that is known by its key or an id of its own, and the other verbs say the same thing twice.
+        An answer that does not come in time is not asked for again.
         """
         client = self._entered()
         attempts = AsyncRetrying(

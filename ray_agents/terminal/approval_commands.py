@@ -85,7 +85,8 @@ def _only_one(client: Client, address: str) -> str:
             message = f"no tool call of {address!r} waits for approval"
             raise UnknownApproval(message, address=address)
         case several:
-            calls = "; ".join(f"{c.id}: {wording.call(c.tool, c.args)}" for c in several)
+            named = wording.told_apart(several)
+            calls = "; ".join(f"{name}: {wording.call(c.tool, c.args)}" for name, c in named)
             message = f"{len(several)} tool calls of {address!r} wait; name one of them: {calls}"
             raise InvalidPayload(message, field="id")
 

@@ -10,7 +10,7 @@ from typing import Annotated, cast
 
 import typer
 
-from ray_agents.budgets import Budget
+from ray_agents.budgets import COST_MAX, Budget
 from ray_agents.errors import InvalidPayload
 from ray_agents.events import JSON
 from ray_agents.terminal.spans import duration
@@ -36,6 +36,8 @@ def parse_dollars(text: str | Decimal) -> Decimal:
         raise typer.BadParameter(f"{text!r} is no sum of dollars; write it as 0.50") from error
     if not dollars.is_finite() or dollars <= 0:
         raise typer.BadParameter(f"{text!r} is no sum of dollars: more than nothing")
+    if dollars > COST_MAX:
+        raise typer.BadParameter(f"{text!r} is too much: at most {COST_MAX:,} dollars")
     return dollars
 
 

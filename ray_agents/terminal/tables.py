@@ -237,16 +237,16 @@ def host(entity: EntityView) -> Text:
     return Text(entity.host if entity.pid is None else f"{entity.host} (pid {entity.pid})")
 
 
-def _approvals(waiting: Iterable[ApprovalView], *, now: int) -> RenderableType:
+def _approvals(waiting: Sequence[ApprovalView], *, now: int) -> RenderableType:
     rows = [
         (
-            Text(each.id, style="bold"),
+            Text(name, style="bold"),
             Text(visible(wording.call(each.tool, each.args))),
             Text(ago(each.requested, now=now)),
             Text(NOTHING if each.expires is None else until(each.expires, now=now)),
             Text(each.wake),
         )
-        for each in waiting
+        for name, each in wording.told_apart(waiting)
     ]
     return _table(("WAITS FOR APPROVAL", "CALL", "ASKED", "EXPIRES", "WAKE"), rows)
 

@@ -95,6 +95,7 @@ class Transcript:
     )
     _cut: set[str] = field(default_factory=set[str])  # wakes one of whose runs nobody goes on with
     _model: str = ""
+    _asked: dict[str, str] = field(default_factory=dict[str, str])  # by id, the first call's key
     _woken: dict[str, int] = field(default_factory=dict[str, int])
     _tellers: Mapping[str, Callable[[Event], Strokes]] = field(init=False)
 
@@ -277,7 +278,9 @@ class Transcript:
         called = wording.call(approval.tool_name, approval.args)
         match approval.status:
             case ApprovalStatus.PENDING:
-                which = f"{self.address} {approval.tool_call_id}"
+                call_id, key = approval.tool_call_id, approval.key
+                repeated = self._asked.setdefault(call_id, key) != key
+                which = f"{self.address} {key if repeated else call_id}"
                 verbs = f"ray-agents approve {which}, or deny {which}"
                 told = f"waits for approval: {called}\n{verbs}"
                 yield from self._line(event, "?", told, style="bold yellow")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from ray_agents.approvals import ApprovalRecorded
@@ -24,7 +25,7 @@ from ray_agents.interruption import InterruptReceived
 from ray_agents.modes import Mode
 from ray_agents.origin import Cause, EntityForked
 from ray_agents.terminal.spans import MICROSECONDS, lasting, until
-from ray_agents.views import Spending
+from ray_agents.views import ApprovalView, Spending
 
 TEXT_LENGTH_MAX = 500
 CALL_CHARS_MAX = 60
@@ -227,6 +228,12 @@ def interrupt(received: InterruptReceived) -> str:
     """Who told a wake to stop, and why."""
     told = f"told to stop by {received.sender}" if received.sender else "told to stop"
     return f"{told}: {received.reason}" if received.reason else told
+
+
+def told_apart(waiting: Sequence[ApprovalView]) -> list[tuple[str, ApprovalView]]:
+    """The calls that wait, each behind what names it: its id, or its key if ids repeat."""
+    times = Counter(each.id for each in waiting)
+    return [(each.id if times[each.id] == 1 else each.key, each) for each in waiting]
 
 
 def leaving(effect: EffectStaged) -> str:

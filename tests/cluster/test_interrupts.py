@@ -72,6 +72,17 @@ async def waiter(ctx: Any, wake: Any) -> Any:
     return None
 
 
+@registry.entity("recorder", limits=AT_ONCE)
+async def recorder(ctx: Any, wake: Any) -> None:
+    """Record a run of its own, and end it when told to stop."""
+    run = ctx.record_run()
+    await ctx.commit()
+    gates.reached["recording"].set()
+    await ctx.cancelled.wait()
+    run.attach_response("so far")
+    run.end(finish_reason="told to")
+
+
 @registry.entity("deaf", limits=AT_ONCE)
 async def deaf(ctx: Any, wake: Any) -> Any:
     """Go on whatever is said, and write at last."""
@@ -202,6 +213,27 @@ async def test_a_handler_may_end_in_order() -> None:
         reply = await reply_to(runtime, at, receipt)
         rows = [e for e in await log_of(runtime, at) if e.type == "context_inserted"]
     assert (reply.value, reply.interrupted, len(rows)) == ("ended", True, 1)
+
+
+async def test_a_run_that_its_handler_ends_in_order_has_the_end_it_gave_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with LocalRuntime() as runtime:
+        at = await running(runtime, "recording", kind="recorder")
+        (entity,) = runtime.hosts.host.awake
+        made_ready, ready = list[int](), entity.owner.ready
+
+        async def noted(start: int = 0, **bounds: Any) -> None:
+            await ready(start, **bounds)
+            made_ready.extend([] if bounds else [start])
+
+        monkeypatch.setattr(entity.owner, "ready", noted)
+        await runtime.interrupt(at)
+        end = WakeRecorded.of(await handled(runtime, at))
+        runs = [e.value for e in await log_of(runtime, at) if e.type == "run"]
+    assert [run["status"] for run in runs] == ["started", "completed"]
+    assert (runs[1]["text"], runs[1]["finish_reason"]) == ("so far", "told to")
+    assert end.from_offset in made_ready  # before its rows are looked through
 
 
 @pytest.mark.parametrize("payload", ["raise", "go on"])

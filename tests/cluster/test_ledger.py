@@ -301,9 +301,25 @@ async def test_a_budget_of_money_refuses_a_model_without_a_price() -> None:
             await runtime.ask(t, SendRequest(payload="go"), within=SOON)
 
 
-@pytest.mark.parametrize("wrong", [{"tokens_max": 0}, {"cost_max": Decimal(0)}, {"cost_max": 0.5}])
-def test_a_budget_that_cannot_be_kept_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InvalidDefinition):
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"tokens_max": 0}, r"Budget\(tokens_max=0\): more than nothing"),
+        ({"tokens_max": "9"}, r"Budget\(tokens_max='9'\): a whole number"),
+        ({"tokens_max": True}, "a whole number"),
+        ({"tokens_max": 9.5}, "a whole number"),
+        ({"cost_max": Decimal(0)}, "more than nothing"),
+        ({"cost_max": Decimal(-1)}, r"Budget\(cost_max=Decimal\('-1'\)\): more than nothing"),
+        ({"cost_max": -1}, "more than nothing"),
+        ({"cost_max": 0.5}, "write dollars exactly"),
+        ({"cost_max": "5"}, "write dollars exactly"),
+        ({"cost_max": True}, "write dollars exactly"),
+        ({"cost_max": Decimal("NaN")}, "write dollars exactly"),
+        ({"cost_max": Decimal("1e400")}, "at most 1,000,000,000 dollars"),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_is_refused(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidDefinition, match=told):
         Budget(**wrong)
 
 

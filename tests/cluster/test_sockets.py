@@ -8,6 +8,7 @@ import socket
 import psutil
 import pytest
 
+from ray_agents.cluster import sockets
 from ray_agents.cluster.sockets import Listener, free_ports, holder_of, listeners_of, require_free
 from ray_agents.errors import PortTaken
 
@@ -42,6 +43,24 @@ def test_a_port_that_is_shared_by_so_reuseport_counts_as_taken() -> None:
 def test_a_host_that_is_not_ours_is_refused_too() -> None:
     with pytest.raises(PortTaken, match="203"):
         require_free("203.0.113.1", 4437)
+
+
+@pytest.mark.parametrize(
+    ("process", "told"), [("haproxy", "`ray-agents stop` in the folder"), ("nc", "stop that proc")]
+)
+def test_what_to_do_about_a_taken_port_depends_on_who_holds_it(
+    monkeypatch: pytest.MonkeyPatch, process: str, told: str
+) -> None:
+    holder = Listener(pid=7, process=process, host="127.0.0.1", port=1)
+
+    def held_by(_: int) -> Listener:
+        return holder
+
+    monkeypatch.setattr(sockets, "holder_of", held_by)
+    with socket.create_server(("127.0.0.1", 0)) as door, pytest.raises(PortTaken) as caught:
+        require_free("127.0.0.1", door.getsockname()[1])
+    assert told in caught.value.message
+    assert "or choose another port with --port" in caught.value.message
 
 
 def test_nobody_holds_a_free_port() -> None:

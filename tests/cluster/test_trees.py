@@ -13,12 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_agents import shares
 from ray_agents.address import Address
 from ray_agents.budgets import Budget
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Definition, Limits, Registry
-from ray_agents.errors import HandlerFailed, InvalidDefinition, OverBudget, RayAgentsError
-from ray_agents.events import OutboxKind
+from ray_agents.errors import (
+    HandlerFailed,
+    InvalidDefinition,
+    InvalidPayload,
+    OverBudget,
+    RayAgentsError,
+)
+from ray_agents.events import OutboxKind, decode
 from ray_agents.ledger import Granted, Spent
 from ray_agents.model import ModelRequest, Usage
 from ray_agents.models.scripted import Says
@@ -95,6 +102,27 @@ async def test_a_child_has_its_share_and_the_parent_that_much_less() -> None:
         (1_000, True, False),
         (800, True, True),
     ]
+
+
+async def test_each_share_is_added_up_once_however_many_are_staged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[str] = []
+
+    def counted(text: str) -> Any:
+        looks.append(text)
+        return decode(text)
+
+    monkeypatch.setattr(shares, "decode", counted)
+    async with LocalRuntime("memory:") as runtime:
+        await runtime.register(planning(Budget(tokens_max=99, tree=True)))
+        await spawned(runtime, "/t/root")
+        plan: list[Any] = [[1, []]] * 100
+        spawns = (await ask(runtime, ROOT, plan)).value
+        await done(runtime)
+        assert (await runtime.inspect(ROOT)).granted_tokens == 99
+    assert spawns == [*(f"root-{n}" for n in range(99)), "refused"]
+    assert len(looks) <= 2 * 99  # when they are staged, and when they are committed
 
 
 async def test_who_has_given_all_away_runs_no_more_and_its_childrens_children_share() -> None:
@@ -191,6 +219,18 @@ def test_a_client_gives_an_entity_a_budget_of_money_which_takes_a_price() -> Non
         assert [(each.cost_micros_max, each.tree) for each in view.budgets] == [(100_000, True)]
         with pytest.raises(HandlerFailed, match="no price of 'unheard-of'"):
             client.ask("/t/root", "go")
+
+
+def test_what_is_no_budget_is_refused_by_name() -> None:
+    registry = Registry()
+    with pytest.raises(InvalidDefinition, match="budget=5 is not a Budget"):
+        registry.define("t", handler=unpriced, budget=5)
+    registry.define("t", handler=unpriced)
+    with local_client() as client:
+        client.register(registry)
+        wrong: Any = 5
+        with pytest.raises(InvalidPayload, match=r"'budget' must be a Budget, .*, not 5"):
+            client.spawn("/t/root", budget=wrong)
 
 
 def test_a_budget_of_a_tree_bounds_something() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -21,6 +22,7 @@ from ray_agents.errors import (
     AskTimedOut,
     EntityExists,
     InvalidDefinition,
+    InvalidPayload,
     RuntimeUnavailable,
     Unauthorized,
     UnknownEntity,
@@ -132,9 +134,30 @@ async def test_interrupt_and_the_mode_of_a_message(http: HttpRuntime, runtime: F
     await http.spawn(AMY, SpawnRequest())
     answer = await http.interrupt(AMY, reason="enough")
     assert (answer.interrupted, answer.wake, answer.offset) == (True, "w1", 7)
-    assert runtime.interrupts == [(AMY, None, "enough")]
+    assert runtime.signals[0]
+    await http.interrupt(AMY, wake="wake-77")
+    assert runtime.interrupts == [(AMY, None, "enough"), (AMY, "wake-77", None)]
+    with pytest.raises(InvalidPayload, match="reason"):
+        await http.interrupt(AMY, reason="x" * 1_001)
     await http.send(AMY, SendRequest(payload="hi", mode=Mode.IMMEDIATE))
     assert runtime.sent[0][1].mode is Mode.IMMEDIATE
+
+
+async def test_an_interrupt_whose_answer_is_lost_is_made_again_as_the_same() -> None:
+    bodies: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.content)
+        if len(bodies) == 1:
+            raise httpx.ReadError("the answer is lost")
+        return httpx.Response(200, json={"address": str(AMY), "interrupted": False})
+
+    lossy = httpx.MockTransport(answer)
+    async with HttpRuntime("http://a", None, patience=HASTY, transport=lossy) as http:
+        await http.interrupt(AMY)
+        await http.interrupt(AMY)
+    assert bodies[0] == bodies[1] != bodies[2]
+    assert json.loads(bodies[0])["id"]
 
 
 async def test_list_kill_retry_and_skip(http: HttpRuntime, runtime: FakeRuntime) -> None:
@@ -143,6 +166,7 @@ async def test_list_kill_retry_and_skip(http: HttpRuntime, runtime: FakeRuntime)
     assert ([item.id for item in page.items], page.cursor) == (["amy"], "more")
     assert runtime.queries == [ListQuery(type="assistant", status=Status.IDLE, limit=3)]
     assert (await http.retry(AMY), await http.skip(AMY, wake="w")) == (2, 1)
+    assert runtime.parked == [("retry", AMY, None), ("skip", AMY, "w")]
 
 
 async def test_decide_names_any_call(http: HttpRuntime, runtime: FakeRuntime) -> None:

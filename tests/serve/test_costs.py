@@ -80,6 +80,15 @@ async def test_what_cannot_be_asked_for_is_a_problem(
     assert next(iter(params)) in answer.json()["detail"]
 
 
+async def test_a_parameter_that_does_not_exist_is_refused_with_those_that_do(
+    transport: httpx.ASGITransport,
+) -> None:
+    async with httpx.AsyncClient(transport=transport, base_url="http://control") as http:
+        answer = await http.get("/v1/cost?sinse=1")
+    assert (answer.status_code, answer.json()["facts"]) == (422, {"field": "query.sinse"})
+    assert "no parameter 'sinse'; it takes by, since" in answer.json()["detail"]
+
+
 async def test_the_client_raises_what_the_control_api_says(client: AsyncClient) -> None:
     with pytest.raises(InvalidPayload, match="by"):
         await client.cost(by="colour")  # pyright: ignore[reportArgumentType] - that is what is wrong

@@ -13,6 +13,7 @@ from ray_agents import errors
 from ray_agents.errors import RayAgentsError
 from ray_agents.settings import Settings
 from serve.api import create_app
+from serve.problem import title_of
 from tests.fake_runtime import FakeRuntime, failing
 
 AT = "/v1/entities/assistant/amy"
@@ -46,6 +47,14 @@ async def test_each_error_is_answered_with_its_status_and_facts(
     problem = answer.json()
     assert (problem["type"], problem["detail"]) == (kind.__name__, "it went wrong")
     assert (problem["status"], problem["facts"]) == (kind.status, {"thing": "x"})
+
+
+@pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
+def test_a_title_is_a_sentence_without_markup(kind: type[RayAgentsError]) -> None:
+    title = title_of(kind)
+    assert title.endswith((".", "…"))
+    assert not set(title) & set("`*|[]")
+    assert ":class:" not in title
 
 
 async def test_busy_says_when_to_come_again() -> None:

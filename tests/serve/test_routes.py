@@ -10,6 +10,7 @@ import pytest
 from ray_agents.address import Address
 from ray_agents.definition import Registry
 from ray_agents.modes import Mode
+from ray_agents.requests import ShareRequest
 from ray_agents.settings import Settings
 from serve import imports
 from serve.api import create_app
@@ -136,7 +137,8 @@ async def test_interrupt_says_which_wake_it_stopped(
     api: httpx.AsyncClient, runtime: FakeRuntime
 ) -> None:
     await api.put(AT)
-    answer = await api.post(f"{AT}/interrupt", params={"wake": "w1", "reason": "enough"})
+    body = {"wake": "w1", "reason": "enough", "id": "once"}
+    answer = await api.post(f"{AT}/interrupt", json=body)
     assert answer.json() == {
         "address": str(AMY),
         "interrupted": True,
@@ -145,6 +147,8 @@ async def test_interrupt_says_which_wake_it_stopped(
         "running": None,
     }
     assert runtime.interrupts == [(AMY, "w1", "enough")]
+    assert (await api.post(f"{AT}/interrupt")).status_code == 200
+    assert runtime.signals == ["once", None]
 
 
 async def test_the_mode_is_a_field_of_the_message(
@@ -162,9 +166,109 @@ async def test_parked_wakes_are_retried_or_skipped(
     api: httpx.AsyncClient, runtime: FakeRuntime, verb: str, wakes: int
 ) -> None:
     await api.put(AT)
-    answer = await api.post(f"{AT}/{verb}", params={"wake": "w1"})
+    answer = await api.post(f"{AT}/{verb}", json={"wake": "w1"})
     assert answer.json() == {"wakes": wakes}
-    assert runtime.parked == [(verb, AMY, "w1")]
+    assert (await api.post(f"{AT}/{verb}")).status_code == 200
+    assert runtime.parked == [(verb, AMY, "w1"), (verb, AMY, None)]
+
+
+async def test_an_interrupt_needs_no_body(api: httpx.AsyncClient, runtime: FakeRuntime) -> None:
+    await api.put(AT)
+    assert (await api.post(f"{AT}/interrupt")).status_code == 200
+    assert (await api.post(f"{AT}/interrupt", json={})).status_code == 200
+    assert runtime.interrupts == [(AMY, None, None)] * 2
+
+
+@pytest.mark.parametrize("verb", ["interrupt", "retry", "skip"])
+@pytest.mark.parametrize(
+    "body", ['{"wakes": "w1"}', '{"wake": 1}', '{"wake": ""}', '{"wake": "w1"', '"w1"', "wake=w1"]
+)
+async def test_a_guard_that_is_not_understood_stops_and_parks_nothing(
+    api: httpx.AsyncClient, runtime: FakeRuntime, verb: str, body: str
+) -> None:
+    await api.put(AT)
+    json = {"content-type": "application/json"}
+    answer = await api.post(f"{AT}/{verb}", content=body, headers=json)
+    assert (answer.status_code, answer.json()["type"]) == (422, "InvalidPayload")
+    assert (runtime.interrupts, runtime.parked) == ([], [])
+
+
+@pytest.mark.parametrize("verb", ["interrupt", "retry", "skip"])
+async def test_a_guard_in_the_query_or_in_a_form_is_refused_and_not_ignored(
+    api: httpx.AsyncClient, runtime: FakeRuntime, verb: str
+) -> None:
+    await api.put(AT)
+    answer = await api.post(f"{AT}/{verb}", params={"wake": "w1"})
+    assert (answer.status_code, answer.json()["facts"]) == (422, {"field": "query.wake"})
+    assert (await api.post(f"{AT}/{verb}", data={"wake": "w1"})).status_code == 422
+    assert (runtime.interrupts, runtime.parked) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("verb", "fields"),
+    [("interrupt", {"wake", "reason"}), ("retry", {"wake"}), ("skip", {"wake"})],
+)
+async def test_the_api_describes_the_bodies_of_guards(
+    api: httpx.AsyncClient, verb: str, fields: set[str]
+) -> None:
+    told = (await api.get("/openapi.json")).json()
+    post = told["paths"][f"/v1/entities/{{type}}/{{id}}/{verb}"]["post"]
+    assert {each["in"] for each in post["parameters"]} == {"path"}
+    assert not post["requestBody"].get("required", False)
+    schema = post["requestBody"]["content"]["application/json"]["schema"]
+    (name,) = [each["$ref"].split("/")[-1] for each in schema["anyOf"] if "$ref" in each]
+    assert set(told["components"]["schemas"][name]["properties"]) == fields
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "known"),
+    [
+        ("PUT", f"{AT}?spawn_id=x", "takes none: write it in the JSON body"),
+        ("GET", f"{AT}/state?offset=1", "takes at"),
+        ("GET", f"{AT}/events?since=1", "takes limit, live, offset"),
+        ("POST", f"{AT}/approvals/a/b?by=ann", "takes none"),
+        ("DELETE", f"{AT}?why=done", "takes reason"),
+        ("GET", f"{AT}/export?child=1", "takes children"),
+    ],
+)
+async def test_a_query_parameter_that_nobody_reads_is_refused(
+    api: httpx.AsyncClient, verb: str, path: str, known: str
+) -> None:
+    body = {"decision": "deny"} if verb == "POST" else None
+    answer = await api.request(verb, path, json=body)
+    assert (answer.status_code, answer.json()["type"]) == (422, "InvalidPayload")
+    assert known in answer.json()["detail"]
+    assert (await api.get(AT)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {},
+        {"tokens_max": None},
+        {"tokens_max": True},
+        {"tokens_max": "9"},
+        {"tokens_max": 0},
+        {"cost_max": True},
+        {"cost_max": "1e400"},
+        {"cost_max": 0},
+    ],
+)
+async def test_a_budget_that_bounds_nothing_or_no_number_is_refused(
+    api: httpx.AsyncClient, runtime: FakeRuntime, budget: dict[str, object]
+) -> None:
+    answer = await api.put(AT, json={"budget": budget})
+    assert (answer.status_code, answer.json()["type"]) == (422, "InvalidPayload")
+    assert "budget" in answer.json()["detail"]
+    assert not runtime.spawned
+
+
+@pytest.mark.parametrize("budget", [{"tokens_max": 9}, {"cost_max": "0.50"}, {"cost_max": 0.5}])
+async def test_a_budget_is_tokens_or_dollars(
+    api: httpx.AsyncClient, runtime: FakeRuntime, budget: dict[str, object]
+) -> None:
+    assert (await api.put(AT, json={"budget": budget})).status_code == 201
+    assert runtime.spawned[AMY].budget == ShareRequest.model_validate(budget)
 
 
 async def test_tool_calls_that_wait_are_listed_and_decided_on(

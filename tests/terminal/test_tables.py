@@ -79,6 +79,12 @@ def test_inspect_shows_what_waits_for_approval() -> None:
     )
 
 
+def test_calls_that_wait_by_one_id_are_named_by_their_keys() -> None:
+    waiting = (WAITS, WAITS.model_copy(update={"key": "w2-run-1:s1:tool:0"}))
+    shown = printed(tables.entity(entity(status=Status.WAITING, approvals=waiting), now=NOW))
+    assert [line.split()[0] for line in shown.splitlines()[-2:]] == [each.key for each in waiting]
+
+
 @pytest.mark.parametrize("durability", list(Durability))
 def test_inspect_says_what_an_acknowledgement_is_worth(durability: Durability) -> None:
     shown = printed(tables.entity(entity(durability=durability), now=NOW))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC
 from textwrap import dedent
 from typing import Any
@@ -154,6 +155,13 @@ def test_a_tool_call_that_waits_says_how_to_decide_on_it() -> None:
         '10:00:00 ? waits for approval: delete(path="a")\n'
         "           ray-agents approve /assistant/ada toolu_1, or deny /assistant/ada toolu_1\n"
     )
+
+
+def test_one_that_waits_by_an_id_that_came_before_is_named_by_its_key() -> None:
+    asked = approval(ApprovalStatus.PENDING)
+    again = replace(asked, key="k2", text=asked.text.replace("w1-run-1:s1:tool:0", "k2"))
+    assert "approve /assistant/ada toolu_1, or deny" in told(asked, asked)
+    assert "approve /assistant/ada k2, or deny /assistant/ada k2" in told(asked, again)
 
 
 def test_an_error_shows_its_traceback() -> None:

@@ -1,5 +1,7 @@
 """The stand-in server's default script."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +53,16 @@ def test_arithmetic_goes_to_the_calculator(question: str, expression: str) -> No
 
 def test_an_answer_uses_the_result_of_its_call() -> None:
     assert ask("17 * 23?", called("17 * 23"), result("391")).text == "17 * 23 is 391."
+
+
+def test_what_the_readme_asks_it_can_do() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    asked = re.findall(r'(?:ray-agents ask /\S+|ask\("/assistant/\w+",) "(.*?)"', readme)
+    assert len(asked) >= 5
+    for question in asked:
+        earlier = "My name is Ada. What is 6 * 7?", called("6 * 7"), result("42"), "6 * 7 is 42."
+        answer = ask(*earlier, question)
+        assert answer.calls or "I have read" not in answer.text
 
 
 def test_a_failed_call_is_told() -> None:
