@@ -7,7 +7,7 @@ newest row of a key tells all, and the first decision is the last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, cast
 
@@ -122,6 +122,19 @@ def named(approvals: Iterable[ApprovalRecorded], name: str) -> ApprovalRecorded 
     found = [each for each in approvals if name in (each.tool_call_id, each.key)]
     pending = [each for each in found if each.pending]
     return next(iter(pending), found[-1] if found else None)
+
+
+def undecided(
+    drafts: Iterable[Draft], approvals: Mapping[str, ApprovalRecorded]
+) -> Iterable[Draft]:
+    """Those of the rows that end runs which put nothing in the place of a decision.
+
+    ``approvals`` are as they are now; who made the rows may not have known of the last decisions.
+    """
+    for draft in drafts:
+        now = approvals.get(draft.key) if draft.type == ApprovalRecorded.TYPE else None
+        if now is None or now.pending:
+            yield draft
 
 
 def told(approval: ApprovalRecorded) -> str:
