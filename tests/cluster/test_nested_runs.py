@@ -26,6 +26,7 @@ from tests.cluster.conftest import ask, inbox_of, log_of, spawned, turn_until
 
 APPROVE = DecisionRequest(decision="approve")
 IDLE = timedelta(milliseconds=5)
+Call = tuple[str, dict[str, Any]]
 registry = Registry()
 
 
@@ -48,7 +49,7 @@ async def charge() -> str:
     return "charged"
 
 
-def says(*calls: tuple[str, dict[str, Any]]) -> list[Any]:
+def says(*calls: Call) -> list[Any]:
     return [Says(calls=calls), "Done."]
 
 
@@ -59,6 +60,10 @@ def acts(what: str, asked: ModelRequest) -> Any:
 
 def notes(asked: ModelRequest) -> Any:
     return "noted" if "noted" in str(asked.messages[-1]) else Says(calls=[("note", {})])
+
+
+def both(_: ModelRequest) -> Says:
+    return Says(calls=[("act", {}), ("charge", {})])
 
 
 def delegating(ctx: Any, *, idempotent: bool) -> Tool:
@@ -102,7 +107,7 @@ async def careful(ctx: Any, wake: Any) -> list[Any]:
 
 @registry.entity("beside", idle_timeout=IDLE)
 async def beside(ctx: Any, wake: Any) -> list[Any]:
-    calls = ("charge", {}), ("delegate", {"who": "B"})
+    calls: list[Call] = [("charge", {}), ("delegate", {"who": "B"})]
     tools = [charge, delegating(ctx, idempotent=True)]
     agent = ctx.use_agent(tools=tools, test_responses=says(*calls))
     return [call.result or call.error for call in (await agent.run("go")).tool_calls]
@@ -133,6 +138,20 @@ async def leaving(ctx: Any, wake: Any) -> str:
 async def fickle(ctx: Any, wake: Any) -> str:
     text = (await ctx.use_agent(test_responses=["Done."]).run(f"attempt {wake.attempt}")).text
     raise ValueError(text)
+
+
+@registry.entity("hasty", idle_timeout=IDLE)
+async def hasty(ctx: Any, wake: Any) -> Any:
+    @tool(timeout=timedelta(milliseconds=20))
+    async def delegate() -> str:
+        """Have another agent do what takes long."""
+        inner = ctx.use_agent(tools=[act, charge], test_responses=both)
+        return (await inner.run("do")).text
+
+    agent = ctx.use_agent(tools=[delegate], test_responses=says(("delegate", {})))
+    result = await agent.run("go")
+    await gates.wait("after")
+    return result.tool_calls[0].error
 
 
 @registry.entity("sink", idle_timeout=IDLE)
@@ -232,6 +251,19 @@ async def test_nobody_decides_on_a_call_whose_wake_has_ended_without_it() -> Non
         assert [row["status"] for row in newest(events, "run").values()] == ["completed"]
         assert [row["status"] for row in newest(events, "approval").values()] == ["withdrawn"]
         assert not (await runtime.inspect(where)).approvals
+
+
+async def test_what_was_asked_inside_of_a_call_that_has_ended_waits_no_more() -> None:
+    async with LocalRuntime("memory:") as runtime:
+        where = await begun(runtime, "/hasty/n")
+        await gates.reached["after"].wait()
+        events = await log_of(runtime, where)
+        assert [row["status"] for row in newest(events, "approval").values()] == ["withdrawn"]
+        gates.opened["after"].set()
+        told = (await ask(runtime, where, "go", "m1")).value
+        assert str(told).startswith("Timed out")
+        runs = newest(await log_of(runtime, where), "run").values()
+        assert {row["finish_reason"] for row in runs} == {"interrupted", "end_turn"}
 
 
 async def test_a_completed_run_is_not_taken_for_one_of_another_input() -> None:
