@@ -62,6 +62,7 @@ class Effects:
         self._over: set[str] = set()
         self._loop = running_loop()
         self._staged: list[tuple[str, Draft]] = []
+        self._departures = 0
         self._shown: list[tuple[str, Draft | Event]] = []
         self._overlay: dict[str, dict[str, str | None]] = {}
 
@@ -128,15 +129,20 @@ class Effects:
         """Everything staged that may be committed now: all but what waits for a tool's result."""
         return [draft for scope, draft in self._staged if scope not in self._held]
 
+    def staged_from(self, start: int) -> list[Draft]:
+        """What is staged, from that place on, what waits for a tool's result included."""
+        return [draft for _, draft in self._staged[start:]]
+
     @property
-    def staged(self) -> list[Draft]:
-        """Everything staged, what waits for a tool's result included."""
-        return [draft for _, draft in self._staged]
+    def departures(self) -> int:
+        """How often something has left what is staged; in between it only grows at its end."""
+        return self._departures
 
     def take(self) -> list[Draft]:
         """What is ready, which is no longer staged: it has been handed to the log."""
         ready = self.ready
         self._staged = [(scope, draft) for scope, draft in self._staged if scope in self._held]
+        self._departures += 1
         return ready
 
     def mark(self, drafts: Sequence[Draft]) -> list[Draft]:
@@ -199,6 +205,7 @@ class Effects:
         """Forget what ``scope`` staged and did not commit: nobody sees it any more either."""
         gone = {id(draft) for owner, draft in self._staged if owner == scope}
         self._staged = [each for each in self._staged if id(each[1]) not in gone]
+        self._departures += 1
         shown = [each for each in self._shown if id(each[1]) not in gone]
         self._shown, self._overlay = [], {}
         for owner, row in shown:

@@ -51,6 +51,7 @@ class Shares:
         self._state = state
         self._effects = effects
         self._budget = budget
+        self._staged = (0, 0, Granted())  # departures, how many rows are counted, and their shares
 
     @property
     def bounds(self) -> tuple[Budget, ...]:
@@ -97,4 +98,11 @@ class Shares:
         return [*drafts, (self._state.granted + given).draft()]
 
     def _granted(self) -> Granted:
-        return self._state.granted + shares_in(self._effects.staged)
+        """What is gone, staged shares included; each staged row is looked at once."""
+        departures, counted, total = self._staged
+        if departures != self._effects.departures:
+            departures, counted, total = self._effects.departures, 0, Granted()
+        fresh = self._effects.staged_from(counted)
+        total += shares_in(fresh)
+        self._staged = (departures, counted + len(fresh), total)
+        return self._state.granted + total

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_agents import shares
 from ray_agents.address import Address
 from ray_agents.budgets import Budget
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Definition, Limits, Registry
 from ray_agents.errors import HandlerFailed, InvalidDefinition, OverBudget, RayAgentsError
-from ray_agents.events import OutboxKind
+from ray_agents.events import OutboxKind, decode
 from ray_agents.ledger import Granted, Spent
 from ray_agents.model import ModelRequest, Usage
 from ray_agents.models.scripted import Says
@@ -95,6 +96,27 @@ async def test_a_child_has_its_share_and_the_parent_that_much_less() -> None:
         (1_000, True, False),
         (800, True, True),
     ]
+
+
+async def test_each_share_is_added_up_once_however_many_are_staged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[str] = []
+
+    def counted(text: str) -> Any:
+        looks.append(text)
+        return decode(text)
+
+    monkeypatch.setattr(shares, "decode", counted)
+    async with LocalRuntime("memory:") as runtime:
+        await runtime.register(planning(Budget(tokens_max=99, tree=True)))
+        await spawned(runtime, "/t/root")
+        plan: list[Any] = [[1, []]] * 100
+        spawns = (await ask(runtime, ROOT, plan)).value
+        await done(runtime)
+        assert (await runtime.inspect(ROOT)).granted_tokens == 99
+    assert spawns == [*(f"root-{n}" for n in range(99)), "refused"]
+    assert len(looks) <= 2 * 99  # when they are staged, and when they are committed
 
 
 async def test_who_has_given_all_away_runs_no_more_and_its_childrens_children_share() -> None:

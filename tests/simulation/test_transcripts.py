@@ -14,12 +14,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import count
 from random import Random
 from typing import Any
 
@@ -27,40 +25,29 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ray_agents.address import Address
-from ray_agents.agent import AgentConfig
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.compaction import Compaction
 from ray_agents.definition import Limits, Registry
-from ray_agents.errors import ModelUnavailable, RayAgentsError
+from ray_agents.errors import RayAgentsError
 from ray_agents.events import Event, MessageReceived, WakeRecorded
 from ray_agents.model import (
-    AnswerBroken,
-    Answered,
     Block,
     Message,
-    ModelEvent,
-    ModelRequest,
-    ReasoningDelta,
-    TextDelta,
-    ToolCallBegun,
-    Usage,
-    UsageSeen,
 )
-from ray_agents.models.scripted import signature_of
 from ray_agents.modes import Mode
 from ray_agents.requests import DecisionRequest, SendRequest, SpawnRequest
 from ray_agents.runs import COMPACTION
-from ray_agents.testing.rules import RuleBroken, check_messages
+from ray_agents.testing.rules import check_messages
 from ray_agents.timeline import TYPES, Timeline
 from ray_agents.tools import tool
 from ray_agents.views import Interrupted, Receipt, Status
 from tests.cluster import gates
 from tests.cluster.stores import DyingBlobs, memory
+from tests.simulation.speaking import STEP, Speaker, Speech, speeches
 from tests.simulation.world import SeededClock, World, options
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "40"))
 PATIENCE = 2000
-STEP = timedelta(milliseconds=10)
 LIMITS = Limits(attempts_max=1000, retry_delay=timedelta(milliseconds=1))
 CLERK = Address.parse("/clerk/a")
 registry = Registry()
@@ -114,104 +101,6 @@ async def clerk(ctx: Any, wake: Any) -> None:
     await ctx.agent.run()
     if any("twice" in event.value["payload"] for event in ctx.events):
         await ctx.agent.run("And again.")
-
-
-# -- the model ---------------------------------------------------------------------------------
-
-said = st.sampled_from(["Well. ", "So it is. ", "Yes. ", " \n", ""]).map(
-    lambda words: ("text", words)
-)
-thought = st.sampled_from(["Hm. ", "I see. "]).map(lambda words: ("thinking", words))
-redacted = st.just(("redacted_thinking", "x"))
-tool_names = ["look", "write", "fail", "unknown", "act", "hurry"]
-called = st.sampled_from(tool_names).map(lambda name: ("call", name))
-reasons = st.sampled_from(["end_turn"] * 6 + ["max_tokens", "refusal", "pause_turn"])
-
-
-@dataclass(frozen=True)
-class Speech:
-    """One answer: its blocks, why it ends, and how it breaks: not, to be begun anew, for good."""
-
-    blocks: Sequence[tuple[str, str]]
-    reason: str
-    breaks: str
-
-
-speeches = st.builds(
-    Speech,
-    blocks=st.lists(
-        st.one_of(thought, said, said, redacted, called, called), min_size=1, max_size=4
-    ),
-    reason=reasons,
-    breaks=st.sampled_from(["no"] * 6 + ["anew", "for good"]),
-)
-
-
-@dataclass
-class Speaker:
-    """Gives the answers in turn, whoever asks, and checks what it is asked."""
-
-    script: Sequence[Speech]
-    requests: list[list[Message]] = field(default_factory=list[list[Message]])
-    refused: list[str] = field(default_factory=list[str])
-    ids: count[int] = field(default_factory=count)
-    provider: str = "test"
-
-    def for_any(self, _: AgentConfig) -> Speaker:
-        return self
-
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        try:
-            paused = request.messages[-1]["role"] == "assistant"
-            check_messages(list(request.messages), ends_with_user=not paused)
-        except RuleBroken as error:
-            self.refused.append(str(error))
-            raise
-        number = len(self.requests)
-        self.requests.append(list(request.messages))
-        speech = self.script[number] if number < len(self.script) else Speech([], "end_turn", "no")
-        yield UsageSeen(usage=Usage(input_tokens=1))
-        await SeededClock().sleep(STEP / 4)
-        if speech.breaks == "anew":
-            async for event in self._spoken(self._content(speech)):
-                yield event
-            yield AnswerBroken(reason="for a test")
-        content = self._content(speech)
-        async for event in self._spoken(content):
-            yield event
-        if speech.breaks == "for good":
-            raise ModelUnavailable("for a test")
-        calls = any(block["type"] == "tool_use" for block in content)
-        reason = "tool_use" if calls and speech.reason == "end_turn" else speech.reason
-        yield Answered(content=content, stop_reason=reason, usage=Usage(input_tokens=2))
-
-    def _content(self, speech: Speech) -> list[Block]:
-        return [self._block(kind, what) for kind, what in speech.blocks]
-
-    def _block(self, kind: str, what: str) -> Block:
-        match kind:
-            case "text":
-                return {"type": "text", "text": what}
-            case "thinking":
-                return {"type": kind, "thinking": what, "signature": signature_of(what)}
-            case "redacted_thinking":
-                return {"type": kind, "data": what}
-            case _:
-                call = f"t{next(self.ids)}"
-                return {"type": "tool_use", "id": call, "name": what, "input": {}}
-
-    async def _spoken(self, content: Sequence[Block]) -> AsyncGenerator[ModelEvent, None]:
-        for index, block in enumerate(content):
-            match block["type"]:
-                case "text":
-                    yield TextDelta(block=index, text=block["text"])
-                case "thinking":
-                    yield ReasoningDelta(block=index, text=block["thinking"])
-                case "tool_use":
-                    yield ToolCallBegun(block=index, id=block["id"], name=block["name"])
-                case _:
-                    pass
-            await SeededClock().sleep(STEP / 4)
 
 
 # -- the world ---------------------------------------------------------------------------------
