@@ -188,7 +188,7 @@ class EntitySession:
         self._runs[scope] += 1
         run_key = f"{runs_inside(scope, wake=self._wake.key)}{self._runs[scope]}"
         self._open.add(run_key)
-        going, beside = self._loop.create_future(), self._going[scope]
+        going, beside = asyncio.Future[None](), self._going[scope]
         beside.add(going)
         try:
             result = await self._run(run_key, config, input_text)
