@@ -7,7 +7,7 @@ newest row of a key tells all, and the first decision is the last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, cast
 
@@ -137,6 +137,19 @@ def named(approvals: Iterable[ApprovalRecorded], name: str) -> ApprovalRecorded 
         keys = [each.key for each in found]
         raise AmbiguousApproval(message + told_apart, id=name, keys=keys)
     return found[0] if found else None
+
+
+def undecided(
+    drafts: Iterable[Draft], approvals: Mapping[str, ApprovalRecorded]
+) -> Iterable[Draft]:
+    """Those of the rows that end runs which put nothing in the place of a decision.
+
+    ``approvals`` are as they are now; who made the rows may not have known of the last decisions.
+    """
+    for draft in drafts:
+        now = approvals.get(draft.key) if draft.type == ApprovalRecorded.TYPE else None
+        if now is None or now.pending:
+            yield draft
 
 
 def told(approval: ApprovalRecorded) -> str:
