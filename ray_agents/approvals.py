@@ -7,7 +7,7 @@ newest row of a key tells all, and the first decision is the last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, cast
 
@@ -161,6 +161,19 @@ def awaited(approvals: Iterable[ApprovalRecorded]) -> int:
         first, last = spans.get(step, (each.requested_at, each.decided_at))
         spans[step] = (min(first, each.requested_at), max(last, each.decided_at))
     return sum(last - first for first, last in spans.values())
+
+
+def undecided(
+    drafts: Iterable[Draft], approvals: Mapping[str, ApprovalRecorded]
+) -> Iterable[Draft]:
+    """Those of the rows that end runs which put nothing in the place of a decision.
+
+    ``approvals`` are as they are now; who made the rows may not have known of the last decisions.
+    """
+    for draft in drafts:
+        now = approvals.get(draft.key) if draft.type == ApprovalRecorded.TYPE else None
+        if now is None or now.pending:
+            yield draft
 
 
 def told(approval: ApprovalRecorded) -> str:

@@ -18,7 +18,7 @@ from itertools import groupby
 from ray_agents import wakes
 from ray_agents.events import Draft, Event, WakeRecorded, WakeStatus
 from ray_agents.projection import State
-from ray_agents.runs import RunRecord
+from ray_agents.runs import BEGUN, RunRecord
 from ray_agents.timeline import INTERRUPTED, NOT_RUN
 
 REASON = "what came after was not inherited"
@@ -45,7 +45,7 @@ def ended_runs(rows: Iterable[Event], *, reason: str, now: int) -> Iterable[Draf
 
     def told(status: str | None) -> str:
         """What a model reads of a tool call that has no result."""
-        return INTERRUPTED if status == "executing" else NOT_RUN.format(reason=reason)
+        return INTERRUPTED if status in BEGUN else NOT_RUN.format(reason=reason)
 
     for key, its in groupby(sorted(rows, key=_run_of), key=_run_of):
         yield from RunRecord(key, list(its)).run_interrupted(

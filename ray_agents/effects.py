@@ -163,9 +163,16 @@ class Effects:
         """The scope effects belong to now."""
         return _scope.get()
 
-    def adopt(self, scopes: Collection[str]) -> None:
-        """Take over what ``scopes`` had committed, in that order; they will not be run again."""
-        taken = [each for each in self._committed.items() if each[0][0] in scopes]
+    def adopt(self, scopes: Collection[str], *, inside: tuple[str, ...] = ()) -> None:
+        """Take over what ``scopes`` had committed, in that order; they will not be run again.
+
+        Those that begin with one of ``inside`` are taken over, too.
+        """
+        taken = [
+            each
+            for each in self._committed.items()
+            if each[0][0] in scopes or each[0][0].startswith(inside)
+        ]
         for (scope, ordinal), committed in sorted(taken, key=lambda each: each[1].first_offset):
             self._seen[scope] = max(self._seen[scope], ordinal + 1)
             self._repeat(committed, scope)
@@ -185,7 +192,13 @@ class Effects:
             self._over.add(scope)
 
     def release(self, scope: str) -> None:
-        """Let what ``scope`` staged go with the next commit, which holds its result."""
+        """Let what ``scope`` staged go with the next commit, which holds its result.
+
+        One that has its result before it has ended was left behind, and nothing of it counts.
+        """
+        if scope in self._held and scope not in self._over:
+            self.drop(scope)
+            self._over.add(scope)
         self._held.discard(scope)
 
     def drop(self, scope: str) -> None:

@@ -143,7 +143,10 @@ class ApprovalDecided(CallerError):
 
 
 class AmbiguousApproval(CallerError):
-    """More than one tool call of this life has that id; ``facts["keys"]`` tells them apart."""
+    """More than one tool call of this life has that id: name it by its key.
+
+    ``facts["keys"]`` are those of all that have it.
+    """
 
     status = 409
 

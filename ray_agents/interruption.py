@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import Self
 
 from ray_agents.events import Draft, Event
-from ray_agents.runs import INTERRUPTED, RunRecord
+from ray_agents.runs import BEGUN, INTERRUPTED, RunRecord
 from ray_agents.timeline import NOT_RUN
 from ray_agents.tools import Tool
 
@@ -145,7 +145,7 @@ def _end_of_run(record: RunRecord, now: int) -> list[Draft]:
         for draft in (
             *record.approval_withdrawn(key, now),
             record.tool_call(
-                key, block, "failed", error=LOST if status == "executing" else told_of_unbegun()
+                key, block, "failed", error=LOST if status in BEGUN else told_of_unbegun()
             ),
         )
     ]

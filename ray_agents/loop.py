@@ -62,7 +62,7 @@ async def run_agent(
 
     Raises:
         ModelUnavailable: the model cannot be reached; running again goes on from here.
-        NondeterministicWake: the recorded run began with another input.
+        NondeterministicWake: the recorded run began with another input, completed or not.
     """
     return await _Loop(journal, agent, model, prompting or Prompting(agent, model)).run(input)
 
@@ -84,6 +84,8 @@ class _Loop:
         if run is None or run["status"] != "completed":
             self._writer.stage("run", self._record.run_started(text, self._journal.now()))
             await self._go_on()
+        else:
+            self._record.check_input(text)
         return self._record.result()
 
     async def _go_on(self) -> None:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Protocol, Self
 
 from ray_agents.address import Address
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.definition import Registry
 from ray_agents.events import Draft, Event
 from ray_agents.interruption import Interruption
@@ -183,6 +184,13 @@ class Journal(Protocol):
 
     def effects_of(self, scope: str) -> EffectScope:
         """A context manager: effects staged inside belong to ``scope`` (a tool call's key)."""
+        ...
+
+    def approval(self, key: str) -> ApprovalRecorded | None:
+        """The approval of the tool call of that key as it is now; None if it has asked for none.
+
+        A decision may have been made since the run began or went on.
+        """
         ...
 
     def now(self) -> int:

@@ -222,7 +222,8 @@ class State:
             case Spent.TYPE:
                 self._apply_ledger(event)
             case ApprovalRecorded.TYPE:
-                self.approvals[event.key] = ApprovalRecorded.of(event)
+                if event.headers.get(WAKE_HEADER) in self.wakes:  # else nobody waits any more
+                    self.approvals[event.key] = ApprovalRecorded.of(event)
             case _:
                 self.compacted = event
 

@@ -13,6 +13,9 @@ Keys follow from the run's key and counters alone, so a resumed run goes on with
 
     compaction   {run}:c1                 one per summary, and the step of that key paid for it
 
+A handler's runs are ``{wake}-run-1``, ``-run-2``, …; those of an agent inside of a tool follow from
+the tool call's key instead, its colons as hyphens: ``{run}-s1-tool-0-run-1``.
+
 A step that broke off is begun again under its key with ``attempt`` one higher, and every row its
 broken attempt wrote under ``{step}:`` is deleted in the same append: whoever reads the log sees
 the deletion of the ``text`` row and takes that text back.
@@ -45,6 +48,8 @@ _ANSWER_TYPES = DELTA_TYPES | {"text", "reasoning", "tool_call"}
 RUN_TYPES = _ANSWER_TYPES | {"run", "step", "compaction", STEERED, ApprovalRecorded.TYPE}
 Number = int | str  # of a step, from 1; one that sums up has a name, c1
 ENDED = frozenset({"completed", "failed"})
+AWAITING = "awaiting"  # of a tool call: an agent inside of it waits for approval
+BEGUN = frozenset({"executing", AWAITING})
 TURNS_MAX, TOKENS_MAX, COST_MAX, TIME_MAX = "turns_max", "tokens_max", "cost_max", "time_max"
 BUDGET, GOAL_BUDGET = "budget", "goal_budget"
 LIMITS = frozenset({TURNS_MAX, TOKENS_MAX, COST_MAX, TIME_MAX, BUDGET, GOAL_BUDGET})
@@ -199,8 +204,8 @@ class RunRecord:
         operation = Operation.UPDATE if known else Operation.INSERT
         return Draft.of(type_name, key, value={"key": key, **row}, operation=operation)
 
-    def run_started(self, text: str | None, now: int) -> Draft:
-        """The run begins, or goes on after a failure.
+    def check_input(self, text: str | None) -> None:
+        """Check that a run which has begun is asked for with the same input again.
 
         Raises:
             NondeterministicWake: it began with another input.
@@ -212,6 +217,11 @@ class RunRecord:
                 f"go on with {text!r}; a handler that runs again must do the same"
             )
             raise NondeterministicWake(message, run=self.key)
+
+    def run_started(self, text: str | None, now: int) -> Draft:
+        """The run begins, or goes on after a failure; raises as :meth:`check_input`."""
+        self.check_input(text)
+        before = self.run
         started = before["started_at"] if before else now
         row = {"status": "started", "finish_reason": None, "input": text, "started_at": started}
         return self.put("run", self.key, row)
@@ -410,6 +420,14 @@ def _voided(row: Row, *, broken: bool) -> Row:
     kept = billed | {VOIDED: billed} if billed else {}
     uncounted = row.get(UNCOUNTED, 0) + broken
     return kept | {UNCOUNTED: uncounted} if uncounted else kept
+
+
+def runs_inside(scope: str, *, wake: str) -> str:
+    """How the keys of the runs begin that are made in a scope: a tool call, or ``""``, the handler.
+
+    There is no colon in it, so that the key of a run is what stands before the first one.
+    """
+    return f"{scope.replace(':', '-') or wake}-run-"
 
 
 def calls_in(content: Sequence[Block]) -> list[Block]:

@@ -1,7 +1,9 @@
 """Runs the tools a model has called: checks, executes, and gives each call its one result.
 
 A call is recorded as executing before it runs, and its result before the next model call. One that
-a crash interrupted is run again only if its tool is idempotent; else the model is told.
+a crash interrupted is run again only if its tool is idempotent; else the model is told. One inside
+of which an agent waits for people has ended in good order: its row says so (``awaiting``), what it
+had staged is dropped, and when they have decided it is run again from its beginning.
 
 Calls that people must approve come last: those of a step that need no approval are run, then the
 run ends its attempt (:class:`ray_agents.approvals.AwaitsApproval`), and goes on from here when
@@ -20,7 +22,7 @@ from pydantic import BaseModel
 
 from ray_agents import runs
 from ray_agents.agent import AgentConfig
-from ray_agents.approvals import ApprovalRecorded, AwaitsApproval, told
+from ray_agents.approvals import ApprovalRecorded, AwaitsApproval, only_awaits, told
 from ray_agents.errors import (
     CorruptLog,
     Fenced,
@@ -71,10 +73,12 @@ class ToolRuns:
         for key, block, status in self._record.unanswered(number):
             tool = self._agent.tools_by_name.get(block["name"])
             begun = told_of(tool) if reason == runs.INTERRUPTED else INTERRUPTED
-            self._fail(key, block, begun if status == "executing" else told)
+            self._fail(key, block, begun if status in runs.BEGUN else told)
 
     def _fail(self, key: str, block: Block, error: str) -> None:
-        self._writer.stage_unsaid(self._record.approval_withdrawn(key, self._journal.now()))
+        approval = self._journal.approval(key)
+        if approval is None or approval.pending:  # what was decided meanwhile stands
+            self._writer.stage_unsaid(self._record.approval_withdrawn(key, self._journal.now()))
         ended = {"error": error} | self._lasted(key)
         self._writer.stage("tool_call", self._record.tool_call(key, block, "failed", **ended))
 
@@ -87,7 +91,8 @@ class ToolRuns:
         """Give every call of a step its result; the last results are staged, not committed.
 
         Raises:
-            AwaitsApproval: one of them waits for people; the others have their results.
+            AwaitsApproval: one of them waits for people, or an agent inside of one does; the
+                others have their results.
         """
         admitted = [
             call
@@ -97,11 +102,10 @@ class ToolRuns:
         undecided = [call for call in admitted if self._must_wait(call)]
         if undecided:  # none that was asked for runs before all are decided on: one wait, not many
             admitted = [call for call in admitted if self._record.approval(call.key) is None]
-        if admitted:
-            await self._run_all(admitted)
-        if undecided:
+        waiting = [*undecided, *(await self._run_all(admitted) if admitted else ())]
+        if waiting:
             await self._writer.commit()
-            names = ", ".join(call.tool.name for call in undecided)
+            names = ", ".join(call.tool.name for call in waiting)
             raise AwaitsApproval(f"run {self._record.key!r} waits for approval of {names}")
 
     def _must_wait(self, call: _Call) -> bool:
@@ -125,7 +129,8 @@ class ToolRuns:
         self._writer.stage_unsaid([self._record.approval_put(request)])
         return True
 
-    async def _run_all(self, calls: Sequence[_Call]) -> None:
+    async def _run_all(self, calls: Sequence[_Call]) -> list[_Call]:
+        """Run them side by side; those inside of which an agent waits for people."""
         for call in calls:
             self._writer.stage(
                 "tool_call", self._record.tool_call(call.key, call.block, "executing")
@@ -134,7 +139,7 @@ class ToolRuns:
         gate = asyncio.Semaphore(TOOLS_PARALLEL_MAX)
         tasks = {asyncio.create_task(self._execute(call, gate)): call for call in calls}
         try:
-            await self._collect(tasks)
+            return await self._collect(tasks)
         finally:
             interrupted = self._journal.interruption.is_set
             await _end(tasks, within=INTERRUPTED_MAX if interrupted else None)
@@ -160,18 +165,22 @@ class ToolRuns:
             return None
         return _Call(key=key, block=block, tool=tool, args=args)
 
-    async def _collect(self, tasks: dict[asyncio.Task[_Ended], _Call]) -> None:
+    async def _collect(self, tasks: dict[asyncio.Task[_Ended], _Call]) -> list[_Call]:
+        waiting: list[_Call] = []
         running = set(tasks)
         while running:
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in (each for each in tasks if each in done):
                 call = tasks[task]
                 ended = _CANCELLED | self._lasted(call.key) if task.cancelled() else task.result()
+                if ended is _AWAITING:
+                    waiting.append(call)
                 self._writer.stage(
                     "tool_call", self._record.tool_call(call.key, call.block, **ended)
                 )
             if running:
                 await self._writer.commit()
+        return waiting
 
     async def _execute(self, call: _Call, gate: asyncio.Semaphore) -> _Ended:
         """Run one tool; how it ended, as fields of its row."""
@@ -185,7 +194,11 @@ class ToolRuns:
                     ended: _Ended = {"status": "completed", "result": call.tool.render(result)}
             except UPWARDS:
                 raise
-            except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever a tool raises, the model reads
+            except BaseException as error:  # whatever a tool raises, the model reads
+                if only_awaits(error):
+                    return _AWAITING
+                if not isinstance(error, (Exception, SystemExit)):
+                    raise
                 ended = {
                     "status": "failed",
                     "error": _told(error, call.tool, expired=limit.expired()),
@@ -218,6 +231,7 @@ def _take_note(task: asyncio.Task[_Ended]) -> None:
 
 
 _left_behind: set[asyncio.Task[_Ended]] = set()  # so that nobody collects them while they end
+_AWAITING: _Ended = {"status": runs.AWAITING}
 _CANCELLED: _Ended = {"status": "failed", "error": "The tool was cancelled."}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ray_agents import schedule, wakes
 from ray_agents.agent import AgentConfig, AgentRunResult
-from ray_agents.approvals import ApprovalRecorded, AwaitsApproval, named, only_awaits
+from ray_agents.approvals import ApprovalRecorded, AwaitsApproval, named, only_awaits, undecided
 from ray_agents.definition import Limits
 from ray_agents.errors import AmbiguousApproval, ApprovalDecided, InvalidDefinition
 from ray_agents.events import WAKE_HEADER, Event, WakeRecorded, WakeStatus
@@ -235,6 +235,12 @@ def test_an_id_that_comes_twice_names_nothing(status: ApprovalStatus) -> None:
         named([old, WAITS], "toolu_1")
     assert caught.value.facts["keys"] == ["older", WAITS.key]
     assert named([old, WAITS], WAITS.key) is WAITS
+
+
+def test_no_end_of_a_run_takes_the_place_of_a_decision() -> None:
+    ends = [WAITS.decided(ApprovalStatus.WITHDRAWN, now=2_000).draft()]
+    assert list(undecided(ends, {WAITS.key: WAITS})) == ends
+    assert not list(undecided(ends, {WAITS.key: WAITS.decided(APPROVED, now=1_500)}))
 
 
 def test_a_group_of_tasks_may_wait_and_nothing_else() -> None:

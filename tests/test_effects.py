@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pytest
 
 from ray_agents.effects import Effects
-from ray_agents.errors import NondeterministicWake
+from ray_agents.errors import Fenced, NondeterministicWake
 from ray_agents.events import Draft, Event, Operation, decode
 from ray_agents.projection import Committed, EffectId
 
@@ -92,6 +92,16 @@ def test_a_failed_tool_leaves_nothing() -> None:
         write(effects, "a", 1)
         effects.drop("tool-1")
     effects.release("tool-1")
+    assert effects.take() == []
+
+
+def test_a_tool_whose_result_comes_before_its_end_leaves_nothing_either() -> None:
+    effects = Effects("wake-1", {}, {})
+    with effects.within("tool-1"):
+        write(effects, "a", 1)
+        effects.release("tool-1")
+        with pytest.raises(Fenced):
+            write(effects, "b", 2)
     assert effects.take() == []
 
 

@@ -250,6 +250,14 @@ async def test_a_run_that_is_asked_again_with_another_input_is_refused() -> None
         await run_agent(again, AgentConfig(), model=ScriptedModel(["x"]), input="bye")
 
 
+async def test_a_completed_run_is_not_the_answer_to_another_input() -> None:
+    journal = MemoryJournal()
+    await run(["Hello."], journal=journal)
+    again = MemoryJournal(recorded=journal.rows)
+    with pytest.raises(NondeterministicWake, match="'bye'"):
+        await run_agent(again, AgentConfig(), model=ScriptedModel(["x"]), input="bye")
+
+
 async def test_a_cancelled_run_cancels_its_tools() -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 

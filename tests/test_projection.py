@@ -7,8 +7,10 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.events import Draft, Event, Operation, SendScheduled, WakeRecorded, WakeStatus
 from ray_agents.projection import State, fold
+from ray_agents.views import ApprovalStatus
 from tests.cluster.logs import random_log
 
 seeds, lengths = st.integers(0, 10_000), st.integers(0, 120)
@@ -83,6 +85,20 @@ def test_rows_stand_in_the_order_of_first_writing() -> None:
 def row(key: str, text: str | None) -> Draft:
     operation = Operation.UPSERT if text else Operation.DELETE
     return Draft(type="state:r", key=key, operation=operation, text=text or "")
+
+
+def test_an_approval_of_a_wake_that_has_ended_is_nobodys() -> None:
+    asked = ApprovalRecorded(
+        key="wake-2-run-1:s1:tool:0",
+        status=ApprovalStatus.PENDING,
+        run_id="wake-2-run-1",
+        tool_call_id="toolu_1",
+        tool_name="act",
+        args={},
+        requested_at=0,
+        wake="wake-2",
+    )
+    assert fold([Event.at(0, 0, asked.draft())]) == State()
 
 
 def test_nobody_lives_in_an_empty_log() -> None:

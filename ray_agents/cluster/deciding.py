@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ray_agents import wakes
-from ray_agents.approvals import ApprovalRecorded, named
+from ray_agents.approvals import ApprovalRecorded, named, undecided
 from ray_agents.closing import ended_runs
 from ray_agents.cluster.awake import Awake
 from ray_agents.errors import UnknownApproval
@@ -24,13 +24,19 @@ def approval_named(name: str, *, entity: Awake) -> ApprovalRecorded:
     The rows of this life must be ready, for an id counts only if no other call has it.
 
     Raises:
-        UnknownApproval: there is none.
+        UnknownApproval: there is none, or its wake has ended and nobody has decided on it.
         AmbiguousApproval: it is an id that several have.
     """
     state, history = entity.state, entity.owner.history
     past = history.latest({ApprovalRecorded.TYPE}, start=state.life_offset)
     known = {event.key: ApprovalRecorded.of(event) for event in past} | state.approvals
     found = named(known.values(), name)
+    if found is not None and found.pending and found.key not in state.approvals:
+        message = (
+            f"the tool call {name!r} of {entity.name!r} waits for approval no more: wake "
+            f"{found.wake!r}, in which it did, has ended"
+        )
+        raise UnknownApproval(message, address=entity.name, id=name)
     if found is None:
         waiting = ", ".join(each.tool_call_id for each in state.approvals.values() if each.pending)
         message = f"no tool call {name!r} of {entity.name!r} waits for approval; waiting: "
@@ -46,7 +52,7 @@ def given_up(
     A model call that is ended so may have cost what nobody saw: the ledger says so, too.
     """
     runs = runs_of(chosen, history)
-    ended = list(ended_runs(runs, reason=GIVEN_UP, now=now))
+    ended = list(undecided(ended_runs(runs, reason=GIVEN_UP, now=now), state.approvals))
     before = {event.key: Spent.in_row(event.value) for event in runs if event.type == "step"}
     after = {draft.key: Spent.in_row(decode(draft.text)) for draft in ended if draft.type == "step"}
     added = sum((spent - before[key] for key, spent in after.items()), Spent())

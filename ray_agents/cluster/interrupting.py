@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from ray_agents.approvals import undecided
 from ray_agents.cluster.awake import Awake
 from ray_agents.cluster.calls import Interrupt
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, WakeStatus, decode
@@ -19,7 +20,7 @@ from ray_agents.interruption import InterruptReceived, ends_of_runs
 from ray_agents.ledger import Spent
 from ray_agents.log.owner import Appending
 from ray_agents.modes import Mode
-from ray_agents.runs import RUN_TYPES
+from ray_agents.runs import RUN_TYPES, runs_inside
 from ray_agents.views import Interrupted
 
 BY_MESSAGE = "a message of mode 'immediate'"
@@ -120,14 +121,18 @@ def _rows(
 
 
 def left_open(entity: Awake, wake: WakeRecorded, last: Sequence[Draft] = ()) -> list[Draft]:
-    """The rows that end what an interrupted wake has left open, all of it being durable.
+    """The rows that end what a wake has left open that ends now, all of it being durable.
 
     ``last`` are the rows that its handler leaves: a run that they end is not open.
     """
     rows = entity.owner.history.read(wake.from_offset, types=RUN_TYPES)
     ended = {draft.key for draft in last if draft.type == "run"}
-    own = [e for e in rows if e.key.startswith(f"{wake.key}-") and e.key not in ended]
-    drafts = ends_of_runs(own, now=entity.services.clock.now())
+    # What a handler that ends by itself has recorded, it ends by itself, too.
+    interrupted = entity.state.wakes.get(wake.key, wake).interrupted
+    its = f"{wake.key}-" if interrupted else runs_inside("", wake=wake.key)
+    own = [event for event in rows if event.key.startswith(its) and event.key not in ended]
+    ends = ends_of_runs(own, now=entity.services.clock.now())
+    drafts = list(undecided(ends, entity.state.approvals))
     before = {event.key: event.value for event in own if event.type == "step" and event.text}
     added = Spent()
     for draft in drafts:

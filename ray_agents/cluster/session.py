@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
-from ray_agents.approvals import AwaitsApproval
+from ray_agents.approvals import ApprovalRecorded, AwaitsApproval
 from ray_agents.cluster.awake import Awake
 from ray_agents.collections import validated
 from ray_agents.contextplan import ContextPlan
@@ -26,10 +27,11 @@ from ray_agents.loopside import running_loop
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.prompting import Prompting, summariser_config
 from ray_agents.requests import SpawnRequest
-from ray_agents.runs import BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES
+from ray_agents.runs import BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES, runs_inside
 from ray_agents.shares import Shares
 from ray_agents.steering import is_steering, offsets_in
 from ray_agents.timeline import TYPES
+from ray_agents.views import ApprovalStatus
 
 
 class EntitySession:
@@ -42,7 +44,9 @@ class EntitySession:
     def __init__(self, entity: Awake, wake: WakeRecorded, definition: Definition) -> None:
         self._entity = entity
         self._wake = wake
-        self._runs = 0
+        self._runs: Counter[str] = Counter()  # by scope
+        self._open: set[str] = set()  # keys of runs that have begun and not returned
+        self._going: dict[str, set[asyncio.Future[None]]] = defaultdict(set)  # by scope
         self._closed = False
         self._loop = running_loop()
         self.address: Address = entity.address
@@ -73,6 +77,14 @@ class EntitySession:
         """Whether this attempt has ended, by itself or with the life of its entity."""
         now = self._entity.state.wakes.get(self._wake.key)
         return self._closed or not self._wake.is_attempt_of(now)
+
+    @property
+    def has_open_runs(self) -> bool:
+        """Whether this wake has begun a run, in whatever attempt, that has not come to its end."""
+        approvals = self.state.approvals.values()
+        return bool(self._open) or any(
+            each.pending for each in approvals if each.wake == self._wake.key
+        )
 
     def close(self) -> None:
         """End the attempt."""
@@ -172,30 +184,59 @@ class EntitySession:
         return self._entity.services.clock.now()
 
     async def run_agent(self, config: AgentConfig, input_text: str | None) -> AgentRunResult:
-        """Run the agent loop; a run this wake has finished before is answered from the log."""
+        """Run the agent loop; a run this wake has finished before is answered from the log.
+
+        Raises:
+            AwaitsApproval: it waits for people, and no run beside it goes on any more.
+        """
+        scope = self.effects.scope
+        self._runs[scope] += 1
+        run_key = f"{runs_inside(scope, wake=self._wake.key)}{self._runs[scope]}"
+        self._open.add(run_key)
+        going, beside = asyncio.Future[None](), self._going[scope]
+        beside.add(going)
+        try:
+            result = await self._run(run_key, config, input_text)
+        except AwaitsApproval:
+            beside.discard(going)
+            going.set_result(None)
+            if beside:  # they end in good order, not by what becomes of a group of tasks
+                await asyncio.wait(beside)
+            self.waiting = True
+            raise
+        finally:
+            beside.discard(going)
+            if not going.done():
+                going.set_result(None)
+        self._open.discard(run_key)
+        self.run_text, self.stop_reason = result.text, result.stop_reason
+        return result
+
+    async def _run(
+        self, run_key: str, config: AgentConfig, input_text: str | None
+    ) -> AgentRunResult:
         from ray_agents.loop import run_agent
 
-        self._runs += 1
         if any(bound.cost_max is not None for bound in self.shares.bounds):
             config.check_priced(f"the budget of {self.address} has a cost_max")
         await self._entity.owner.ready(min(self._told_since, self._wake.from_offset))
         entries = [decode(text) for text in self.effects.rows(CONTEXT_TYPE).values()]
-        journal = RunJournal(self, f"{self._wake.key}-run-{self._runs}")
+        journal = RunJournal(self, run_key)
         model_for, summing_up = self._entity.services.model_for, summariser_config(config)
         model = model_for(config)
         summariser = model_for(summing_up) if summing_up else None
         prompting = Prompting(
             config, model, plan=self.plan, entries=entries, summariser=summariser, seen=self._seen
         )
-        try:
-            result = await run_agent(
-                journal, config, model=model, input=input_text, prompting=prompting
-            )
-        except AwaitsApproval:
-            self.waiting = True
-            raise
-        self.run_text, self.stop_reason = result.text, result.stop_reason
-        return result
+        return await run_agent(journal, config, model=model, input=input_text, prompting=prompting)
+
+    def found(self, rows: Sequence[Event]) -> None:
+        """Take note of the runs that attempts before this one have left, by the wake's ``rows``."""
+        states = {event.key: event.value["status"] for event in rows if event.type == "run"}
+        own = runs_inside("", wake=self._wake.key)
+        self._open |= {
+            key for key, state in states.items() if state == "started" and key.startswith(own)
+        }
 
     def _seen(self, report: ContextReport) -> None:
         self.report = report
@@ -208,6 +249,7 @@ class RunJournal:
         self._session = session
         self._run_key = run_key
         recent = session.read_wake(RUN_TYPES)
+        session.found(recent)
         own = [e for e in recent if e.key == run_key or e.key.startswith(f"{run_key}:")]
         self._recorded: list[Event] = own
         summed_up, past = session.transcript()
@@ -216,7 +258,10 @@ class RunJournal:
             past = [e for e in past if e.offset < begun or e.type == MessageReceived.TYPE]
         self._history: list[Event] = [*summed_up, *past]
         self._billed = {e.key: Spent.in_row(e.value) for e in own if e.type == "step"}
-        session.effects.adopt({e.key for e in own if e.type == "tool_call"})
+        calls = {e.key: e.value["status"] for e in own if e.type == "tool_call" and e.text}
+        ended = (key for key, status in calls.items() if status in ENDED)
+        inside = tuple(runs_inside(key, wake="") for key in ended)
+        session.effects.adopt(calls.keys(), inside=inside)
 
     @property
     def run_key(self) -> str:
@@ -233,10 +278,25 @@ class RunJournal:
 
     async def commit(self, drafts: Sequence[Draft]) -> Sequence[Event]:
         """Append rows and staged effects; return once durable."""
-        for draft in drafts:
-            if draft.type == "tool_call" and draft.text and decode(draft.text)["status"] in ENDED:
-                self._session.effects.release(draft.key)
-        return await self._session.append(self._entered(drafts))
+        ended = [
+            draft.key
+            for draft in drafts
+            if draft.type == "tool_call" and draft.text and decode(draft.text)["status"] in ENDED
+        ]
+        for key in ended:
+            self._session.effects.release(key)
+        withdrawn = self._withdrawn(ended)
+        return await self._session.append([*self._entered(drafts), *withdrawn])
+
+    def _withdrawn(self, ended: Sequence[str]) -> list[Draft]:
+        """The rows by which what was asked inside of tool calls that have ended waits no more."""
+        inside = tuple(runs_inside(key, wake="") for key in ended)
+        approvals = self._session.state.approvals.values()
+        return [
+            each.decided(ApprovalStatus.WITHDRAWN, now=self._session.now()).draft()
+            for each in approvals
+            if each.pending and each.key.startswith(inside)
+        ]
 
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append without waiting."""
@@ -245,6 +305,10 @@ class RunJournal:
     def steering(self) -> Sequence[Event]:
         """The messages that wait to be taken in by a running loop, oldest first."""
         return [event for event in self._session.state.pending if is_steering(event)]
+
+    def approval(self, key: str) -> ApprovalRecorded | None:
+        """The approval of the tool call of that key, as it is now."""
+        return self._session.state.approvals.get(key)
 
     @property
     def interruption(self) -> Interruption:

@@ -277,7 +277,7 @@ class WakeLoop:
             return [wakes.waiting(latest(entity, wake), now=now).draft()], True
         said, stop = context.said or session.run_text, session.stop_reason
         last = session.effects.take()
-        if session.interruption.is_set:
+        if session.interruption.is_set or session.has_open_runs:
             await session.settled()
             await entity.owner.ready(wake.from_offset)
             last += left_open(entity, wake, last)

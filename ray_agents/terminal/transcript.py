@@ -264,7 +264,8 @@ class Transcript:
 
     def _count(self, key: str, tool_name: str) -> set[str]:
         """The keys of the calls of one tool that are known of a step, that of ``key`` included."""
-        calls = self._calls.setdefault((key.partition(":tool:")[0], tool_name), set())
+        step = key.rpartition(":tool:")[0] or key
+        calls = self._calls.setdefault((step, tool_name), set())
         calls.add(key)
         return calls
 

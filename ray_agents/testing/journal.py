@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from itertools import count
 
+from ray_agents.approvals import ApprovalRecorded
 from ray_agents.events import Draft, Event
 from ray_agents.interruption import Interruption
 from ray_agents.runs import BUDGET, STEERED
@@ -95,6 +96,11 @@ class MemoryJournal:
     def used_up(self) -> str | None:
         """What it was told."""
         return BUDGET if self._used_up else None
+
+    def approval(self, key: str) -> ApprovalRecorded | None:
+        """The newest row of that key; a test may add one to ``rows``."""
+        rows = [e for e in self.rows if (e.type, e.key) == (ApprovalRecorded.TYPE, key)]
+        return ApprovalRecorded.of(rows[-1]) if rows else None
 
     def effects_of(self, scope: str) -> MemoryScope:
         """Remember ``scope`` while it is entered; see :func:`current_scope`."""

@@ -122,6 +122,19 @@ async def test_an_interrupt_while_others_still_run_withdraws_the_request() -> No
         assert statuses(events, "wake") == ["started", "started", "handled"]
 
 
+async def test_a_decision_made_while_others_still_run_outlives_an_interrupt() -> None:
+    async with LocalRuntime("memory:", model_for=Model(("act", {}), ("think", {}))) as runtime:
+        a = await begun(runtime)
+        await gates.reached["thinking"].wait()
+        (approval,) = (await runtime.inspect(a)).approvals
+        await runtime.decide(a, approval.id, APPROVE)
+        assert (await runtime.interrupt(a)).interrupted
+        assert (await ask(runtime, a, "go", "m1")).value == "interrupted: "
+        assert statuses(await log_of(runtime, a), "approval") == ["pending", "approved"]
+        assert (await runtime.decide(a, approval.id, APPROVE)).status == "approved"
+    assert gates.times["act"] == 0
+
+
 async def test_who_steers_a_run_that_waits_is_heard_when_it_goes_on() -> None:
     model = Model(("act", {}))
     async with LocalRuntime("memory:", model_for=model) as runtime:

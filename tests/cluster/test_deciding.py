@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from ray_agents.cluster.deciding import given_up
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ray_agents.approvals import ApprovalRecorded
+from ray_agents.cluster.deciding import approval_named, given_up
+from ray_agents.errors import UnknownApproval
 from ray_agents.events import Draft, Event, WakeRecorded, WakeStatus
 from ray_agents.ledger import Spent
 from ray_agents.log.history import History
 from ray_agents.model import Usage
 from ray_agents.projection import State
 from ray_agents.runs import RunRecord
+from ray_agents.views import ApprovalStatus
 
 WAKE = WakeRecorded(
     key="wake-2",
@@ -43,3 +51,22 @@ def test_a_model_call_that_nobody_saw_the_end_of_is_in_step_and_ledger() -> None
 
 def test_without_an_open_run_nothing_is_written_but_the_end_of_the_wake() -> None:
     assert [draft.headers["status"] for draft in drafts_of()] == ["skipped"]
+
+
+def test_nobody_decides_for_a_wake_that_had_ended_without() -> None:
+    asked = ApprovalRecorded(
+        key="wake-2-run-1:s1:tool:0",
+        status=ApprovalStatus.PENDING,
+        run_id="wake-2-run-1",
+        tool_call_id="toolu_1",
+        tool_name="act",
+        args={},
+        requested_at=0,
+        wake="wake-2",
+    )
+    history = History()
+    history.extend([Event.at(3, 0, asked.draft())])
+    owner = SimpleNamespace(history=history)
+    entity: Any = SimpleNamespace(state=State(), owner=owner, name="/a/b")
+    with pytest.raises(UnknownApproval, match="'wake-2', in which it did, has ended"):
+        approval_named("toolu_1", entity=entity)

@@ -206,7 +206,7 @@ async def test_a_guard_in_the_query_or_in_a_form_is_refused_and_not_ignored(
 
 @pytest.mark.parametrize(
     ("verb", "fields"),
-    [("interrupt", {"wake", "reason"}), ("retry", {"wake"}), ("skip", {"wake"})],
+    [("interrupt", {"wake", "reason", "id"}), ("retry", {"wake"}), ("skip", {"wake"})],
 )
 async def test_the_api_describes_the_bodies_of_guards(
     api: httpx.AsyncClient, verb: str, fields: set[str]
