@@ -155,7 +155,9 @@ class Turns(Generic[T]):
         """
         heapq.heappush(self._heap, (member.place, member.name))
         if len(self._heap) > 2 * len(self._members):
-            self._heap = [(each.place, name) for name, each in self._members.items() if each.waiting]
+            self._heap = [
+                (each.place, name) for name, each in self._members.items() if each.waiting
+            ]
             heapq.heapify(self._heap)
 
     def _drop_if_done(self, member: _Member) -> None:
