@@ -23,7 +23,15 @@ from typing import Any, TypeVar
 
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.errors import ModelUnavailable
-from ray_agents.model import AnswerBroken, Answered, Model, ModelRequest, UsageSeen
+from ray_agents.model import (
+    AnswerBroken,
+    Answered,
+    CallQueued,
+    CallSent,
+    Model,
+    ModelRequest,
+    UsageSeen,
+)
 from ray_agents.narration import Narration
 from ray_agents.ports import Journal
 from ray_agents.prices import micros_of
@@ -265,6 +273,10 @@ class _Loop:
                     case AnswerBroken():
                         narration.see(event)  # and the ledger knows of it before the next attempt
                         await self._journal.commit([self._record.attempt_broken(number)])
+                    case CallQueued():
+                        self._record.queued(number)
+                    case CallSent():
+                        self._record.sent(number)
                     case _:
                         narration.see(event)
         message = f"the stream of {request.model!r} ended before its answer was complete"

@@ -21,6 +21,8 @@ from ray_agents.events import JSON
 from ray_agents.model import (
     AnswerBroken,
     Answered,
+    CallQueued,
+    CallSent,
     CountsTokens,
     Message,
     Model,
@@ -93,7 +95,8 @@ class Prompting:
     async def compact(self, writer: RunWriter, *, seconds: float | None) -> bool:
         """Sum the conversation up if it is too long; whether a model was asked to.
 
-        All must be ready before, and is to be made so again if it was. ``seconds`` is how long that may take, None for as long as it likes.
+        All must be ready before, and be made so again if it was. ``seconds`` is how long that may
+        take, None for as long as it likes.
 
         Raises:
             ModelUnavailable: the summariser cannot be reached; running again goes on from here.
@@ -241,6 +244,10 @@ class _Summary:
                         self._journal.post([self._record.usage_seen(name, usage)])
                     case AnswerBroken():  # the ledger knows of it before the next attempt
                         await self._journal.commit([self._record.attempt_broken(name)])
+                    case CallQueued():
+                        self._record.queued(name)
+                    case CallSent():
+                        self._record.sent(name)
                     case _:
                         pass
         message = f"the stream of {request.model!r} ended before its summary was complete"

@@ -14,7 +14,15 @@ from hypothesis import strategies as some
 
 from ray_agents.errors import ModelUnavailable, RuntimeUnavailable
 from ray_agents.gateway import ASK_AGAIN, Gateway
-from ray_agents.model import Answered, ModelEvent, ModelSettings, TextDelta, Usage
+from ray_agents.model import (
+    Answered,
+    CallQueued,
+    CallSent,
+    ModelEvent,
+    ModelSettings,
+    TextDelta,
+    Usage,
+)
 from ray_agents.models.retrying import CallFailed, Retrying
 from ray_agents.pacing import Allowance
 from ray_agents.sharing import ModelKey, Report, Share, Sharing
@@ -376,6 +384,26 @@ def test_who_has_just_got_its_turn_waits_for_nothing() -> None:
         return told
 
     assert loop.play(play()) == ["model m (0 ahead)", None]
+
+
+def test_a_call_says_that_it_waits_and_that_it_is_sent() -> None:
+    swarm = Swarm(takes=1, hosts=1, allowance=Allowance(calls_max=1))
+
+    async def play() -> list[tuple[type[object], float]]:
+        first = asyncio.ensure_future(swarm.call(swarm.gateways[0]))
+        await swarm.loop.pause(0.001)
+        gateway = swarm.gateways[0]
+        retrying = Retrying(settings=ModelSettings(), sleep=swarm.loop.pause, gateway=gateway)
+        events = retrying.events(swarm.server.attempt, model="m", base_url="u", key=KEY)
+        async with aclosing(events):
+            told = [(type(event), swarm.loop.time()) async for event in events]
+        await first
+        await swarm.close()
+        return told
+
+    told = swarm.loop.play(play())
+    assert [kind for kind, _ in told] == [CallQueued, CallSent, TextDelta, Answered]
+    assert told[0][1] < 0.1 < told[1][1] == swarm.server.sent[1]
 
 
 def test_nothing_runs_when_there_have_been_no_calls_for_a_while() -> None:

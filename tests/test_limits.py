@@ -17,6 +17,8 @@ from ray_agents.loop import run_agent
 from ray_agents.model import (
     AnswerBroken,
     Answered,
+    CallQueued,
+    CallSent,
     Model,
     ModelEvent,
     ModelRequest,
@@ -223,6 +225,21 @@ async def test_an_answer_is_cut_off_when_the_time_is_up() -> None:
     texts = [event for event in journal.rows if event.type in ("text", "text_delta")]
     assert [event.operation.value for event in texts][-2:] == ["delete", "delete"]
     check_transcript(journal)
+
+
+@pytest.mark.parametrize(
+    ("events", "uncounted"),
+    [
+        ([CallQueued(), None], 0),
+        ([CallQueued(), CallSent(), None], 1),
+        ([CallQueued(), CallSent(), AnswerBroken(reason="torn"), CallQueued(), None], 1),
+    ],
+)
+async def test_a_call_that_was_never_sent_has_cost_nothing(
+    events: Sequence[ModelEvent | None], uncounted: int
+) -> None:
+    result = await run(Steps(events), time_max=timedelta(milliseconds=50))
+    assert (result.stop_reason, result.uncounted) == ("time_max", uncounted)
 
 
 class Counted(Steps):
