@@ -254,6 +254,7 @@ async def test_a_summary_and_the_rows_it_names_give_what_all_rows_give(runs: int
         short, full = Timeline([newest, *read]), Timeline(history)
         assert (short.messages(), short.answers) == (full.messages(), full.answers)
         assert len(read) < len(history)
+        assert timed_messages([newest, *read]) == timed_messages(history)
         for timeline in (short, full):
             timeline.take("run", "next", {"status": "started", "input": "go on"})
         assert short.turns("next") == full.turns("next")

@@ -135,6 +135,11 @@ class EntitySession:
         """The rows of these types in this life's part of the log, oldest first."""
         return self._entity.owner.history.read(self.state.life_offset, types=types)
 
+    def newest(self, type_name: str) -> Event | None:
+        """The newest row of a type in this life; None if there is none."""
+        event = self._entity.owner.history.last(type_name)
+        return None if event is None or event.offset < self.state.life_offset else event
+
     def transcript(self) -> tuple[list[Event], list[Event]]:
         """The rows of the transcript: of a long one its newest summary, and those it still needs.
 
