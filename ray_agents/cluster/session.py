@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import TypeVar
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.approvals import AwaitsApproval
 from ray_agents.cluster.awake import Awake
+from ray_agents.cluster.toolthreads import in_thread
 from ray_agents.collections import validated
 from ray_agents.contextplan import ContextPlan
 from ray_agents.contextreport import ContextReport
@@ -30,6 +32,8 @@ from ray_agents.runs import BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES
 from ray_agents.shares import Shares
 from ray_agents.steering import is_steering, offsets_in
 from ray_agents.timeline import TYPES
+
+T = TypeVar("T")
 
 
 class EntitySession:
@@ -275,6 +279,10 @@ class RunJournal:
         if added == Spent():
             return marked
         return [*marked, (self._session.state.spent + added).draft()]
+
+    def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Do a tool's work in a thread of those that are for tools."""
+        return in_thread(work)
 
     def effects_of(self, scope: str) -> ToolScope:
         """Effects staged inside belong to the tool call ``scope``; a failed one's are dropped."""

@@ -8,13 +8,18 @@ a new owner finds: posted rows that no commit followed may be missing from it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from itertools import count
+from typing import TypeVar
 
+from ray_agents.cluster.toolthreads import in_thread
 from ray_agents.events import Draft, Event
 from ray_agents.interruption import Interruption
 from ray_agents.runs import BUDGET, STEERED
+
+T = TypeVar("T")
 
 
 class Crashed(Exception):
@@ -95,6 +100,10 @@ class MemoryJournal:
     def used_up(self) -> str | None:
         """What it was told."""
         return BUDGET if self._used_up else None
+
+    def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Do it as an entity's journal does."""
+        return in_thread(work)
 
     def effects_of(self, scope: str) -> MemoryScope:
         """Remember ``scope`` while it is entered; see :func:`current_scope`."""
