@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 
@@ -389,7 +389,7 @@ def test_who_has_just_got_its_turn_waits_for_nothing() -> None:
 def test_a_call_says_that_it_waits_and_that_it_is_sent() -> None:
     swarm = Swarm(takes=1, hosts=1, allowance=Allowance(calls_max=1))
 
-    async def play() -> list[tuple[type[object], float]]:
+    async def play() -> Sequence[tuple[type[object], float]]:
         first = asyncio.ensure_future(swarm.call(swarm.gateways[0]))
         await swarm.loop.pause(0.001)
         gateway = swarm.gateways[0]
