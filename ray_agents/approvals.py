@@ -77,10 +77,7 @@ class ApprovalRecorded:
         if self.status is status:
             return self
         if not self.pending:
-            message = (
-                f"the call {self.tool_call_id!r} of {self.tool_name!r} is {self.status.value} "
-                "already; the first decision stands"
-            )
+            message = f"the call {self.tool_call_id!r} of {self.tool_name!r} {_before(self)}"
             raise ApprovalDecided(message, id=self.tool_call_id, status=self.status.value)
         return replace(self, status=status, decided_at=now, by=by, reason=reason)
 
@@ -117,6 +114,18 @@ class ApprovalRecorded:
         )
 
 
+def _before(approval: ApprovalRecorded) -> str:
+    """Why no other decision can be made on a call."""
+    match approval.status:
+        case ApprovalStatus.WITHDRAWN:
+            return "was withdrawn, for its run was interrupted or has ended; nobody need decide"
+        case ApprovalStatus.EXPIRED:
+            return "has expired: nobody decided on it in time"
+        case status:
+            by = f" by {approval.by}" if approval.by else ""
+            return f"was {status.value}{by} already; the first decision stands"
+
+
 def named(approvals: Iterable[ApprovalRecorded], name: str) -> ApprovalRecorded | None:
     """The one of that key, else the only one of that id; None if there is none.
 
@@ -150,6 +159,21 @@ def undecided(
         now = approvals.get(draft.key) if draft.type == ApprovalRecorded.TYPE else None
         if now is None or now.pending:
             yield draft
+
+
+def awaited(approvals: Iterable[ApprovalRecorded]) -> int:
+    """How long a run has waited for people, in microseconds, as far as that has ended.
+
+    Calls of one step wait side by side, until the last of them is decided on.
+    """
+    spans: dict[str, tuple[int, int]] = {}
+    for each in approvals:
+        if each.decided_at is None:
+            continue
+        step = each.key.partition(":tool:")[0]
+        first, last = spans.get(step, (each.requested_at, each.decided_at))
+        spans[step] = (min(first, each.requested_at), max(last, each.decided_at))
+    return sum(last - first for first, last in spans.values())
 
 
 def told(approval: ApprovalRecorded) -> str:

@@ -242,14 +242,15 @@ class AsyncClient(AsyncDecisions):
         type: str = "message",
         from_: str | None = None,
         id: str | None = None,
+        mode: Mode | str = Mode.QUEUED,
     ) -> Reply:
-        """Send, and return the reply to that message.
+        """Send, and return the reply to that message; ``mode`` is as for :meth:`send`.
 
         Raises:
             AskTimedOut: no reply within ``within``; the message will still be handled.
             HandlerFailed: its wake was parked or skipped.
         """
-        request = message_of(payload, type=type, from_=from_, id=id)
+        request = message_of(payload, type=type, from_=from_, id=id, mode=mode)
         return await self._runtime.ask(Address.parse(address), request, within=within)
 
     def observe(self, address: str, *, offset: int = 0, live: bool = True) -> AsyncIterator[Event]:

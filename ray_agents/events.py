@@ -361,7 +361,8 @@ class WakeRecorded:
 
     ``from_offset`` (inclusive) to ``to_offset`` (exclusive) bound the events that caused it.
     ``attempt`` counts from 1; ``deaths`` counts the attempts whose host died. ``retry_at`` is
-    microseconds since the epoch. ``reply`` is what the handler returned, ``text`` what it said.
+    microseconds since the epoch. ``reply`` is what the handler returned, ``text`` what it said,
+    and ``stop_reason`` why its agent's last run ended.
     ``joined`` are the offsets of later messages that were steered into it, ``apart`` of those in
     its range that were into an earlier one; ``interrupted`` that it was told to stop.
     """
@@ -384,6 +385,7 @@ class WakeRecorded:
     joined: tuple[int, ...] = ()
     apart: tuple[int, ...] = ()
     interrupted: bool = False
+    stop_reason: str | None = None
 
     TYPE = "wake"
 
@@ -418,9 +420,7 @@ class WakeRecorded:
         """Read the row back."""
         row = cast("dict[str, Any]", event.value)
         row["status"] = WakeStatus(row["status"])
-        for name in _RARE_OFFSETS:
-            if name in row:
-                row[name] = tuple(row[name])
+        row |= {name: tuple(row[name]) for name in _RARE_OFFSETS if name in row}
         return cls(**row)
 
     def _value(self) -> dict[str, JSON]:
@@ -432,7 +432,7 @@ class WakeRecorded:
 
 
 _RARE_OFFSETS = ("joined", "apart")
-_RARE_FIELDS = (*_RARE_OFFSETS, "interrupted")
+_RARE_FIELDS = (*_RARE_OFFSETS, "interrupted", "stop_reason")
 _WAKE_FIELDS = tuple(n for n in WakeRecorded.__dataclass_fields__ if n not in _RARE_FIELDS)
 _ATTEMPT_FIELDS = ("key", "status", "attempt", "deaths", "host", "timestamp")
 

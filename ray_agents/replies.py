@@ -46,4 +46,5 @@ def reply_of(receipt: Receipt, event: Event) -> Reply | None:
         text=wake.text or "",
         value=wake.reply,
         interrupted=wake.interrupted,
+        stop_reason=wake.stop_reason,
     )

@@ -31,7 +31,7 @@ from datetime import timedelta
 from typing import Any
 
 from ray_agents.agent import AgentRunResult, ToolCallResult
-from ray_agents.approvals import ApprovalRecorded
+from ray_agents.approvals import ApprovalRecorded, awaited
 from ray_agents.contextreport import ContextReport
 from ray_agents.errors import NondeterministicWake
 from ray_agents.events import Draft, Event, Operation
@@ -52,6 +52,7 @@ AWAITING = "awaiting"  # of a tool call: an agent inside of it waits for approva
 BEGUN = frozenset({"executing", AWAITING})
 TURNS_MAX, TOKENS_MAX, COST_MAX, TIME_MAX = "turns_max", "tokens_max", "cost_max", "time_max"
 BUDGET, GOAL_BUDGET = "budget", "goal_budget"
+LIMITS = frozenset({TURNS_MAX, TOKENS_MAX, COST_MAX, TIME_MAX, BUDGET, GOAL_BUDGET})
 VOIDED = "voided"
 COMPACTION = "compaction"
 PURPOSE = "purpose"  # of a step that is no answer to the conversation
@@ -103,18 +104,8 @@ class RunRecord:
 
     @property
     def awaited(self) -> int:
-        """How long the run has waited for people, in microseconds, as far as that has ended.
-
-        Calls of one step wait side by side, until the last of them is decided on.
-        """
-        spans: dict[str, tuple[int, int]] = {}
-        for each in self._approvals.values():
-            if each.decided_at is None:
-                continue
-            step = each.key.partition(":tool:")[0]
-            first, last = spans.get(step, (each.requested_at, each.decided_at))
-            spans[step] = (min(first, each.requested_at), max(last, each.decided_at))
-        return sum(last - first for first, last in spans.values())
+        """How long the run has waited for people, in microseconds, as far as that has ended."""
+        return awaited(self._approvals.values())
 
     def step_key(self, number: Number) -> str:
         """The key of the step of that number, from 1, or of that name."""
@@ -194,7 +185,7 @@ class RunRecord:
                 args=row["args"],
                 result=row["result"],
                 error=row["error"],
-                duration=timedelta(milliseconds=row["duration_ms"]),
+                duration=timedelta(milliseconds=row["duration_ms"] or 0),
             )
             for number in range(1, self.steps_completed + 1)
             for index in range(len(calls_in(self._content(number))))
@@ -321,7 +312,7 @@ class RunRecord:
         return self.put(COMPACTION, self.step_key(name), {"run_id": self.key, **fields})
 
     def tool_call(self, key: str, block: Block, status: str, **fields: Any) -> Draft:
-        """A tool call came to ``status``."""
+        """A tool call came to ``status``; how long it took is None where nobody knows."""
         row = {
             "run_id": self.key,
             "tool_call_id": block["id"],
@@ -330,7 +321,7 @@ class RunRecord:
             "args": block.get("input"),
             "result": None,
             "error": None,
-            "duration_ms": 0,
+            "duration_ms": None,
         }
         return self.put("tool_call", key, row | fields)
 

@@ -66,6 +66,7 @@ class ToolRuns:
         self._record = writer.record
         self._journal = writer.journal
         self._agent = agent
+        self._begun: dict[str, int] = {}  # when tools began in this process, by the call's key
 
     def refuse(self, number: int, reason: str) -> None:
         """Answer the calls of the last step, which will not run, or not again."""
@@ -79,7 +80,13 @@ class ToolRuns:
         approval = self._journal.approval(key)
         if approval is None or approval.pending:  # what was decided meanwhile stands
             self._writer.stage_unsaid(self._record.approval_withdrawn(key, self._journal.now()))
-        self._writer.stage("tool_call", self._record.tool_call(key, block, "failed", error=error))
+        ended = {"error": error} | self._lasted(key)
+        self._writer.stage("tool_call", self._record.tool_call(key, block, "failed", **ended))
+
+    def _lasted(self, key: str) -> _Ended:
+        """How long a call has run until now, as a field of its row; none if it did not here."""
+        begun = self._begun.get(key)
+        return {} if begun is None else {"duration_ms": (self._journal.now() - begun) // 1000}
 
     async def run(self, number: int) -> None:
         """Give every call of a step its result; the last results are staged, not committed.
@@ -166,7 +173,7 @@ class ToolRuns:
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in (each for each in tasks if each in done):
                 call = tasks[task]
-                ended = _CANCELLED if task.cancelled() else task.result()
+                ended = _CANCELLED | self._lasted(call.key) if task.cancelled() else task.result()
                 if ended is _AWAITING:
                     waiting.append(call)
                 self._writer.stage(
@@ -179,7 +186,7 @@ class ToolRuns:
     async def _execute(self, call: _Call, gate: asyncio.Semaphore) -> _Ended:
         """Run one tool; how it ended, as fields of its row."""
         async with gate:
-            started = self._journal.now()
+            self._begun[call.key] = self._journal.now()
             limit = asyncio.timeout(call.tool.timeout.total_seconds())
             at_work = _AtWork(limit)
             try:
@@ -198,7 +205,7 @@ class ToolRuns:
                     "status": "failed",
                     "error": _told(error, call.tool, at_work),
                 }
-            return ended | {"duration_ms": (self._journal.now() - started) // 1000}
+            return ended | self._lasted(call.key)
 
     async def _invoke(self, tool: Tool, args: BaseModel, at_work: _AtWork) -> object:
         """Call a tool; a plain function in a thread, once one is free, within as much time."""

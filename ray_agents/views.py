@@ -66,6 +66,8 @@ class Reply(View):
 
     ``text`` is what the agent or ``ctx.reply_text`` said; ``value`` is what the handler returned.
     ``interrupted`` says that the handler was told to stop, so that ``text`` is what it got to say.
+    ``stop_reason`` is why its agent's last run ended: see
+    :class:`ray_agents.agent.AgentRunResult`; None if none ran.
     """
 
     address: str
@@ -75,18 +77,21 @@ class Reply(View):
     text: str = ""
     value: Any = None
     interrupted: bool = False
+    stop_reason: str | None = None
 
 
 class Interrupted(View):
     """The answer to an interrupt: which wake was told to stop; None and False if nothing ran.
 
     ``offset`` is where the log says so. The wake does not go on, whatever happens next.
+    ``running`` is the open wake that was left alone, as another one was meant.
     """
 
     address: str
     interrupted: bool
     wake: str | None = None
     offset: int | None = None
+    running: str | None = None
 
 
 class ParkedWake(View):

@@ -158,14 +158,17 @@ def interrupted(wake: WakeRecorded, *, now: int) -> WakeRecorded:
     )
 
 
-def handled(wake: WakeRecorded, *, now: int, reply: JSON, text: str | None) -> WakeRecorded:
-    """The handler returned."""
+def handled(
+    wake: WakeRecorded, *, now: int, reply: JSON, text: str | None, stop_reason: str | None = None
+) -> WakeRecorded:
+    """The handler returned; ``stop_reason`` is why its agent's last run ended."""
     return replace(
         wake,
         status=WakeStatus.HANDLED,
         timestamp=now,
         reply=reply,
         text=text,
+        stop_reason=stop_reason,
         error=None,
         retry_at=0,
     )

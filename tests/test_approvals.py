@@ -200,9 +200,24 @@ def test_the_first_decision_stands() -> None:
     decided = WAITS.decided(DENIED, now=5, reason="no")
     assert (decided.decided_at, decided.reason) == (5, "no")
     assert decided.decided(DENIED, now=6, reason="never") is decided
-    with pytest.raises(ApprovalDecided, match="'toolu_1' of 'delete' is denied already") as caught:
+    with pytest.raises(ApprovalDecided, match="'toolu_1' of 'delete' was denied already") as caught:
         decided.decided(APPROVED, now=6)
     assert caught.value.facts["status"] == "denied"
+
+
+@pytest.mark.parametrize(
+    ("status", "by", "words"),
+    [
+        (APPROVED, "ann", "was approved by ann already; the first decision stands"),
+        (ApprovalStatus.WITHDRAWN, None, "was withdrawn, for its run was interrupted"),
+        (ApprovalStatus.EXPIRED, None, "has expired: nobody decided"),
+    ],
+)
+def test_why_no_other_decision_can_be_made_is_told(
+    status: ApprovalStatus, by: str | None, words: str
+) -> None:
+    with pytest.raises(ApprovalDecided, match=words):
+        WAITS.decided(status, now=5, by=by).decided(DENIED, now=6)
 
 
 def test_a_call_is_named_by_its_key_or_by_an_id_that_no_other_has() -> None:

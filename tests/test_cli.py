@@ -301,9 +301,9 @@ def test_cost_prints_tokens_by_kind_and_what_is_unknown(
     assert installation.asked == [("cost", ("/a", "type", timedelta(days=7)))]
     heads, ada, odd, total = (line.split() for line in shell.out.splitlines())
     assert heads[:4] == ["TYPE", "STEPS", "INPUT", "OUTPUT"]
-    assert ada == ["assistant", "2", "1200", "34", "0", "0", "$0.002740"]
+    assert ada == ["assistant", "2", "1,200", "34", "0", "0", "$0.002740"]
     assert odd == ["odd", "1", "5", "0", "0", "0", "cost", "unknown"]
-    assert total == ["total", "3", "1205", "34", "0", "0", "$0.002740", "+", "unknown"]
+    assert total == ["total", "3", "1,205", "34", "0", "0", "$0.002740", "+", "unknown"]
 
 
 def test_cost_prints_json_and_says_if_there_is_nothing(

@@ -73,7 +73,8 @@ async def interrupt(entity: Interruptible, call: Interrupt) -> Interrupted:
     if appending is None:
         current = entity.state.current
         if current is None or call.wake not in (None, current.key):
-            return Interrupted(address=entity.name, interrupted=False)
+            running = current.key if current else None
+            return Interrupted(address=entity.name, interrupted=False, running=running)
         # A second interrupt of one wake is a second row: its own acknowledgement.
         rows = _rows(entity, current, key=key, reason=call.reason, sender=None)
         appending = signals[key] = entity.enqueue(rows)

@@ -46,6 +46,7 @@ from ray_agents.errors import (
     AskTimedOut,
     HandlerFailed,
     InvalidPayload,
+    RayAgentsError,
     RuntimeUnavailable,
     UnknownEntity,
     UnknownOffset,
@@ -77,6 +78,7 @@ from ray_agents.views import (
 FOLLOW_SECONDS = 15.0
 LOOKS_MAX = 100
 LOOK_DELAY = timedelta(milliseconds=100)
+LOOK_WITHIN = timedelta(seconds=1)
 LOOKS_AFTER_WAKE = 50
 LOOK_AGAIN = timedelta(milliseconds=20)
 WAIT_AT_OWNER = 0.5  # of an ask's time, for the answer with the acceptance; then it is known
@@ -246,7 +248,21 @@ class HostRuntime:
             message = (
                 f"no reply from {str(address)!r} within {within}; message {request.id!r} {state}"
             )
+            message += await self._awaited(address) if receipt else ""
             raise AskTimedOut(message, address=str(address), id=request.id) from error
+
+    async def _awaited(self, address: Address) -> str:
+        """What to add of an entity that has not answered as people are to decide first."""
+        try:
+            async with asyncio.timeout(LOOK_WITHIN.total_seconds()):
+                waiting = (await self.inspect(address)).approvals
+        except (TimeoutError, RayAgentsError):  # who asked is told of the silence all the same
+            return ""
+        if not waiting:
+            return ""
+        calls = ", ".join(f"{each.tool} ({each.id})" for each in waiting)
+        verbs = f"ray-agents approve {address}, or deny {address}"
+        return f"; {str(address)!r} waits for approval of {calls}: {verbs}"
 
     async def _reply(self, address: Address, receipt: Receipt) -> Reply:
         """Wait for it in the log, wherever the entity is."""

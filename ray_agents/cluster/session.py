@@ -72,6 +72,7 @@ class EntitySession:
         self.events: Sequence[Event] = [e for e in messages if e.offset not in wake.apart]
         self._last: Appending | None = None
         self.run_text: str | None = None
+        self.stop_reason: str | None = None
         self.plan: ContextPlan | None = None
         self.report: ContextReport | None = None
 
@@ -217,7 +218,7 @@ class EntitySession:
             if not going.done():
                 going.set_result(None)
         self._open.discard(run_key)
-        self.run_text = result.text
+        self.run_text, self.stop_reason = result.text, result.stop_reason
         return result
 
     async def _run(

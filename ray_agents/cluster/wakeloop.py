@@ -275,13 +275,15 @@ class WakeLoop:
         if session.waiting and not session.interruption.is_set:
             # What the handler has staged since is staged again when it goes on.
             return [wakes.waiting(latest(entity, wake), now=now).draft()], True
-        text = context.said or session.run_text
+        said, stop = context.said or session.run_text, session.stop_reason
         last = session.effects.take()
         if session.interruption.is_set or session.has_open_runs:
             await session.settled()
             await entity.owner.ready(wake.from_offset)
             last += left_open(entity, wake, last)
-        end = wakes.handled(latest(entity, wake), now=now, reply=returned, text=text)
+        end = wakes.handled(
+            latest(entity, wake), now=now, reply=returned, text=said, stop_reason=stop
+        )
         return [*session.shares.entered(last), end.draft()], session.resting
 
     async def _cut_short(self, wake: WakeRecorded, session: EntitySession | None) -> list[Draft]:

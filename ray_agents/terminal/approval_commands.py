@@ -47,7 +47,7 @@ def approve(
     with session.connect() as client:
         chosen = call or _only_one(client, address)
         decided = client.approve(address, chosen, by=by, reason=reason)
-    _tell(session, address, decided, as_json=as_json)
+    _tell(session, decided, address=address, by=by, as_json=as_json)
 
 
 @commands.command(rich_help_panel=ENTITIES)
@@ -68,7 +68,7 @@ def deny(
     with session.connect() as client:
         chosen = call or _only_one(client, address)
         decided = client.deny(address, chosen, by=by, reason=reason)
-    _tell(session, address, decided, as_json=as_json)
+    _tell(session, decided, address=address, by=by, as_json=as_json)
 
 
 def _only_one(client: Client, address: str) -> str:
@@ -91,9 +91,14 @@ def _only_one(client: Client, address: str) -> str:
             raise InvalidPayload(message, field="id")
 
 
-def _tell(session: Session, address: str, decided: ApprovalView, *, as_json: bool) -> None:
+def _tell(
+    session: Session, decided: ApprovalView, *, address: str, by: str | None, as_json: bool
+) -> None:
     if as_json:
         session.screen.json(decided.model_dump(mode="json"))
         return
     called = wording.call(decided.tool, decided.args)
-    session.screen.show(f"{address}: {called} is {decided.status.value}")
+    told = f"is {decided.status.value}"
+    if decided.by and decided.by != by:  # the first decision stands
+        told = f"was {decided.status.value} by {decided.by} already"
+    session.screen.show(f"{address}: {called} {told}")

@@ -10,6 +10,7 @@ import typer
 from ray_agents.errors import InvalidPayload
 from ray_agents.events import JSON
 from ray_agents.modes import Mode
+from ray_agents.runs import LIMITS
 from ray_agents.terminal import options as typed
 from ray_agents.terminal import tables
 from ray_agents.terminal.session import session_of
@@ -112,23 +113,27 @@ def ask(
             parser=typed.parse_duration, metavar="DURATION", help="How long to wait for the reply."
         ),
     ] = ASK_WITHIN,
+    mode: Annotated[Mode, typer.Option(help="How it meets a wake that runs.")] = Mode.QUEUED,
     as_json: typed.AsJson = False,
 ) -> None:
     """Send a message and print the reply to it.
 
-    Exit code 6 if none comes in time; the message will still be handled.
+    Exit code 6 if none comes in time; the message will still be handled. The
+    modes are those of send.
 
     $ ray-agents ask /assistant/ada "What did I ask you first?" --within 30s
     """
     session = session_of(context)
     message = _message(text, payload)
     with session.connect() as client, session.screen.busy(f"waiting for {address}"):
-        reply = client.ask(address, message, within=within)
+        reply = client.ask(address, message, within=within, mode=mode)
     if as_json:
         session.screen.json(reply.model_dump(mode="json"))
         return
     if reply.interrupted:
         session.screen.note(f"{address} was interrupted; so far it had said:")
+    elif not reply.text and reply.stop_reason in LIMITS:
+        session.screen.note(f"{address} said nothing: its run stopped ({reply.stop_reason})")
     if reply.text or reply.value is None:
         session.screen.show(reply.text)
     elif isinstance(reply.value, str):
@@ -152,8 +157,8 @@ def observe(
 ) -> None:
     """Watch an entity live: messages, thoughts, tool calls, text.
 
-    Ctrl-C ends it. Watching does not wake the entity. With --json each event
-    is a line of JSON.
+    Ctrl-C is its normal end, with exit code 0. Watching does not wake the
+    entity. With --json each event is a line of JSON.
 
     $ ray-agents observe /assistant/ada
     $ ray-agents observe /assistant/ada --from -1 --json | jq .type
@@ -312,6 +317,10 @@ def interrupt(
         session.screen.json(answer.model_dump(mode="json"))
     elif answer.interrupted:
         session.screen.note(f"{address} stops {answer.wake}")
+    elif wake and answer.running:
+        session.screen.note(f"{address} does not run {wake}; what it does is {answer.running}")
+    elif wake:
+        session.screen.note(f"{address} does not run {wake}; nothing runs that could be stopped")
     else:
         session.screen.note(f"{address} does nothing that could be stopped")
 
@@ -327,7 +336,7 @@ def retry(context: typer.Context, address: typed.Address, *, wake: typed.Wake = 
     session = session_of(context)
     with session.connect() as client:
         count = client.retry(address, wake=wake)
-    session.screen.note(f"{address} tries {_wakes(count)} again")
+    session.screen.note(f"{address} tries {_wakes(count, wake)} again")
 
 
 @commands.command(rich_help_panel=ENTITIES)
@@ -341,7 +350,7 @@ def skip(context: typer.Context, address: typed.Address, *, wake: typed.Wake = N
     session = session_of(context)
     with session.connect() as client:
         count = client.skip(address, wake=wake)
-    session.screen.note(f"{address} leaves {_wakes(count)} unhandled")
+    session.screen.note(f"{address} leaves {_wakes(count, wake)} unhandled")
 
 
 def _message(words: list[str] | None, payload: str | None) -> JSON:
@@ -350,5 +359,5 @@ def _message(words: list[str] | None, payload: str | None) -> JSON:
     return typed.message_payload(words, payload)
 
 
-def _wakes(count: int) -> str:
-    return f"{count} parked wake{'' if count == 1 else 's'}"
+def _wakes(count: int, wake: str | None) -> str:
+    return wake or f"{count} parked wake{'' if count == 1 else 's'}"

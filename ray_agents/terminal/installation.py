@@ -82,7 +82,9 @@ class Client(Protocol):
         """Put a message into an inbox, now or later."""
         ...
 
-    def ask(self, address: str, payload: JSON, *, within: timedelta) -> Reply:
+    def ask(
+        self, address: str, payload: JSON, *, within: timedelta, mode: Mode | str = Mode.QUEUED
+    ) -> Reply:
         """Send, and wait for the reply to that message."""
         ...
 

@@ -100,7 +100,7 @@ def _budgets(view: EntityView) -> list[tuple[str, Text | str]]:
     rows: list[tuple[str, Text | str]] = []
     for bound in view.budgets:
         whose = " with all that descend from it" if bound.tree else ""
-        kind = "share" if bound.share else "budget"
+        kind = "share" if bound.share and view.parent else "budget"
         told = wording.limits(bound.tokens_max, bound.cost_micros_max)
         rows.append((kind, f"{told}{whose}"))
     if view.granted_tokens or view.granted_micros:
@@ -168,10 +168,10 @@ def costs(lines: Sequence[CostLine], *, by: str) -> RenderableType:
     headers = (by.upper(), "STEPS", "INPUT", "OUTPUT", "CACHE READ", "CACHE WRITE", "COST")
     names = ("steps", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
     told = [
-        (visible(line.of), *(f"{getattr(line, name)}" for name in names), wording.cost(line))
+        (visible(line.of), *(f"{getattr(line, name):,}" for name in names), wording.cost(line))
         for line in lines
     ]
-    sums = (f"{sum(getattr(line, name) for line in lines)}" for name in names)
+    sums = (f"{sum(getattr(line, name) for line in lines):,}" for name in names)
     told.append(("total", *sums, wording.cost(_sum(lines))))
     return _table(headers, [tuple(Text(cell) for cell in row) for row in told])
 
@@ -283,7 +283,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> Text:
 
 
 def _are_numbers(column: Sequence[Text]) -> bool:
-    return bool(column) and all(cell.plain.strip().isdigit() for cell in column)
+    return bool(column) and all(cell.plain.strip().replace(",", "").isdigit() for cell in column)
 
 
 def _pairs(rows: Iterable[tuple[str, Text | str]]) -> Table:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from typing import cast
 
-from ray_agents.approvals import ApprovalRecorded
+from ray_agents.approvals import ApprovalRecorded, awaited
 from ray_agents.deferral import DeliveryDeferred
 from ray_agents.events import (
     JSON,
@@ -31,7 +31,8 @@ from ray_agents.goals import GOAL_KEY
 from ray_agents.interruption import InterruptReceived
 from ray_agents.origin import EntityForked
 from ray_agents.progress import PROGRESS_TYPE
-from ray_agents.runs import STEERED
+from ray_agents.runs import COMPACTION, PURPOSE, STEERED
+from ray_agents.runs import INTERRUPTED as RUN_INTERRUPTED
 from ray_agents.terminal import wording
 from ray_agents.terminal.flow import Flow, set_text
 from ray_agents.terminal.spans import MICROSECONDS, lasting, until
@@ -41,7 +42,6 @@ from ray_agents.wakes import INTERRUPTED
 CLOCK = "%H:%M:%S"
 INDENT = 11  # a clock time, a space, a sign, a space
 TEXT_WIDTH_MAX = 110
-CALL_CHARS_MAX = 60
 
 # Rows that repeat what others tell, or that only steer the runtime.
 SILENT = frozenset(
@@ -88,6 +88,12 @@ class Transcript:
     _told_words: set[str] = field(default_factory=set[str])  # keys of texts and of thoughts
     _called: str = ""  # the call that the last line tells
     _running: set[str] = field(default_factory=set[str])  # calls that were told, without a result
+    # Of each step and tool the calls, and of each run the approvals, by key.
+    _calls: dict[tuple[str, str], set[str]] = field(default_factory=dict[tuple[str, str], set[str]])
+    _approvals: dict[str, dict[str, ApprovalRecorded]] = field(
+        default_factory=dict[str, dict[str, ApprovalRecorded]]
+    )
+    _cut: set[str] = field(default_factory=set[str])  # wakes one of whose runs nobody goes on with
     _model: str = ""
     _asked: dict[str, str] = field(default_factory=dict[str, str])  # by id, the first call's key
     _woken: dict[str, int] = field(default_factory=dict[str, int])
@@ -188,19 +194,22 @@ class Transcript:
         row = _fields(event)
         reason = str(row.get("finish_reason") or "no reason recorded")
         if row.get("status") == "failed":
-            yield from self._line(event, "✗", f"run failed: {reason}", style="red")
+            if reason != RUN_INTERRUPTED:  # of that its error row tells
+                yield from self._line(event, "✗", f"run failed: {reason}", style="red")
         elif row.get("text") and event.key not in self._told_runs:
             yield from self._line(event, "●", row["text"], style="")
         if row.get("status") == "completed" and "steps" in row:
             normal = reason in NORMAL_ENDS
             if row["steps"] != 1 or not normal:
-                told = wording.run(row, None if normal else reason)
+                waits = awaited(self._approvals.get(event.key, {}).values())
+                told = wording.run(row, None if normal else reason, awaited=waits)
                 yield from self._line(event, "·", told, style="dim" if normal else "yellow")
 
     def _step(self, event: Event) -> Strokes:
         row = _fields(event)
         if row.get("status") == "completed":
-            yield from self._unstreamed(event, row)
+            if row.get(PURPOSE) != COMPACTION:  # what it says is the summary, which has a row
+                yield from self._unstreamed(event, row)
             model = str(row.get("model_id") or "")
             told = wording.step(row, model="" if model == self._model else model)
             self._model = model
@@ -227,26 +236,45 @@ class Transcript:
     def _tool_call(self, event: Event) -> Strokes:
         row = _fields(event)
         name, status = str(row.get("tool_name")), row.get("status")
-        ended = status in ("completed", "failed")
-        if status != "started" and event.key not in self._told_calls:
+        self._count(event.key, name)
+        ended, begun = status in ("completed", "failed"), event.key in self._told_calls
+        if status == "failed" and not begun and not row.get("duration_ms"):
+            called = wording.call(name, row.get("args"))
+            refused = wording.outcome(called, {**row, "duration_ms": None})
+            yield from self._line(event, "✗", refused, style="red")
+            return  # it never ran; older logs have 0 of it
+        if status != "started" and not begun:
             self._told_calls.add(event.key)
             called = wording.call(name, row.get("args"))
             yield from self._line(event, "→", called, style="yellow")
             self._called = event.key
             self._running.add(event.key)
         if ended:
-            sign, style = ("✗", "red") if status == "failed" else ("←", "green")
-            # Of calls side by side the result says which it is of.
+            # Of calls side by side, and of one tool in one step, the result says which it is of.
             alone = self._called == event.key and self._running <= {event.key}
+            alone = alone and len(self._count(event.key, name)) == 1
+            sign, style = ("✗", "red") if status == "failed" else ("←", "green")
             self._running.discard(event.key)
-            which = name if alone else wording.call(name, row.get("args"), chars_max=CALL_CHARS_MAX)
+            which = (
+                name
+                if alone
+                else wording.call(name, row.get("args"), chars_max=wording.CALL_CHARS_MAX)
+            )
             yield from self._line(event, sign, wording.outcome(which, row), style=style)
+
+    def _count(self, key: str, tool_name: str) -> set[str]:
+        """The keys of the calls of one tool that are known of a step, that of ``key`` included."""
+        calls = self._calls.setdefault((key.partition(":tool:")[0], tool_name), set())
+        calls.add(key)
+        return calls
 
     def _progress(self, event: Event) -> Strokes:
         yield from self._line(event, "…", wording.progress(_fields(event)), style="dim yellow")
 
     def _approval(self, event: Event) -> Strokes:
         approval = ApprovalRecorded.of(event)
+        self._count(approval.key, approval.tool_name)
+        self._approvals.setdefault(approval.run_id, {})[approval.key] = approval
         called = wording.call(approval.tool_name, approval.args)
         match approval.status:
             case ApprovalStatus.PENDING:
@@ -267,13 +295,23 @@ class Transcript:
         text, note = wording.message(MessageReceived.of(event))
         yield from self._line(event, "❯", text, style="bold cyan", note=note)
 
+    def _is_told(self, wake: WakeRecorded) -> bool:
+        """Whether other rows tell what a wake's row says: what joined it, stopped it, ended it."""
+        match wake.status:
+            case WakeStatus.STARTED:
+                return wake.key in self._woken and bool(wake.joined or wake.interrupted)
+            case WakeStatus.WAITING:
+                return wake.interrupted
+            case WakeStatus.SKIPPED:
+                return wake.key in self._cut
+            case _:
+                return False
+
     def _wake(self, event: Event) -> Strokes:
         wake = WakeRecorded.of(event)
+        if self._is_told(wake):
+            return
         match wake.status:
-            case WakeStatus.STARTED if wake.key in self._woken and (
-                wake.joined or wake.interrupted
-            ):
-                return  # its own rows tell
             case WakeStatus.STARTED:
                 self._woken[wake.key] = event.time
                 yield from self._line(event, "·", wording.woken(wake), style="dim")
@@ -313,7 +351,10 @@ class Transcript:
 
     def _error(self, event: Event) -> Strokes:
         error = ErrorRecorded.of(event)
-        yield from self._line(event, "✗", f"{error.error_code}: {error.message}", style="red")
+        if error.error_code == RUN_INTERRUPTED:
+            self._cut.add(str(_fields(event).get("run_id")).partition("-run-")[0])
+        told = wording.error(error.error_code, error.message)
+        yield from self._line(event, "✗", told, style="red")
         if error.traceback:
             trace = set_text(error.traceback, indent=INDENT, width=None)
             yield Stroke(" " * INDENT + trace + "\n", "dim red")

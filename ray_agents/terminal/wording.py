@@ -28,6 +28,7 @@ from ray_agents.terminal.spans import MICROSECONDS, lasting, until
 from ray_agents.views import ApprovalView, Spending
 
 TEXT_LENGTH_MAX = 500
+CALL_CHARS_MAX = 60
 UNKNOWN = "cost unknown"
 USER_ROW_PREFIX = "state:"
 
@@ -69,7 +70,10 @@ def call(tool_name: str, args: JSON, *, chars_max: int = TEXT_LENGTH_MAX) -> str
 
 
 def outcome(which: str, row: Mapping[str, JSON]) -> str:
-    """What came of a tool call, named ``which``: its result or error, and how long it took."""
+    """What came of a tool call, named ``which``: its result or error, and how long it took.
+
+    Nobody knows that of a call that never began, or that was interrupted by a crash.
+    """
     failed = row.get("status") == "failed"
     said = (row.get("error") or "failed") if failed else row.get("result")
     took = row.get("duration_ms")
@@ -96,10 +100,11 @@ def progress(row: Mapping[str, JSON]) -> str:
 
 
 def decided(approval: ApprovalRecorded) -> str:
-    """What people decided on a tool call, who, and why."""
+    """What people decided on which tool call, who, and why."""
     by = f" by {approval.by}" if approval.by else ""
     why = f": {approval.reason}" if approval.reason else ""
-    return f"{approval.status.value}{by}: {approval.tool_name}{why}"
+    called = call(approval.tool_name, approval.args, chars_max=CALL_CHARS_MAX)
+    return f"{approval.status.value}{by}: {called}{why}"
 
 
 def step(row: Mapping[str, JSON], *, model: str) -> str:
@@ -111,9 +116,14 @@ def step(row: Mapping[str, JSON], *, model: str) -> str:
     return " · ".join([*told, *([model] if model else [])])
 
 
-def run(row: Mapping[str, JSON], stopped_by: str | None) -> str:
-    """A run in figures, and the limit that ended it, if one did."""
+def run(row: Mapping[str, JSON], stopped_by: str | None, *, awaited: int = 0) -> str:
+    """A run in figures, and the limit that ended it, if one did.
+
+    ``awaited`` is how much of its time it waited for people, in microseconds.
+    """
     told = [f"run of {row['steps']} step{'' if row['steps'] == 1 else 's'}", *_figures(row)]
+    if awaited and row.get("duration_ms") is not None:
+        told[-1] += f", of which {lasting(awaited / 1000)} waiting"
     return " · ".join([*told, *([f"stopped: {stopped_by}"] if stopped_by else [])])
 
 
@@ -179,8 +189,15 @@ def woken(wake: WakeRecorded) -> str:
     cause = "message" if wake.source == "inbox" else f"{wake.source} event"
     plural = "" if wake.event_count == 1 else "s"
     again = f", attempt {wake.attempt}" if wake.attempt > 1 else ""
-    died = f", {wake.deaths} host deaths before" if wake.deaths else ""
+    deaths = f"{wake.deaths} host death{'' if wake.deaths == 1 else 's'}"
+    died = f", {deaths} before" if wake.deaths else ""
     return f"awake for {wake.event_count} {cause}{plural}{again}{died}"
+
+
+def error(code: str, message: str) -> str:
+    """An error's code and what it says, which may begin with the code."""
+    said = message.startswith((f"{code}:", f"the run was {code}:"))
+    return message if said else f"{code}: {message}"
 
 
 def attempts(count: int) -> str:

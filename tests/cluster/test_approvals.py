@@ -17,6 +17,7 @@ from ray_agents.cluster.waking import load
 from ray_agents.definition import Limits, Registry
 from ray_agents.errors import (
     ApprovalDecided,
+    AskTimedOut,
     EntityGone,
     NothingParked,
     RayAgentsError,
@@ -175,7 +176,7 @@ async def test_the_first_decision_stands_and_the_same_one_again_is_harmless() ->
         (approval,) = (await asked_for(runtime)).approvals
         for _ in range(2):
             assert (await runtime.decide(OPS, approval.id, APPROVE)).by == "ann"
-        with pytest.raises(ApprovalDecided, match="approved already"):
+        with pytest.raises(ApprovalDecided, match="approved by ann already"):
             await runtime.decide(OPS, approval.id, DENY)
         await ask(runtime, OPS, "tidy", "m1")
         await slept(runtime)
@@ -185,6 +186,16 @@ async def test_the_first_decision_stands_and_the_same_one_again_is_harmless() ->
         with pytest.raises(UnknownApproval, match="waiting: none"):
             await runtime.decide(OPS, "toolu_never", APPROVE)
         assert statuses(await log_of(runtime, OPS)) == ["pending", "approved"]
+
+
+async def test_who_asks_in_vain_is_told_that_people_are_to_decide() -> None:
+    async with LocalRuntime("memory:", model_for=one_call()) as runtime:
+        (approval,) = (await asked_for(runtime)).approvals
+        words = (
+            rf"waits for approval of delete \({approval.id}\): ray-agents approve {OPS}, or deny"
+        )
+        with pytest.raises(AskTimedOut, match=words):
+            await runtime.ask(OPS, SendRequest(payload=1), within=timedelta(milliseconds=20))
 
 
 async def test_a_run_goes_on_when_every_call_of_the_step_is_decided() -> None:
@@ -244,7 +255,7 @@ async def test_a_wake_that_waits_can_be_skipped_by_its_name() -> None:
         with pytest.raises(NothingParked):
             await runtime.skip(OPS)
         assert await runtime.skip(OPS, wake=approval.wake) == 1
-        with pytest.raises(ApprovalDecided, match="withdrawn already"):
+        with pytest.raises(ApprovalDecided, match="was withdrawn"):
             await runtime.decide(OPS, approval.id, APPROVE)
         assert (await slept(runtime)).approvals == ()
         assert statuses(await log_of(runtime, OPS), "run") == ["started", "failed"]

@@ -194,6 +194,10 @@ async def test_tools_are_cancelled_and_the_model_is_told() -> None:
         await handled(runtime, at)
         reply = await ask(runtime, at, "and now?")
         gates.threads["held"].set()
+        rows = [e.value for e in await log_of(runtime, at) if e.type == "tool_call"]
+    lasted = {row["status"]: row["duration_ms"] for row in rows}
+    assert lasted["executing"] is None
+    assert lasted["failed"] is not None
     told = [("user", CANCELLED), ("user", LEFT_RUNNING), ("user", "and now?")]
     assert words_of(model.requests[1])[-3:] == told
     assert reply.text == "I see."
@@ -309,9 +313,12 @@ async def test_one_that_was_killed_is_gone() -> None:
 async def test_only_the_wake_that_is_meant_is_stopped() -> None:
     async with LocalRuntime(model_for=Paced(["@speaking", "Done."]).for_any) as runtime:
         at = await running(runtime, "speaking")
-        assert not (await runtime.interrupt(at, wake="wake-0")).interrupted
+        refused = await runtime.interrupt(at, wake="wake-0")
+        assert (refused.interrupted, refused.wake) == (False, None)
+        assert refused.running is not None
         gates.opened["speaking"].set()
-        assert not WakeRecorded.of(await handled(runtime, at)).interrupted
+        ended = WakeRecorded.of(await handled(runtime, at))
+        assert (ended.interrupted, ended.key) == (False, refused.running)
 
 
 async def test_a_wake_that_waits_for_its_next_attempt_is_ended() -> None:

@@ -246,8 +246,10 @@ async def test_an_entity_whose_budget_is_used_up_calls_no_model_any_more(budget:
     async with LocalRuntime("memory:") as runtime:
         await runtime.register(defined(saying, budget=budget))
         t = await spawned(runtime, "/t/a")
-        said = [(await ask(runtime, t, "go")).value for _ in range(4)]
-        assert said == ["end_turn", "end_turn", "budget", "budget"]
+        replies = [await ask(runtime, t, "go") for _ in range(4)]
+        said = ["end_turn", "end_turn", "budget", "budget"]
+        assert [reply.value for reply in replies] == said
+        assert [reply.stop_reason for reply in replies] == said
         await turn_until(lambda: not runtime.hosts.host.awake)
         view = await runtime.inspect(t)
         assert view.over_budget

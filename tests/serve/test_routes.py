@@ -144,6 +144,7 @@ async def test_interrupt_says_which_wake_it_stopped(
         "interrupted": True,
         "wake": "w1",
         "offset": 7,
+        "running": None,
     }
     assert runtime.interrupts == [(AMY, "w1", "enough")]
     assert (await api.post(f"{AT}/interrupt")).status_code == 200

@@ -196,6 +196,19 @@ async def test_what_failed_says_why_and_what_was_taken_back_is_gone() -> None:
     assert query(blobs, "from tool_calls").num_rows == 0
 
 
+async def test_how_long_a_call_took_is_null_where_nobody_knows() -> None:
+    blobs = MemoryBlobs()
+    ends = [("completed", 0), ("failed", None), ("failed", 7)]
+    drafts = [
+        Draft.of("tool_call", f"r:s1:tool:{n}", value={"status": status, "duration_ms": lasted})
+        for n, (status, lasted) in enumerate(ends)
+    ]
+    with closing(log_of(blobs, ADA)) as log:
+        await append(log, [created(), *drafts])
+    found = query(blobs, "select duration_ms from tool_calls order by tool_call").to_pylist()
+    assert [row["duration_ms"] for row in found] == [0, None, 7]
+
+
 async def test_approvals_say_who_decided_what_and_why() -> None:
     asked = ApprovalRecorded(
         key="wake-1-run-1:s1:tool:0",

@@ -190,6 +190,7 @@ class FakeClient:
     )
     entities: tuple[EntityView, ...] = (entity(),)
     reply: Reply = REPLY
+    decided_by: str | None = None
 
     def _note(self, verb: str, **what: Any) -> None:
         self.asked.append((verb, what))
@@ -228,8 +229,11 @@ class FakeClient:
         fire_at = NOW + after // timedelta(microseconds=1) if after else None
         return Receipt(address=address, id=id or "m1", offset=7, fire_at=fire_at)
 
-    def ask(self, address: str, payload: Any, *, within: timedelta) -> Reply:
-        self._note("ask", address=address, payload=payload, within=within)
+    def ask(
+        self, address: str, payload: Any, *, within: timedelta, mode: Mode | str = Mode.QUEUED
+    ) -> Reply:
+        options = {} if mode == Mode.QUEUED else {"mode": mode}
+        self._note("ask", address=address, payload=payload, within=within, **options)
         return self.reply
 
     def observe(self, address: str, *, offset: int = 0, live: bool = True) -> Iterator[Event]:
@@ -275,8 +279,11 @@ class FakeClient:
         self, address: str, *, wake: str | None = None, reason: str | None = None
     ) -> Interrupted:
         self._note("interrupt", address=address, wake=wake, reason=reason)
-        runs = self.entities[0].status is Status.RUNNING
-        return Interrupted(address=address, interrupted=runs, wake="wake-3" if runs else None)
+        if self.entities[0].status is not Status.RUNNING:
+            return Interrupted(address=address, interrupted=False)
+        if wake not in (None, "wake-3"):
+            return Interrupted(address=address, interrupted=False, running="wake-3")
+        return Interrupted(address=address, interrupted=True, wake="wake-3")
 
     def retry(self, address: str, *, wake: str | None = None) -> int:
         self._note("retry", address=address, wake=wake)
@@ -290,7 +297,8 @@ class FakeClient:
         self, address: str, call_id: str, *, by: str | None = None, reason: str | None = None
     ) -> ApprovalView:
         self._note("approve", address=address, call_id=call_id, by=by, reason=reason)
-        return WAITS.model_copy(update={"status": ApprovalStatus.APPROVED})
+        by = self.decided_by or by
+        return WAITS.model_copy(update={"status": ApprovalStatus.APPROVED, "by": by})
 
     def deny(
         self, address: str, call_id: str, *, by: str | None = None, reason: str | None = None

@@ -117,7 +117,9 @@ def test_inspect_says_what_bounds_an_entity_what_it_gave_away_and_its_goal() -> 
         granted_micros=20_000,
         goal=GoalView(objective="tidy", status="budget_limited", token_budget=50, tokens_used=60),
     )
-    shown = printed(tables.entity(view, now=NOW))
+    alone = printed(tables.entity(view, now=NOW))
+    assert "budget        $0.50 with all that descend from it\n" in alone
+    shown = printed(tables.entity(view.model_copy(update={"parent": "/boss/1"}), now=NOW))
     assert "budget        9,000 tokens with all that descend from it\n" in shown
     assert "share         $0.50 with all that descend from it\n" in shown
     assert "given         1,000 tokens and $0.02 to children\n" in shown

@@ -100,14 +100,16 @@ def test_a_run_whose_text_was_not_streamed_is_told_whole() -> None:
         (message([1, 2], sender="/a/b", kind="sum"), "❯ [1,2]  as sum, from /a/b"),
         (message({"text": "a", "lang": "de"}), '❯ {"text":"a","lang":"de"}'),
         (wake(WakeStatus.STARTED, attempt=2), "· awake for 1 message, attempt 2"),
+        (wake(WakeStatus.STARTED, deaths=1), "· awake for 1 message, 1 host death before"),
+        (wake(WakeStatus.STARTED, deaths=2), "· awake for 1 message, 2 host deaths before"),
         (wake(WakeStatus.STARTED, event_count=3, source="cron"), "· awake for 3 cron events"),
         (wake(WakeStatus.HANDLED), "· handled, may sleep"),
         (wake(WakeStatus.SKIPPED), "· skipped"),
         (wake(WakeStatus.WAITING), "· waits for approval, may sleep"),
-        (approval(ApprovalStatus.APPROVED, by="ann"), "✓ approved by ann: delete"),
-        (approval(ApprovalStatus.DENIED, reason="no"), "✗ denied: delete: no"),
-        (approval(ApprovalStatus.EXPIRED), "✗ expired: delete"),
-        (approval(ApprovalStatus.WITHDRAWN), "· withdrawn: delete"),
+        (approval(ApprovalStatus.APPROVED, by="ann"), '✓ approved by ann: delete(path="a")'),
+        (approval(ApprovalStatus.DENIED, reason="no"), '✗ denied: delete(path="a"): no'),
+        (approval(ApprovalStatus.EXPIRED), '✗ expired: delete(path="a")'),
+        (approval(ApprovalStatus.WITHDRAWN), '· withdrawn: delete(path="a")'),
         (progress(message="reading", done=3, total=10), "… load: reading 3 of 10"),
         (progress(message="reading", done=3, total=None), "… load: reading 3"),
         (progress(message="", done=None, total=None), "… load:"),
@@ -241,6 +243,80 @@ def test_of_calls_side_by_side_each_result_says_which_it_is_of() -> None:
     ]
 
 
+def delete(index: int, status: str, **more: object) -> Draft:
+    """A call of the tool of that name, one of several in a step."""
+    args = {"path": f"/{index}"}
+    key = f"w1-run-1:s1:tool:{index}"
+    return row("tool_call", key, tool_name="delete", status=status, args=args, **more)
+
+
+def lines_of(*drafts: Draft) -> list[str]:
+    return [line[9:] for line in told(*drafts).splitlines()]
+
+
+@pytest.mark.parametrize("unknown", [None, 0])
+def test_a_call_that_was_refused_is_not_told_as_made_and_the_other_one_says_which_it_is(
+    unknown: int | None,
+) -> None:
+    refused = {"error": "Not run: this call was denied.", "duration_ms": unknown}
+    assert lines_of(
+        delete(0, "failed", **refused),
+        delete(1, "executing"),
+        delete(1, "completed", result="gone", duration_ms=3),
+    ) == [
+        '✗ delete(path="/0"): Not run: this call was denied.',
+        '→ delete(path="/1")',
+        '← delete(path="/1"): gone (3 ms)',
+    ]
+
+
+def test_how_long_an_interrupted_tool_took_is_left_out_where_nobody_knows() -> None:
+    begun = delete(0, "executing", duration_ms=None)
+    lost = delete(0, "failed", error="Interrupted.", duration_ms=None)
+    known = delete(0, "failed", error="Interrupted.", duration_ms=2_000)
+    assert lines_of(begun, lost)[-1] == "✗ delete: Interrupted."
+    assert lines_of(begun, known)[-1] == "✗ delete: Interrupted. (2.0 s)"
+
+
+def test_a_waiting_wake_that_is_told_to_stop_does_not_wait_anew() -> None:
+    waiting = wake(WakeStatus.WAITING)
+    stopped_at = interrupt(), wake(WakeStatus.WAITING, interrupted=True)
+    assert lines_of(waiting, *stopped_at) == ["· waits for approval, may sleep", "■ told to stop"]
+
+
+def test_a_wake_that_was_skipped_in_its_run_is_told_in_one_line() -> None:
+    why = {
+        "key": "e",
+        "error_code": "interrupted",
+        "message": "the run was interrupted: the wake was skipped",
+    }
+    run_id = "w1-run-1"
+    ends = (
+        row("error", f"{run_id}:interrupted", run_id=run_id, **why),
+        row("run", run_id, status="failed", finish_reason="interrupted"),
+        wake(WakeStatus.SKIPPED),
+    )
+    assert lines_of(*ends) == ["✗ the run was interrupted: the wake was skipped"]
+
+
+def test_the_name_of_an_error_is_told_once() -> None:
+    why = {
+        "key": "e",
+        "error_code": "InvalidDefinition",
+        "message": "InvalidDefinition: no such tool",
+    }
+    assert lines_of(row("error", "e", **why)) == ["✗ InvalidDefinition: no such tool"]
+
+
+def test_a_run_tells_how_long_it_waited_for_people() -> None:
+    now = log_of(message("x"))[0].time
+    run = row("run", "w1-run-1", status="completed", steps=2, duration_ms=50_000)
+    decided = approval(ApprovalStatus.APPROVED, decided_at=now + 45_800_000)
+    assert lines_of(decided, run)[-1].endswith(
+        "50.0 s, of which 45.8 s waiting · stopped: no reason recorded"
+    )
+
+
 def test_the_model_is_named_when_it_is_another() -> None:
     names = ("a", "a", "b")
     steps = [row("step", "s", status="completed", step_number=1, model_id=name) for name in names]
@@ -346,7 +422,9 @@ def test_a_summary_and_what_a_step_was_asked_with_are_told() -> None:
     context = {"sources": {"run": 100}, "cacheable": 80, "counted": "provider", "estimate": 90}
     step = {"status": "completed", "purpose": "compaction", "input_tokens": 100, "context": context}
     summary = {"turns": 12, "tokens": 3400, "summary": "They counted."}
-    drafts = (Draft.of("step", "r:c1", value=step), Draft.of("compaction", "r:c1", value=summary))
+    content = [{"type": "text", "text": "They counted."}]
+    step_row = Draft.of("step", "r:c1", value={**step, "content": content})
+    drafts = (step_row, Draft.of("compaction", "r:c1", value=summary))
     assert told(*drafts) == dedent("""\
         10:00:00 · compaction · 100 tokens in, 0 out · 80% cacheable
         10:00:01 ≡ 12 turns, about 3,400 tokens, are summed up: They counted.
