@@ -148,6 +148,19 @@ def named(approvals: Iterable[ApprovalRecorded], name: str) -> ApprovalRecorded 
     return found[0] if found else None
 
 
+def undecided(
+    drafts: Iterable[Draft], approvals: Mapping[str, ApprovalRecorded]
+) -> Iterable[Draft]:
+    """Those of the rows that end runs which put nothing in the place of a decision.
+
+    ``approvals`` are as they are now; who made the rows may not have known of the last decisions.
+    """
+    for draft in drafts:
+        now = approvals.get(draft.key) if draft.type == ApprovalRecorded.TYPE else None
+        if now is None or now.pending:
+            yield draft
+
+
 def awaited(approvals: Iterable[ApprovalRecorded]) -> int:
     """How long a run has waited for people, in microseconds, as far as that has ended.
 
@@ -161,19 +174,6 @@ def awaited(approvals: Iterable[ApprovalRecorded]) -> int:
         first, last = spans.get(step, (each.requested_at, each.decided_at))
         spans[step] = (min(first, each.requested_at), max(last, each.decided_at))
     return sum(last - first for first, last in spans.values())
-
-
-def undecided(
-    drafts: Iterable[Draft], approvals: Mapping[str, ApprovalRecorded]
-) -> Iterable[Draft]:
-    """Those of the rows that end runs which put nothing in the place of a decision.
-
-    ``approvals`` are as they are now; who made the rows may not have known of the last decisions.
-    """
-    for draft in drafts:
-        now = approvals.get(draft.key) if draft.type == ApprovalRecorded.TYPE else None
-        if now is None or now.pending:
-            yield draft
 
 
 def told(approval: ApprovalRecorded) -> str:

@@ -7,7 +7,7 @@ durable together at the next commit point; nothing is sent by a handler that fai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -58,6 +58,14 @@ class Session(Protocol):
 
     def read(self, types: frozenset[str]) -> Sequence[Event]:
         """The log's rows of these types, oldest first."""
+        ...
+
+    def transcript(self) -> tuple[Sequence[Event], Sequence[Event]]:
+        """What the transcript is made of: its newest summary, if any, and the rows behind."""
+        ...
+
+    def newest(self, type_name: str) -> Event | None:
+        """The newest row of a type in this life."""
         ...
 
     def check_spawn(self, address: Address, request: SpawnRequest) -> None:
@@ -172,9 +180,14 @@ class Context(GoalVerbs, Notes, Injected):
             since: only items from that offset on.
             projection: called with each :class:`ray_agents.conversation.TimelineItem`; the
                 messages it returns are said in the item's place, None says the item as it is.
-            whole: read past summaries, as if nothing had ever been summed up.
+            whole: read past summaries, as if nothing had ever been summed up. That reads all that
+                was ever said, and what of it is not in memory while the host waits.
         """
-        events = self._session.read(TYPES)
+        if whole:
+            events = self._session.read(TYPES)
+        else:
+            summed_up, rows = self._session.transcript()
+            events = [*summed_up, *rows]
         return timed_messages(events, since=since, projection=projection, whole=whole)
 
     def context_report(self) -> ContextReport | None:
@@ -182,9 +195,18 @@ class Context(GoalVerbs, Notes, Injected):
 
         In this wake, or else the last that was answered; None if none ever was.
         """
-        steps = () if self._session.report else self._session.read(frozenset({"step"}))
-        asked = (event.value.get(CONTEXT) for event in reversed(steps))
+        asked = (event.value.get(CONTEXT) for event in self._steps())
         return self._session.report or next((ContextReport.of(row) for row in asked if row), None)
+
+    def _steps(self) -> Iterator[Event]:
+        """The rows of steps, newest first: those at hand before all others, and so some twice."""
+        newest = self._session.newest("step")
+        if newest is None:
+            return
+        yield newest
+        _, rows = self._session.transcript()
+        yield from (event for event in reversed(rows) if event.type == "step")
+        yield from reversed(self._session.read(frozenset({"step"})))
 
     def reply_text(self, text: str) -> None:
         """Say something without a model: the same rows a chat reads."""

@@ -45,9 +45,10 @@ def timed_messages(
     """
     timeline = Timeline(events, whole=whole)
     turns = [*timeline.turns(), *timeline.waiting()]
+    first = next((each.at for each in turns if each.at is not None), 0)
     told: list[TimedMessage] = []
     for _, group in groupby(turns, key=lambda each: (each.kind, each.key)):
-        item = _item(list(group))
+        item = _item(list(group), first)
         if item.at < since:
             continue
         chosen = projection(item) if projection else None
@@ -59,8 +60,8 @@ def timed_messages(
     return told
 
 
-def _item(turns: Sequence[Turn]) -> TimelineItem:
-    first = turns[0]
-    return TimelineItem(
-        kind=first.kind, key=first.key, at=first.at or 0, messages=as_messages(turns)
-    )
+def _item(turns: Sequence[Turn], first: int) -> TimelineItem:
+    """What one tells; a summary that was read before what it stands for has its ``first`` place."""
+    kind, key, at = turns[0].kind, turns[0].key, turns[0].at
+    messages = as_messages(turns)
+    return TimelineItem(kind=kind, key=key, at=first if at is None else at, messages=messages)

@@ -64,7 +64,10 @@ Placement = Dedicated | Packed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds on one entity of a type, each with a name."""
+    """Bounds on one entity of a type, each with a name.
+
+    ``handler_time_max`` bounds a handler with all that it waits for, turns at models included.
+    """
 
     handler_time_max: timedelta = timedelta(minutes=30)
     attempts_max: int = 3

@@ -202,6 +202,8 @@ class Gateway:
             LOGGER.warning("host %s shares the limits of models with the others again", self._host)
         self._alone = False
         for key, share in shares.items():
+            if key not in self._reports:
+                continue  # it was let go of meanwhile
             self._again = share.again
             lane = self._lanes[key]
             lane.told = share
@@ -244,10 +246,9 @@ class Gateway:
         now = self._clock.monotonic()
         if self._alone:
             self._ask_ourselves(urgent=now >= self._own_at)
-            if self._centre is None:
-                idle = [key for key, lane in self._lanes.items() if not lane.lingers]
-                for key in idle:
-                    del self._lanes[key]
+            for key in [key for key, lane in self._lanes.items() if not lane.lingers]:
+                del self._lanes[key]  # what a centre has lent for it runs out by itself
+                self._reports.pop(key, None)
         elif (
             self._waits_for_first_answer
             and now >= self._asked_at + FIRST_ANSWER_MAX.total_seconds()

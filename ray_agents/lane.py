@@ -112,7 +112,7 @@ class Lane:
         if ticket.go.done():
             return ticket.go.result()
         try:
-            with caller.waiting(lambda: self._words(caller)):
+            with caller.waiting(lambda: None if ticket.taken else self._words(caller)):
                 return await ticket.go
         except asyncio.CancelledError:
             if not ticket.taken:

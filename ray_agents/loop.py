@@ -23,7 +23,15 @@ from typing import Any, TypeVar
 
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.errors import ModelUnavailable
-from ray_agents.model import AnswerBroken, Answered, Model, ModelRequest, UsageSeen
+from ray_agents.model import (
+    AnswerBroken,
+    Answered,
+    CallQueued,
+    CallSent,
+    Model,
+    ModelRequest,
+    UsageSeen,
+)
 from ray_agents.narration import Narration
 from ray_agents.ports import Journal
 from ray_agents.prices import micros_of
@@ -95,10 +103,7 @@ class _Loop:
                 await self._unless_interrupted(self._tools.run(step))
                 if (stop := self._limit(step)) is not None:  # tools take time, and children tokens
                     break
-            summed_up = await self._unless_interrupted(
-                self._prompting.compact(self._writer, seconds=self._seconds_left())
-            )
-            if summed_up is not False and (stop := self._limit(step)) is not None:
+            if (stop := await self._prepare(step)) is not None:
                 break
             if (stop := await self._ask(step + 1)) is not None:
                 break
@@ -109,6 +114,35 @@ class _Loop:
         now = self._journal.now()
         self._writer.stage("run", self._record.run_completed(step, stop, now))
         await self._writer.commit()
+
+    async def _prepare(self, number: int) -> str | None:
+        """Do all that a prompt waits for; why the run stops after that many steps, if it does.
+
+        If it took time, a limit may have been reached meanwhile, or another run may have taken in
+        the messages for which this one goes on.
+        """
+        prompting = self._prompting
+        waited = not prompting.is_ready
+        if waited and (reason := await self._in_time(prompting.ready())) is not None:
+            return reason
+        compacting = prompting.compact(self._writer, seconds=self._seconds_left())
+        summed_up = await self._unless_interrupted(compacting)
+        if summed_up and (reason := await self._in_time(prompting.ready())) is not None:
+            return reason
+        return None if summed_up is False and not waited else self._stop_after(number)
+
+    async def _in_time(self, work: Coroutine[Any, Any, None]) -> str | None:
+        """Do what the run's time and interrupts cut short; which of them did, if one did."""
+        limit = asyncio.timeout(self._seconds_left())
+        try:
+            async with limit:
+                with self._journal.interruption.cuts(limit):
+                    await work
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return INTERRUPTED if self._journal.interruption.is_set else TIME_MAX
+        return None
 
     def _stop_after(self, number: int) -> str | None:
         """Why the run stops after that many steps; None if it goes on."""
@@ -179,10 +213,14 @@ class _Loop:
     # -- the model ---------------------------------------------------------------------------
 
     async def _ask(self, number: int) -> str | None:
-        """One model call; its answer is staged. Why it was cut off, if it was."""
+        """One model call; its answer is staged. Why it was cut off, if it was.
+
+        Nothing is awaited between taking messages in and the append that says so: of runs side by
+        side only one may.
+        """
         agent, record = self._agent, self._record
         self._take_in(number)
-        request = await self._prompting.request(self._writer, number)
+        request = self._prompting.request(self._writer, number)
         started = record.step_started(
             number, provider=self._model.provider, model=agent.model, now=self._journal.now()
         )
@@ -237,6 +275,10 @@ class _Loop:
                     case AnswerBroken():
                         narration.see(event)  # and the ledger knows of it before the next attempt
                         await self._journal.commit([self._record.attempt_broken(number)])
+                    case CallQueued():
+                        self._record.queued(number)
+                    case CallSent():
+                        self._record.sent(number)
                     case _:
                         narration.see(event)
         message = f"the stream of {request.model!r} ended before its answer was complete"

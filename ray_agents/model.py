@@ -146,7 +146,26 @@ class Answered:
     model: str = ""
 
 
-ModelEvent = TextDelta | ReasoningDelta | ToolCallBegun | UsageSeen | AnswerBroken | Answered
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallQueued:
+    """The call waits for its turn, for the first time or again; nothing of it is under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSent:
+    """A call that was queued has had its turn, and is under way."""
+
+
+ModelEvent = (
+    TextDelta
+    | ReasoningDelta
+    | ToolCallBegun
+    | UsageSeen
+    | AnswerBroken
+    | Answered
+    | CallQueued
+    | CallSent
+)
 
 
 class Model(Protocol):
@@ -186,7 +205,8 @@ class ModelSettings:
         retries_max: the retries of one call, whatever was wrong: refused, overloaded, broken off.
         refusals_max: how often a call that waits in a gateway may be refused for want of capacity
             (429, 529) and wait again, besides its retries.
-        turn_wait_max: how long a call waits in a gateway for its turn.
+        turn_wait_max: how long a call waits in a gateway for its turn. A run's ``time_max`` and
+            a handler's ``handler_time_max`` go on meanwhile.
         retry_delay: the pause before the first retry; it doubles up to ``retry_delay_max``.
         retry_after_max: a server may ask for a pause of its own, up to this; one that asks for
             more is not waited for.

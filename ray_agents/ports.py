@@ -6,9 +6,9 @@ per seam in ``ray_agents.testing`` runs on both.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from ray_agents.address import Address
 from ray_agents.approvals import ApprovalRecorded
@@ -32,6 +32,8 @@ from ray_agents.views import (
     StateView,
     TypeView,
 )
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -179,6 +181,13 @@ class Journal(Protocol):
         """What forbids another model call, as a stop reason; None if nothing does.
 
         ``budget``: the entity has nothing left to spend; ``goal_budget``: nor for its goal.
+        """
+        ...
+
+    def in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Do ``work``, which blocks, in a thread as soon as one is free.
+
+        One that is cancelled before is not done.
         """
         ...
 

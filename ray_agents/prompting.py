@@ -21,6 +21,8 @@ from ray_agents.events import JSON
 from ray_agents.model import (
     AnswerBroken,
     Answered,
+    CallQueued,
+    CallSent,
     CountsTokens,
     Message,
     Model,
@@ -62,9 +64,19 @@ class Prompting:
         self._filled: list[Filled] | None = None
         self._seen = seen
 
-    async def request(self, writer: RunWriter, number: int) -> ModelRequest:
-        """What to ask the model for the step of that number."""
-        prompt = await self._prompt(writer)
+    @property
+    def is_ready(self) -> bool:
+        """Whether prompts can be composed without waiting."""
+        return self._plan is None or self._filled is not None
+
+    async def ready(self) -> None:
+        """See to it that they can: ask the sources, once."""
+        if self._plan is not None and self._filled is None:
+            self._filled = await self._fill(self._plan)
+
+    def request(self, writer: RunWriter, number: int) -> ModelRequest:
+        """What to ask the model for the step of that number, when all is ready."""
+        prompt = self._prompt(writer)
         if self._seen is not None:
             self._seen(prompt.report)
         writer.record.asked(number, prompt.report)
@@ -83,7 +95,8 @@ class Prompting:
     async def compact(self, writer: RunWriter, *, seconds: float | None) -> bool:
         """Sum the conversation up if it is too long; whether a model was asked to.
 
-        ``seconds`` is how long that may take, None for as long as it likes.
+        All must be ready before, and be made so again if it was. ``seconds`` is how long that may
+        take, None for as long as it likes.
 
         Raises:
             ModelUnavailable: the summariser cannot be reached; running again goes on from here.
@@ -91,7 +104,7 @@ class Prompting:
         compaction = self._agent.compaction
         if compaction is None or self._in_vain(writer):
             return False
-        prompt = await self._prompt(writer)
+        prompt = self._prompt(writer)
         if prompt.message_tokens * (writer.record.scale or 1.0) <= compaction.threshold:
             return False
         turns = writer.timeline.turns()
@@ -111,9 +124,7 @@ class Prompting:
             for name in record.summaries()
         )
 
-    async def _prompt(self, writer: RunWriter) -> Prompt:
-        if self._plan is not None and self._filled is None:
-            self._filled = await self._fill(self._plan)
+    def _prompt(self, writer: RunWriter) -> Prompt:
         own = None if self._filled is None else writer.record.key
         return composed(
             Parts(
@@ -231,8 +242,12 @@ class _Summary:
                         return event
                     case UsageSeen(usage=usage) if usage.tokens:
                         self._journal.post([self._record.usage_seen(name, usage)])
-                    case AnswerBroken():
-                        self._journal.post([self._record.attempt_broken(name)])
+                    case AnswerBroken():  # the ledger knows of it before the next attempt
+                        await self._journal.commit([self._record.attempt_broken(name)])
+                    case CallQueued():
+                        self._record.queued(name)
+                    case CallSent():
+                        self._record.sent(name)
                     case _:
                         pass
         message = f"the stream of {request.model!r} ended before its summary was complete"

@@ -74,6 +74,7 @@ class RunRecord:
         self._rows: dict[tuple[str, str], Row] = {}
         self._approvals: dict[str, ApprovalRecorded] = {}
         self._asked: dict[Number, ContextReport] = {}
+        self._queued: set[Number] = set()
         for event in recorded:
             self._take(event)
 
@@ -249,6 +250,14 @@ class RunRecord:
             row |= _voided(before, broken=before["status"] == "started")
         return [*self.answer_voided(number), self.put("step", key, row)]
 
+    def queued(self, number: Number) -> None:
+        """Keep in mind that the call of a step waits for its turn: it costs nothing."""
+        self._queued.add(number)
+
+    def sent(self, number: Number) -> None:
+        """Keep in mind that it does so no more."""
+        self._queued.discard(number)
+
     def usage_seen(self, number: Number, usage: Usage) -> Draft:
         """The provider has counted so much of the answer that is coming."""
         row = self._rows["step", self.step_key(number)]
@@ -395,7 +404,8 @@ class RunRecord:
         """The answer of a step was not waited for any longer."""
         key = self.step_key(number)
         row = self._rows["step", key]
-        ended = _voided(row, broken=True) | {"status": "failed", "finish_reason": reason}
+        broken = number not in self._queued
+        ended = _voided(row, broken=broken) | {"status": "failed", "finish_reason": reason}
         return [*self.answer_voided(number), self.put("step", key, row | ended)]
 
     def run_failed(self, number: Number, *, code: str, message: str) -> list[Draft]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -187,10 +188,11 @@ class ToolRuns:
         async with gate:
             self._begun[call.key] = self._journal.now()
             limit = asyncio.timeout(call.tool.timeout.total_seconds())
+            at_work = _AtWork(limit)
             try:
                 with self._journal.effects_of(call.key), self._progress_of(call).listening():
                     async with limit:
-                        result = await _invoke(call.tool, call.args)
+                        result = await self._invoke(call.tool, call.args, at_work)
                     ended: _Ended = {"status": "completed", "result": call.tool.render(result)}
             except UPWARDS:
                 raise
@@ -201,9 +203,28 @@ class ToolRuns:
                     raise
                 ended = {
                     "status": "failed",
-                    "error": _told(error, call.tool, expired=limit.expired()),
+                    "error": _told(error, call.tool, at_work),
                 }
             return ended | self._lasted(call.key)
+
+    async def _invoke(self, tool: Tool, args: BaseModel, at_work: _AtWork) -> object:
+        """Call a tool; a plain function in a thread, once one is free, within as much time."""
+        if not tool.blocking:
+            at_work.begun = True
+            return await tool.call(args)
+        loop, context = asyncio.get_running_loop(), copy_context()
+
+        def work() -> object:
+            at_work.begun = True
+            if not at_work.awaited:  # nobody could say any more that it has begun
+                return None
+            loop.call_soon_threadsafe(at_work.restart, tool.timeout.total_seconds())
+            return context.run(tool.call, args)
+
+        try:
+            return await self._journal.in_thread(work)
+        finally:
+            at_work.awaited = False
 
     def _progress_of(self, call: _Call) -> Channel:
         named = {"run_id": self._record.key, "tool_call_id": call.block["id"]}
@@ -235,16 +256,26 @@ _AWAITING: _Ended = {"status": runs.AWAITING}
 _CANCELLED: _Ended = {"status": "failed", "error": "The tool was cancelled."}
 
 
-async def _invoke(tool: Tool, args: BaseModel) -> object:
-    if tool.blocking:
-        return await asyncio.to_thread(tool.call, args)
-    return await tool.call(args)
+@dataclass(slots=True)
+class _AtWork:
+    """One execution of a tool: its limit, whether it has begun, and whether it is waited for."""
+
+    limit: asyncio.Timeout
+    begun: bool = False
+    awaited: bool = True
+
+    def restart(self, seconds: float) -> None:
+        """It has so many seconds from here on."""
+        if self.awaited and not self.limit.expired():
+            self.limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
-def _told(error: BaseException, tool: Tool, *, expired: bool) -> str:
+def _told(error: BaseException, tool: Tool, at_work: _AtWork) -> str:
     """What the model reads of a tool's failure."""
-    if expired:
+    if at_work.limit.expired():
         seconds = f"{tool.timeout.total_seconds():g} s"
+        if not at_work.begun:
+            return NOT_RUN.format(reason=f"no thread was free for {tool.name!r} within {seconds}")
         left = " It may still be running." if tool.blocking else ""
         return f"Timed out: {tool.name!r} did not end within {seconds}.{left}"
     text = str(error)

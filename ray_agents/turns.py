@@ -25,18 +25,18 @@ class Caller:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._waits: dict[int, Callable[[], str]] = {}
+        self._waits: dict[int, Callable[[], str | None]] = {}
         self._numbers = count()
 
     @property
     def waiting_for(self) -> str | None:
         """What the call that waits longest waits for, in words; None if none waits."""
-        told = next(iter(self._waits.values()), None)
-        return None if told is None else told()
+        told = (words() for words in self._waits.values())
+        return next((each for each in told if each is not None), None)
 
     @contextmanager
-    def waiting(self, told: Callable[[], str]) -> Generator[None]:
-        """While inside, a call waits for what ``told`` says."""
+    def waiting(self, told: Callable[[], str | None]) -> Generator[None]:
+        """While inside, a call waits for what ``told`` says; for nothing while that is None."""
         number = next(self._numbers)
         self._waits[number] = told
         try:
@@ -85,6 +85,11 @@ class Turns(Generic[T]):
     def entities(self) -> int:
         """How many entities have calls waiting or in flight."""
         return len(self._members)
+
+    @property
+    def remembered(self) -> int:
+        """How many places in the order are kept, those that hold no more included."""
+        return len(self._heap)
 
     def join(self, name: str, call: T) -> None:
         """Wait for a turn."""
@@ -144,7 +149,16 @@ class Turns(Generic[T]):
         return self._ranks[name]
 
     def _offer(self, member: _Member) -> None:
+        """Remember the place of a member that has calls waiting; forget those that hold no more.
+
+        So there are never more than two for each member, however often callers come and leave.
+        """
         heapq.heappush(self._heap, (member.place, member.name))
+        if len(self._heap) > 2 * len(self._members):
+            self._heap = [
+                (each.place, name) for name, each in self._members.items() if each.waiting
+            ]
+            heapq.heapify(self._heap)
 
     def _drop_if_done(self, member: _Member) -> None:
         if not member.waiting and not member.in_flight:

@@ -1,7 +1,8 @@
 """Compaction: when it comes, what stays, that it is paid once, and that nothing is lost by it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +17,7 @@ from ray_agents.errors import InvalidDefinition, ModelUnavailable
 from ray_agents.events import Event
 from ray_agents.ledger import Spent
 from ray_agents.loop import run_agent
-from ray_agents.model import ModelRequest, Usage
+from ray_agents.model import AnswerBroken, ModelEvent, ModelRequest, Usage
 from ray_agents.models.scripted import FunctionModel, Says
 from ray_agents.testing.journal import Crashed, MemoryJournal
 from ray_agents.testing.rules import check_messages
@@ -96,6 +97,24 @@ async def test_its_call_is_billed_and_limited_and_is_no_step_of_the_result() -> 
     assert sum("purpose" in row for row in steps.values()) == len(asked.summaries)
     limited = await run(Looking(12), tokens_max=2_000)
     assert limited.stop_reason == "tokens_max"
+
+
+async def test_that_a_summary_broke_off_is_durable_before_it_is_asked_for_again() -> None:
+    journal, marks = MemoryJournal(), list[int]()
+
+    class Torn(FunctionModel):
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+            if request.system.startswith("You sum up"):
+                yield AnswerBroken(reason="torn")
+                kept = [row for row in journal.rows_kept(posts_lost=True) if row.type == "step"]
+                marks.append(kept[-1].value.get("uncounted", 0))
+            async with aclosing(super().stream(request)) as events:
+                async for event in events:
+                    yield event
+
+    config = AgentConfig(tools=[look], compaction=SMALL)
+    await run_agent(journal, config, model=Torn(Looking(8)), input="hi")
+    assert marks == [1] * len(marks) != []
 
 
 async def test_what_was_summed_up_is_still_there_for_who_reads_the_whole() -> None:
@@ -248,6 +267,7 @@ async def test_a_summary_and_the_rows_it_names_give_what_all_rows_give(runs: int
         short, full = Timeline([newest, *read]), Timeline(history)
         assert (short.messages(), short.answers) == (full.messages(), full.answers)
         assert len(read) < len(history)
+        assert timed_messages([newest, *read]) == timed_messages(history)
         for timeline in (short, full):
             timeline.take("run", "next", {"status": "started", "input": "go on"})
         assert short.turns("next") == full.turns("next")

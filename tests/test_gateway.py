@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 
@@ -14,7 +14,15 @@ from hypothesis import strategies as some
 
 from ray_agents.errors import ModelUnavailable, RuntimeUnavailable
 from ray_agents.gateway import ASK_AGAIN, Gateway
-from ray_agents.model import Answered, ModelEvent, ModelSettings, TextDelta, Usage
+from ray_agents.model import (
+    Answered,
+    CallQueued,
+    CallSent,
+    ModelEvent,
+    ModelSettings,
+    TextDelta,
+    Usage,
+)
 from ray_agents.models.retrying import CallFailed, Retrying
 from ray_agents.pacing import Allowance
 from ray_agents.sharing import ModelKey, Report, Share, Sharing
@@ -70,6 +78,7 @@ class Centre:
         self._loop = loop
         self._allowance = allowance
         self.gone = False
+        self.silent = 0.0  # seconds until it answers
         self.asked = 0
         self.begin_anew()
 
@@ -80,7 +89,7 @@ class Centre:
         self, host: str, reports: Mapping[ModelKey, Report]
     ) -> Mapping[ModelKey, Share]:
         self.asked += 1
-        await self._loop.pause(WAY)
+        await self._loop.pause(WAY + self.silent)
         if self.gone:
             raise RuntimeUnavailable("gone")
         return self.sharing.report(host, reports, now=self._loop.time())
@@ -357,6 +366,46 @@ def test_who_waits_says_for_what_and_how_many_are_ahead() -> None:
     assert [caller.waiting_for for caller in swarm.callers] == [None] * 4
 
 
+def test_who_has_just_got_its_turn_waits_for_nothing() -> None:
+    loop, caller = VirtualLoop(), Caller("/a/b")
+
+    async def play() -> list[str | None]:
+        gateway = Gateway("here", clock=loop, allowance_of=lambda _: Allowance(calls_max=1))
+        async with gateway.turn(KEY):
+            CALLER.set(caller)
+            turn = gateway.turn(KEY)
+            begun = asyncio.ensure_future(turn.begin())
+            await loop.pause(0.1)
+            told = [caller.waiting_for]
+        told.append(caller.waiting_for)  # before the waiting task has had its step
+        await begun
+        async with turn:
+            await gateway.close()
+        return told
+
+    assert loop.play(play()) == ["model m (0 ahead)", None]
+
+
+def test_a_call_says_that_it_waits_and_that_it_is_sent() -> None:
+    swarm = Swarm(takes=1, hosts=1, allowance=Allowance(calls_max=1))
+
+    async def play() -> Sequence[tuple[type[object], float]]:
+        first = asyncio.ensure_future(swarm.call(swarm.gateways[0]))
+        await swarm.loop.pause(0.001)
+        gateway = swarm.gateways[0]
+        retrying = Retrying(settings=ModelSettings(), sleep=swarm.loop.pause, gateway=gateway)
+        events = retrying.events(swarm.server.attempt, model="m", base_url="u", key=KEY)
+        async with aclosing(events):
+            told = [(type(event), swarm.loop.time()) async for event in events]
+        await first
+        await swarm.close()
+        return told
+
+    told = swarm.loop.play(play())
+    assert [kind for kind, _ in told] == [CallQueued, CallSent, TextDelta, Answered]
+    assert told[0][1] < 0.1 < told[1][1] == swarm.server.sent[1]
+
+
 def test_nothing_runs_when_there_have_been_no_calls_for_a_while() -> None:
     swarm = Swarm(takes=20, hosts=2)
 
@@ -366,3 +415,22 @@ def test_nothing_runs_when_there_have_been_no_calls_for_a_while() -> None:
         return asyncio.all_tasks()
 
     assert len(swarm.loop.play(play())) == 1
+
+
+@pytest.mark.parametrize("seconds", [None, 3600.0])
+def test_nothing_runs_then_without_a_centre_that_answers_either(seconds: float | None) -> None:
+    swarm = Swarm(takes=20, hosts=2)
+    swarm.centre.gone, swarm.centre.silent = seconds is None, seconds or 0.0
+
+    async def play() -> int:
+        await swarm.call(swarm.gateways[0])
+        await swarm.loop.pause(60)
+        left = len(asyncio.all_tasks())
+        await swarm.call(swarm.gateways[0])
+        swarm.centre.gone, swarm.centre.silent = False, 0.0
+        await swarm.loop.pause(4)
+        assert not swarm.gateways[0].alone
+        await swarm.close()
+        return left
+
+    assert swarm.loop.play(play()) == 1

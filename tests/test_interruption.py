@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ray_agents.agent import AgentConfig
+from ray_agents.contextplan import plan_of
 from ray_agents.events import Draft, Event
 from ray_agents.interruption import (
     CANCELLED,
@@ -18,6 +19,7 @@ from ray_agents.interruption import (
 )
 from ray_agents.loop import run_agent
 from ray_agents.models.scripted import FunctionModel, Says
+from ray_agents.prompting import Prompting
 from ray_agents.testing.journal import Crashed, MemoryJournal
 from ray_agents.testing.rules import check_messages
 from ray_agents.timeline import Timeline
@@ -62,6 +64,26 @@ async def test_a_run_that_begins_in_an_interrupted_wake_asks_nobody() -> None:
     journal.interruption.set()
     model = FunctionModel(lambda _: pytest.fail("it was asked"))
     result = await run_agent(journal, AgentConfig(), model=model, input="go")
+    assert (result.stop_reason, result.steps, result.text) == ("interrupted", 0, "")
+
+
+async def test_a_source_is_waited_for_no_longer_than_until_an_interrupt() -> None:
+    journal, begun = MemoryJournal(), asyncio.Event()
+
+    async def never() -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError("it has ended")
+
+    model, config = FunctionModel(lambda _: pytest.fail("it was asked")), AgentConfig()
+    prompting = Prompting(config, model, plan=plan_of(100, {"slow": {"content": never}}))
+    running = asyncio.create_task(
+        run_agent(journal, config, model=model, input="go", prompting=prompting)
+    )
+    await begun.wait()
+    journal.interruption.set()
+    async with asyncio.timeout(10):
+        result = await running
     assert (result.stop_reason, result.steps, result.text) == ("interrupted", 0, "")
 
 

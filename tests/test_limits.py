@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.contextplan import plan_of
 from ray_agents.errors import InvalidDefinition, ModelUnavailable
 from ray_agents.loop import run_agent
 from ray_agents.model import (
     AnswerBroken,
     Answered,
+    CallQueued,
+    CallSent,
     Model,
     ModelEvent,
     ModelRequest,
@@ -25,6 +28,7 @@ from ray_agents.model import (
 )
 from ray_agents.models.scripted import Says, ScriptedModel
 from ray_agents.prices import PRICES, Price
+from ray_agents.prompting import Prompting
 from ray_agents.testing.journal import Crashed, MemoryJournal
 from ray_agents.testing.rules import check_messages
 from ray_agents.timeline import INTERRUPTED, Timeline
@@ -220,6 +224,47 @@ async def test_an_answer_is_cut_off_when_the_time_is_up() -> None:
     assert rows(journal, "step")[-1]["status"] == "failed"
     texts = [event for event in journal.rows if event.type in ("text", "text_delta")]
     assert [event.operation.value for event in texts][-2:] == ["delete", "delete"]
+    check_transcript(journal)
+
+
+@pytest.mark.parametrize(
+    ("events", "uncounted"),
+    [
+        ([CallQueued(), None], 0),
+        ([CallQueued(), CallSent(), None], 1),
+        ([CallQueued(), CallSent(), AnswerBroken(reason="torn"), CallQueued(), None], 1),
+    ],
+)
+async def test_a_call_that_was_never_sent_has_cost_nothing(
+    events: Sequence[ModelEvent | None], uncounted: int
+) -> None:
+    result = await run(Steps(events), time_max=timedelta(milliseconds=50))
+    assert (result.stop_reason, result.uncounted) == ("time_max", uncounted)
+
+
+class Counted(Steps):
+    """A model whose provider never says how many tokens a prompt has."""
+
+    async def count(self, request: ModelRequest) -> int | None:
+        await asyncio.Event().wait()
+        raise AssertionError("it has ended")
+
+
+async def never() -> str:
+    """A source that never has anything to say."""
+    await asyncio.Event().wait()
+    raise AssertionError("it has ended")
+
+
+@pytest.mark.parametrize("content", [never, "a long text " * 200])
+async def test_what_a_prompt_is_made_of_is_not_waited_for_beyond_the_time(content: Any) -> None:
+    journal, model = MemoryJournal(), Counted()
+    config = AgentConfig(time_max=timedelta(milliseconds=50))
+    plan = plan_of(100, {"slow": {"content": content, "max": 100}})
+    prompting = Prompting(config, model, plan=plan)
+    result = await run_agent(journal, config, model=model, input="hi", prompting=prompting)
+    assert (result.stop_reason, result.steps, result.uncounted) == ("time_max", 0, 0)
+    assert rows(journal, "step") == []
     check_transcript(journal)
 
 

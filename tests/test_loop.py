@@ -3,13 +3,15 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from ray_agents.agent import AgentConfig, AgentRunResult
+from ray_agents.cluster import toolthreads
 from ray_agents.errors import Fenced, ModelUnavailable, NondeterministicWake
 from ray_agents.events import Draft, Event
 from ray_agents.loop import run_agent
@@ -203,6 +205,48 @@ async def test_a_plain_function_runs_in_a_thread_within_its_scope() -> None:
     result = await run([("", [("where", {})]), "Done."], where)
     assert "run-1:s1:tool:0" in str(result.tool_calls[0].result)
     assert "MainThread" not in str(result.tool_calls[0].result)
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Plain functions have one thread for all; those that wait for this are let go at the end."""
+    free = threading.Event()
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        monkeypatch.setattr(toolthreads, "THREADS", threads)
+        yield free
+        free.set()
+
+
+async def test_a_plain_function_that_finds_no_thread_is_told_of_as_not_begun(
+    one_thread: threading.Event,
+) -> None:
+    begun: list[int] = []
+
+    @tool(timeout=timedelta(milliseconds=50))
+    def hang(number: int) -> None:
+        """Hang."""
+        begun.append(number)
+        one_thread.wait(60)
+
+    asked = ("", [("hang", {"number": number}) for number in (1, 2)])
+    result = await run([asked, "Sorry."], hang)
+    assert [call.error for call in result.tool_calls] == [
+        "Timed out: 'hang' did not end within 0.05 s. It may still be running.",
+        "Not run: no thread was free for 'hang' within 0.05 s.",
+    ]
+    assert begun == [1]
+
+
+async def test_the_time_of_a_plain_function_begins_when_it_has_a_thread(
+    one_thread: threading.Event,
+) -> None:
+    @tool(timeout=timedelta(seconds=1))
+    def rest() -> bool:
+        """Take more than half of the time there is."""
+        return one_thread.wait(0.6)
+
+    result = await run([("", [("rest", {}), ("rest", {})]), "Done."], rest)
+    assert [call.error for call in result.tool_calls] == [None, None]
 
 
 async def test_an_unknown_tool_is_answered_with_the_known_ones() -> None:

@@ -56,12 +56,31 @@ def test_who_leaves_is_forgotten() -> None:
         turns.next()
 
 
+def test_who_comes_and_leaves_again_and_again_leaves_nothing_behind() -> None:
+    turns: Turns[str] = Turns()
+    turns.join("stays", "stays")
+    for number in range(1_000):
+        turns.join("fickle", f"fickle {number}")
+        turns.leave("fickle", f"fickle {number}")
+    assert len(turns) == 1
+    assert turns.remembered < 10
+    assert turns.next() == "stays"
+
+
 def test_a_caller_says_what_its_oldest_call_waits_for() -> None:
     caller = Caller("/a/b")
     assert caller.waiting_for is None
     with caller.waiting(lambda: "one"), caller.waiting(lambda: "two"):
         assert caller.waiting_for == "one"
     assert caller.waiting_for is None
+
+
+def test_a_caller_says_nothing_of_a_call_that_waits_no_more() -> None:
+    caller, turn = Caller("/a/b"), list[str]()
+    with caller.waiting(lambda: None if turn else "one"), caller.waiting(lambda: "two"):
+        assert caller.waiting_for == "one"
+        turn.append("has come")
+        assert caller.waiting_for == "two"
 
 
 @given(

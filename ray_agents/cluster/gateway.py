@@ -7,13 +7,14 @@ calls a provider: a runtime whose agents are scripted has none.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any
 
-from ray_agents.cluster.untyped import as_actor, import_ray, ray_errors
+from ray_agents.cluster.untyped import as_actor, gone_errors, import_ray, ray_errors
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.pacing import Allowance
 from ray_agents.settings import Settings
@@ -57,11 +58,15 @@ class ModelGateway:
 
 
 class RayCentre:
-    """The way of a host to it; see ``gateway.Centre``."""
+    """The way of a host to it; see ``gateway.Centre``.
+
+    Ray makes actors while the caller waits, for as long as its own centre may be away: so it does
+    that in a thread, one at a time, and who has waited long enough for a report finds it later.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._actor: Any = None
+        self._making: asyncio.Future[Any] | None = None
 
     async def report(
         self, host: str, reports: Mapping[ModelKey, Report]
@@ -72,12 +77,19 @@ class RayCentre:
             RuntimeUnavailable: the actor is gone, or Ray is.
         """
         try:
-            if self._actor is None:
-                self._actor = self._made()
-            return await self._actor.report.remote(host, reports)
+            actor = await self._there()
+            return await actor.report.remote(host, reports)
         except ray_errors() as error:
-            self._actor = None  # one that has died for good is made anew
+            if isinstance(error, gone_errors()):
+                self._making = None  # another one is made
             raise RuntimeUnavailable(f"the gateway does not answer: {error}") from error
+
+    def _there(self) -> asyncio.Future[Any]:
+        making = self._making
+        if making is None or (making.done() and making.exception() is not None):
+            making = asyncio.get_running_loop().run_in_executor(None, self._made)
+            self._making = making
+        return asyncio.shield(making)
 
     def _made(self) -> Any:
         actor_class: Any = import_module("ray_agents.cluster.gateway").ModelGateway

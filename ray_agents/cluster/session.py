@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import TypeVar
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.approvals import ApprovalRecorded, AwaitsApproval
 from ray_agents.cluster.awake import Awake
+from ray_agents.cluster.toolthreads import in_thread
 from ray_agents.collections import validated
 from ray_agents.contextplan import ContextPlan
 from ray_agents.contextreport import ContextReport
@@ -32,6 +34,8 @@ from ray_agents.shares import Shares
 from ray_agents.steering import is_steering, offsets_in
 from ray_agents.timeline import TYPES
 from ray_agents.views import ApprovalStatus
+
+T = TypeVar("T")
 
 
 class EntitySession:
@@ -147,6 +151,11 @@ class EntitySession:
     def read(self, types: frozenset[str]) -> Sequence[Event]:
         """The rows of these types in this life's part of the log, oldest first."""
         return self._entity.owner.history.read(self.state.life_offset, types=types)
+
+    def newest(self, type_name: str) -> Event | None:
+        """The newest row of a type in this life; None if there is none."""
+        event = self._entity.owner.history.last(type_name)
+        return None if event is None or event.offset < self.state.life_offset else event
 
     def transcript(self) -> tuple[list[Event], list[Event]]:
         """The rows of the transcript: of a long one its newest summary, and those it still needs.
@@ -339,6 +348,10 @@ class RunJournal:
         if added == Spent():
             return marked
         return [*marked, (self._session.state.spent + added).draft()]
+
+    def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Do a tool's work in a thread of those that are for tools."""
+        return in_thread(work)
 
     def effects_of(self, scope: str) -> ToolScope:
         """Effects staged inside belong to the tool call ``scope``; a failed one's are dropped."""

@@ -32,6 +32,12 @@ def in_group(name: str) -> Callable[[T], T]:
     return import_ray().method(concurrency_group=name)
 
 
+def gone_errors() -> tuple[type[Exception], ...]:
+    """What Ray raises of an actor that has died and is not restarted."""
+    exceptions = import_module("ray.exceptions")
+    return (exceptions.ActorDiedError, exceptions.ActorHandleNotFoundError)
+
+
 def ray_errors() -> tuple[type[Exception], ...]:
     """What Ray raises when it is not there, not ready, or not willing."""
     ray_error: type[Exception] = import_module("ray.exceptions").RayError

@@ -7,9 +7,10 @@ the first event of an answer is silent; after it, :class:`~ray_agents.model.Answ
 what was streamed. It is also said of a call that was accepted and broke off before that, which may
 have been billed.
 
-With a gateway every attempt waits for its turn. Then a refusal for want of capacity (429, 529) is
-no failure of the call: all callers slow down together, the call waits in the queue, and is made
-again at most ``refusals_max`` times, whatever it has left of ``retries_max``.
+With a gateway every attempt waits for its turn, and says when it does and when it is sent. Then a
+refusal for want of capacity (429, 529) is no failure of the call: all callers slow down together,
+the call waits in the queue, and is made again at most ``refusals_max`` times, whatever it has left
+of ``retries_max``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from typing import Any
 from ray_agents.errors import ModelUnavailable
 from ray_agents.gateway import Gateway
 from ray_agents.lane import Turn
-from ray_agents.model import AnswerBroken, Answered, ModelEvent, ModelSettings
+from ray_agents.model import (
+    AnswerBroken,
+    Answered,
+    CallQueued,
+    CallSent,
+    ModelEvent,
+    ModelSettings,
+)
 from ray_agents.sharing import ModelKey
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -110,7 +118,7 @@ class Retrying:
             try:
                 async with aclosing(self._in_turn(attempt, turn)) as events:
                     async for event in events:
-                        begun = True
+                        begun = begun or not isinstance(event, CallQueued | CallSent)
                         yield event
             except CallFailed as error:
                 if turn is not None and error.crowded:
@@ -140,8 +148,10 @@ class Retrying:
                 async for event in events:
                     yield event
             return
+        yield CallQueued()
         await self._wait_for(turn)
         async with turn, aclosing(self._timed(attempt())) as events:
+            yield CallSent()
             try:
                 async for event in events:
                     turn.accepted()

@@ -8,14 +8,19 @@ a new owner finds: posted rows that no commit followed may be missing from it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from itertools import count
+from typing import TypeVar
 
 from ray_agents.approvals import ApprovalRecorded
+from ray_agents.cluster.toolthreads import in_thread
 from ray_agents.events import Draft, Event
 from ray_agents.interruption import Interruption
 from ray_agents.runs import BUDGET, STEERED
+
+T = TypeVar("T")
 
 
 class Crashed(Exception):
@@ -101,6 +106,10 @@ class MemoryJournal:
         """The newest row of that key; a test may add one to ``rows``."""
         rows = [e for e in self.rows if (e.type, e.key) == (ApprovalRecorded.TYPE, key)]
         return ApprovalRecorded.of(rows[-1]) if rows else None
+
+    def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Do it as an entity's journal does."""
+        return in_thread(work)
 
     def effects_of(self, scope: str) -> MemoryScope:
         """Remember ``scope`` while it is entered; see :func:`current_scope`."""

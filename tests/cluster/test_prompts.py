@@ -15,6 +15,9 @@ from ray_agents.compaction import Compaction
 from ray_agents.contextreport import ContextReport
 from ray_agents.definition import Limits, Registry
 from ray_agents.errors import HandlerFailed, ModelUnavailable
+from ray_agents.events import Event
+from ray_agents.log.history import History
+from ray_agents.log.store import open_blobs
 from ray_agents.model import Message, ModelRequest, ModelSettings
 from ray_agents.models.anthropic import AnthropicModel, close_clients, preload
 from ray_agents.models.scripted import Says
@@ -159,6 +162,8 @@ async def summed(ctx: Any, wake: Any) -> Any:
     """Sum long histories up."""
     if wake.payload == "report":
         return ctx.context_report().tokens
+    if wake.payload == "shown":
+        return [each.key for each in ctx.timeline_messages(since=ctx.events[0].offset)]
     if wake.payload == "whole":
         return [len(ctx.timeline_messages()), len(ctx.timeline_messages(whole=True))]
     compaction = Compaction(
@@ -186,6 +191,27 @@ async def test_a_summary_outlives_wakes_and_restarts(store: Blobs) -> None:
         shown, whole = (await ask(runtime, where, "whole")).value
         assert shown < whole == 2 * 9 + 1
         assert (await ask(runtime, where, "report")).value > 0
+
+
+async def test_what_was_summed_up_is_not_read_again_to_tell_of_the_conversation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starts, read = list[int](), History.read
+
+    def noting(self: History, start: int, **options: Any) -> list[Event]:
+        if "step" in (options.get("types") or ()):
+            starts.append(start)
+        return read(self, start, **options)
+
+    _, where = await talked(store := open_blobs("memory:"), 8)
+    async with LocalRuntime(store) as runtime:
+        monkeypatch.setattr(History, "read", noting)
+        assert (await ask(runtime, where, "report")).value > 0
+        assert starts == []
+        assert len((await ask(runtime, where, "shown")).value) == 1
+        rows = await log_of(runtime, where)
+    summaries = [event for event in rows if event.type == "compaction"]
+    assert starts == [summaries[-1].value["read_from"]] > [0]
 
 
 ASKED: list[list[Message]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -44,6 +45,20 @@ async def clerk(ctx: Any, wake: Any) -> Any:
 async def boss(ctx: Any, wake: Any) -> None:
     """Hurry somebody up."""
     await ctx.send(wake.payload, "hurry", mode="steer")
+
+
+@registry.entity("pair", limits=AT_ONCE)
+async def pair(ctx: Any, wake: Any) -> None:
+    """Two runs side by side, with a source that takes its time."""
+
+    async def slow() -> str:
+        await gates.wait("source")
+        return "slowly"
+
+    await gates.wait("begin")
+    ctx.use_context(source_budget=1_000, sources={"slow": {"content": slow, "max": 100}})
+    ctx.use_agent()
+    await asyncio.gather(ctx.agent.run("one"), ctx.agent.run("two"))
 
 
 def steering(payload: str) -> SendRequest:
@@ -172,6 +187,25 @@ async def test_a_delayed_one_steers_when_it_is_due() -> None:
             if event.type == "wake" and event.value["status"] == "handled":
                 break
     assert words_of(model.requests[1])[-1] == ("user", "late")
+
+
+async def test_of_two_runs_side_by_side_one_takes_it_in() -> None:
+    model = Paced(["First."], ["Second."])
+    async with LocalRuntime(model_for=model.for_any) as runtime:
+        await runtime.register(registry)
+        at = await spawned(runtime, "/pair/a")
+        await runtime.send(at, SendRequest(payload="go"))
+        await gates.reached["begin"].wait()
+        receipt = await runtime.send(at, steering("once"))
+        gates.opened["begin"].set()
+        await gates.reached["source"].wait()
+        gates.opened["source"].set()
+        await reply_to(runtime, at, receipt)
+        rows = [event for event in await log_of(runtime, at) if event.type == "steered"]
+        (wake,) = await wakes_of(runtime, at)
+    assert [row.value["offset"] for row in rows] == [receipt.offset] == list(wake.joined)
+    said = [("user", "once") in words_of(request) for request in model.requests]
+    assert sorted(said) == [False, True]
 
 
 async def test_a_handler_may_steer_another_entity() -> None:

@@ -54,6 +54,11 @@ async def waits(runtime: LocalRuntime, name: Address) -> bool:
     return (await runtime.inspect(name)).waiting_for is not None
 
 
+async def rests(runtime: LocalRuntime, name: Address) -> bool:
+    view = await runtime.inspect(name)
+    return view.backlog == 0 and view.status is not Status.RUNNING and view.waiting_for is None
+
+
 async def test_who_waits_for_a_turn_says_so_in_inspect_and_in_lists(
     api: MessagesApi, wait_until: Wait
 ) -> None:
@@ -74,6 +79,8 @@ async def test_who_waits_for_a_turn_says_so_in_inspect_and_in_lists(
         await runtime.interrupt(names[1])
         view = await runtime.inspect(names[2])
         assert view.waiting_for == "model claude-sonnet-5-5 (0 ahead)"
+        await wait_until(partial(rests, runtime, names[1]))
+        assert (await runtime.inspect(names[1])).spent.uncounted == 0
         await runtime.kill(names[0])
         await wait_until(lambda: api.totals.whole == 1)
 
