@@ -11,7 +11,8 @@ import pytest
 
 from tests.benchmarks.run import PARTS, SLICE, run
 
-pytestmark = pytest.mark.benchmark
+IGNORE = "ignore::DeprecationWarning"  # Ray Serve's own models make pydantic warn
+pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings(IGNORE)]
 TIMES_WORSE_MAX = 2
 
 
