@@ -242,25 +242,38 @@ def test_a_client_that_cannot_be_opened_lets_go(kind: Callable[..., Any]) -> Non
     assert client_threads() == []
 
 
-def test_ctrl_c_cancels_the_call_and_the_client_goes_on(client: Client) -> None:
+INTERRUPTED = """
+import signal, sys
+sys.path.insert(0, {root!r})
+from ray_agents.testing import local_client
+from tests.test_client import ADA, followers, registry
+signal.siginterrupt(signal.SIGINT, {ends_waits})
+with local_client() as client:
+    client.register(registry())
+    client.spawn(ADA)
     client.send(ADA, "never")
-    main = threading.main_thread().ident or 0
-
-    def interrupt() -> None:
-        while not followers(client):  # earlier, and it might hit what is not the call
-            threading.Event().wait(0.01)
-        threading.Event().wait(0.2)
-        while followers(client):  # a signal just before the thread waits is noticed at the next
-            signal.pthread_kill(main, signal.SIGINT)
-            threading.Event().wait(2)
-
-    somebody = threading.Thread(target=interrupt)
-    somebody.start()
-    with pytest.raises(KeyboardInterrupt):
+    print("observing", flush=True)
+    try:
         list(client.observe(ADA, offset=-1))
-    somebody.join()
-    assert followers(client) == []
-    assert client.inspect(ADA).address == ADA
+    except KeyboardInterrupt:
+        print(followers(client), client.inspect(ADA).address)
+"""
+
+
+@pytest.mark.parametrize("ends_waits", [True, False])
+def test_ctrl_c_cancels_the_call_and_the_client_goes_on(ends_waits: bool) -> None:
+    script = INTERRUPTED.format(root=str(ROOT), ends_waits=ends_waits)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        try:
+            assert child.stdout.readline() == b"observing\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.wait(timeout=0.2)
+            child.send_signal(signal.SIGINT)
+            assert child.communicate(timeout=20)[0] == f"[] {ADA}\n".encode()
+        finally:
+            child.kill()
+    assert child.returncode == 0
 
 
 UNCLOSED = """

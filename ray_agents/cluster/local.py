@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Self
 
@@ -203,7 +204,10 @@ class LocalRuntime(HostRuntime):
         )
 
     async def __aenter__(self) -> Self:
-        await self.hosts.open()
+        async with AsyncExitStack() as failing:
+            failing.push_async_callback(self.crash)  # half open, it would pass for a live host
+            await self.hosts.open()
+            failing.pop_all()
         return self
 
     async def __aexit__(self, *exc: object) -> None:

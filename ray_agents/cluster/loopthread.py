@@ -7,11 +7,13 @@ import atexit
 import importlib
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import wait
 from datetime import timedelta
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 CANCEL_WITHIN = timedelta(seconds=5)
+SIGNALS_LOOK = timedelta(seconds=1)  # how late Ctrl-C may be noticed by a thread that waits
 
 # Logs are sealed on threads of executors, which end before `atexit` begins. What is registered
 # with them, and after them, comes before their end; should that private way be closed one day,
@@ -47,6 +49,8 @@ class LoopThread:
 
         future = asyncio.run_coroutine_threadsafe(doing(), self.loop)
         try:
+            while not wait([future], timeout=SIGNALS_LOOK.total_seconds()).done:
+                pass  # not every signal ends a wait: one that comes just before it does not
             return future.result()
         except BaseException:
             if future.cancel():

@@ -44,7 +44,7 @@ class LoopbackServer(ABC):
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = listening.getsockname()[1]
         config = uvicorn.Config(self.app(), log_level="critical", lifespan="off", ws="none")
-        self._server = _quiet_server(config)
+        self._server = quiet_server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
         return self
 
@@ -60,7 +60,7 @@ class LoopbackServer(ABC):
             await asyncio.shield(self._serving)
 
 
-def _quiet_server(config: Any) -> Any:
+def quiet_server(config: Any) -> Any:
     """A uvicorn server that leaves this process's signal handlers alone."""
     import uvicorn
 

@@ -18,7 +18,7 @@ from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.cluster.recovery import Recovery
 from ray_agents.definition import Limits, Registry
-from ray_agents.errors import RayAgentsError
+from ray_agents.errors import RayAgentsError, StoreUnavailable
 from ray_agents.log.reader import LogReader
 from ray_agents.log.threads import LogIO
 from ray_agents.model import ModelEvent, ModelRequest, ToolCallBegun
@@ -96,6 +96,24 @@ async def test_a_handler_cut_off_by_a_crash_runs_again_by_itself(store: Blobs) -
         assert reply.value == "attempt 2"
         rows = [event for event in await log_of(after, g) if event.type == "inbox"]
         assert [row.offset for row in rows] == [receipt.offset]
+
+
+@pytest.mark.parametrize("crash_at", range(1, 14))
+async def test_what_dies_while_it_opens_is_not_taken_for_alive(crash_at: int) -> None:
+    store = memory()
+    runtime = LocalRuntime(store)
+    async with runtime:
+        await runtime.register(registry)
+        g = await spawned(runtime, "/gated/g")
+        await runtime.send(g, SendRequest(payload=1, id="m1"))
+        await gates.reached["gate"].wait()
+        await runtime.crash()
+    with pytest.raises(StoreUnavailable, match="the process is dead"):
+        await LocalRuntime(DyingBlobs(store, crash_at=crash_at)).__aenter__()
+    before = gates.times["gate"]
+    gates.opened["gate"].set()
+    async with LocalRuntime(store):
+        await turn_until(lambda: gates.times["gate"] > before)
 
 
 async def test_a_clean_stop_in_mid_handler_costs_no_attempt(store: Blobs) -> None:

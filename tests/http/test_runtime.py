@@ -42,6 +42,7 @@ from ray_agents.requests import (
     SpawnRequest,
 )
 from ray_agents.settings import Settings
+from ray_agents.testing.loopback import quiet_server
 from ray_agents.views import Durability, Status
 from serve.api import create_app
 from tests.fake_runtime import FakeRuntime
@@ -58,7 +59,7 @@ async def served(runtime: Runtime, settings: Settings) -> AsyncGenerator[str]:
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
+        server = quiet_server(config)
         task = asyncio.create_task(server.serve(sockets=[door]))
         try:
             yield f"http://127.0.0.1:{door.getsockname()[1]}"
