@@ -8,8 +8,8 @@ even imported. Random order comes from pytest-randomly, which prints its seed.
 from __future__ import annotations
 
 import asyncio
-import importlib.abc
 import gc
+import importlib.abc
 import inspect
 import os
 import re

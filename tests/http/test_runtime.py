@@ -64,7 +64,7 @@ async def served(runtime: Runtime, settings: Settings) -> AsyncGenerator[str]:
         try:
             yield f"http://127.0.0.1:{door.getsockname()[1]}"
         finally:
-            server.should_exit = True
+            server.leave()
             await task
 
 
