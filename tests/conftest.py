@@ -35,6 +35,11 @@ POLL = timedelta(milliseconds=5)
 LAST_TURNS_OF_A_CANCELLED_TASK = 10
 RAY_MODULE = re.compile(r"^pytestmark = .*\bpytest\.mark\.(ray|benchmark)\b", re.MULTILINE)
 
+# No deadline: other work shares the machine. `.ci/run` asks for the full number of examples.
+hypothesis.settings.register_profile("full", deadline=None)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=40)
+hypothesis.settings.load_profile("quick")  # unless the command line says --hypothesis-profile
+
 Answer = Callable[[], object]
 Wait = Callable[..., Awaitable[object]]
 Block = Callable[..., object]
@@ -61,8 +66,6 @@ def is_pure(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    hypothesis.settings.register_profile("ours", deadline=None)  # other work shares the machine
-    hypothesis.settings.load_profile("ours")
     if is_pure(config):
         sys.meta_path.insert(0, RayForbidden())
         # Nobody here speaks TLS, and reading all certificates takes each HTTP client 20 ms.
