@@ -4,8 +4,8 @@ The SDKs retry too, but only before an answer begins, each with its own count; s
 and one bound covers a call that was refused, did not connect, or broke off. An adapter turns its
 SDK's errors into :class:`CallFailed`, which says whether another attempt may help. A retry before
 the first event of an answer is silent; after it, :class:`~ray_agents.model.AnswerBroken` voids
-what was streamed. It is also said of a call that was accepted and broke off before that, which may
-have been billed.
+what was streamed, whether the call is made again or not. It is also said of a call that was
+accepted and broke off, or fell silent, before that, which may have been billed.
 
 With a gateway every attempt waits for its turn, and says when it does and when it is sent. Then a
 refusal for want of capacity (429, 529) is no failure of the call: all callers slow down together,
@@ -131,7 +131,7 @@ class Retrying:
             else:
                 return
             at_once = not begun and failed.kind == BROKEN  # accepted, so it may be billed
-            if at_once or (begun and pause is not None):
+            if begun or at_once:
                 yield AnswerBroken(reason=str(failed))
             if pause is None:
                 number = failures + refusals
@@ -241,6 +241,12 @@ def broken_off(error: Exception) -> CallFailed:
     """The failure of a call whose answer ended in the middle."""
     told = f"broke its answer off: {type(error).__name__}: {error}"
     advice = "what there was of the answer is void: run again later"
+    return CallFailed(told, kind=BROKEN, may_help=True, advice=advice)
+
+
+def fell_silent() -> CallFailed:
+    """The failure of a call that was accepted, and whose answer ended without a word."""
+    told, advice = "fell silent in its answer", "run again later, or raise silence_timeout"
     return CallFailed(told, kind=BROKEN, may_help=True, advice=advice)
 
 

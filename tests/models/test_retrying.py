@@ -78,6 +78,16 @@ async def test_the_last_one_that_breaks_off_at_once_is_told_of_too() -> None:
         await anext(events)
 
 
+@pytest.mark.parametrize("error", [failed(), failed(may_help=False)])
+async def test_an_answer_that_breaks_off_is_voided_though_it_is_not_made_again(
+    error: CallFailed,
+) -> None:
+    events = Attempts([SAID, error]).made(ModelSettings(retries_max=0))
+    assert [await anext(events), await anext(events)] == [SAID, AnswerBroken(reason="failed")]
+    with pytest.raises(ModelUnavailable):
+        await anext(events)
+
+
 async def test_pauses_double_up_to_their_bound() -> None:
     attempts = Attempts(*[[failed()]] * 6, [DONE])
     settings = ModelSettings(retries_max=6, retry_delay_max=timedelta(seconds=4))
