@@ -261,17 +261,19 @@ def may_help_again(status: int, headers: Mapping[str, str]) -> bool:
 def retry_after_in(headers: Mapping[str, str]) -> float | None:
     """The pause in seconds that a refusal asks for: milliseconds, seconds, or until a date.
 
-    Source: RFC 9110 section 10.2.3, and ``retry-after-ms``, which both SDKs know.
+    Source: RFC 9110 section 10.2.3, and ``retry-after-ms``, which both SDKs know. None, too, if it
+    asks for no pause at all, or until a date that is over: then ours apply, which grow.
     """
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         try:
             seconds = float(headers.get(name, "")) / unit
         except ValueError:
             continue
-        if 0 <= seconds < float("inf"):
+        if 0 < seconds < float("inf"):
             return seconds
     try:
         until = parsedate_to_datetime(headers.get("retry-after", ""))
     except ValueError:
         return None
-    return max(0.0, until.timestamp() - time.time())
+    left = until.timestamp() - time.time()
+    return left if left > 0 else None

@@ -164,7 +164,9 @@ def test_which_refusals_are_for_want_of_capacity(
     [
         ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
         ({"retry-after": "9"}, 9.0),
-        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after-ms": "0", "retry-after": "9"}, 9.0),
+        ({"retry-after": "0"}, None),  # or a server that means nothing by it gets no pause at all
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),  # by a clock behind ours
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-1"}, None),
         ({"retry-after": "nan"}, None),
