@@ -1,0 +1,86 @@
+"""Gateways when others are slow, late or wrong: in virtual time; see ``test_gateway.py``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from ray_agents.gateway import Gateway
+from ray_agents.pacing import Allowance
+from ray_agents.sharing import ModelKey, Report, Share, Sharing
+from tests.test_gateway import KEY, WAY
+from tests.virtual_time import VirtualLoop
+
+OTHER = KEY._replace(model="other")
+
+
+class Centre:
+    """A centre at a distance that serves any model, or raises what it is given."""
+
+    def __init__(self, loop: VirtualLoop, error: Exception | None = None) -> None:
+        self._loop = loop
+        self._sharing = Sharing(lambda _: Allowance(calls_max=1))
+        self._error = error
+        self.asked: list[float] = []
+
+    async def report(
+        self, host: str, reports: Mapping[ModelKey, Report]
+    ) -> Mapping[ModelKey, Share]:
+        self.asked.append(self._loop.time())
+        await self._loop.pause(WAY)
+        if self._error is not None:
+            raise self._error
+        return self._sharing.report(host, reports, now=self._loop.time())
+
+
+async def call(gateway: Gateway, loop: VirtualLoop, key: ModelKey, seconds: float = 0.01) -> None:
+    async with gateway.turn(key) as turn:
+        turn.accepted()
+        await loop.pause(seconds)
+
+
+async def end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_a_quiet_model_does_not_slow_the_reports_of_a_busy_one() -> None:
+    loop = VirtualLoop()
+    centre = Centre(loop)
+    gateway = Gateway("here", clock=loop, centre=centre)
+
+    async def play() -> int:
+        async with gateway.turn(KEY):
+            waiting = asyncio.create_task(call(gateway, loop, KEY))
+            await call(gateway, loop, OTHER)
+            await loop.pause(1)
+            begun = len(centre.asked)
+            await loop.pause(1)
+            asked = len(centre.asked) - begun
+        await waiting
+        await gateway.close()
+        return asked
+
+    assert loop.play(play()) > 15
+
+
+def test_a_brisk_model_does_not_keep_another_waiting_on_a_host_alone() -> None:
+    loop = VirtualLoop()
+    allowed = {KEY.model: Allowance(calls_max=1), OTHER.model: Allowance(requests_per_minute=600)}
+    gateway = Gateway("here", clock=loop, allowance_of=lambda name: allowed[name])
+
+    async def again_and_again() -> None:
+        while True:
+            await call(gateway, loop, KEY)
+
+    async def play() -> float:
+        brisk = [asyncio.create_task(again_and_again()) for _ in range(2)]
+        async with asyncio.timeout(100):
+            await asyncio.gather(*[call(gateway, loop, OTHER) for _ in range(100)])
+        took = loop.time()
+        await end(*brisk)
+        await gateway.close()
+        return took
+
+    assert loop.play(play()) < 12
