@@ -27,7 +27,6 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
 
-from ray_agents.errors import RayAgentsError
 from ray_agents.lane import Lane, Turn
 from ray_agents.pacing import Allowance, Level
 from ray_agents.ports import Clock
@@ -110,7 +109,7 @@ class Gateway:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._centre is not None and lanes and not self._alone:
             reports = {key: lane.report(leaving=True) for key, lane in lanes.items()}
-            with suppress(RayAgentsError, TimeoutError):
+            with suppress(Exception):  # a courtesy: what is not given back is free after a while
                 async with asyncio.timeout(GOODBYE_MAX.total_seconds()):
                     await self._centre.report(self._host, reports)
 
@@ -196,7 +195,7 @@ class Gateway:
         self._trip = None
         try:
             shares = trip.result()
-        except (RayAgentsError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is: calls wait, and it is told
             self._go_alone(error)
             return
         if self._alone:
@@ -241,7 +240,7 @@ class Gateway:
     @property
     def _waits_for_first_answer(self) -> bool:
         return self._trip is not None and any(
-            lane.share is None and lane.urgent for lane in self._lanes.values()
+            lane.share is None and lane.busy for lane in self._lanes.values()
         )
 
     def _do_without(self) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from ray_agents.gateway import Gateway
+import pytest
+
+from ray_agents.gateway import FIRST_ANSWER_MAX, Gateway
 from ray_agents.pacing import Allowance
 from ray_agents.sharing import ModelKey, Report, Share, Sharing
-from tests.test_gateway import KEY, WAY
+from tests.test_gateway import KEY, WAY, Swarm
 from tests.virtual_time import VirtualLoop
 
 OTHER = KEY._replace(model="other")
@@ -20,7 +22,7 @@ class Centre:
     def __init__(self, loop: VirtualLoop, error: Exception | None = None) -> None:
         self._loop = loop
         self._sharing = Sharing(lambda _: Allowance(calls_max=1))
-        self._error = error
+        self.error = error
         self.asked: list[float] = []
 
     async def report(
@@ -28,8 +30,8 @@ class Centre:
     ) -> Mapping[ModelKey, Share]:
         self.asked.append(self._loop.time())
         await self._loop.pause(WAY)
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self._sharing.report(host, reports, now=self._loop.time())
 
 
@@ -43,6 +45,48 @@ async def end(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_the_first_call_waits_for_a_silent_centre_no_longer_than_it_says() -> None:
+    swarm = Swarm(takes=3, hosts=2)
+    swarm.centre.silent = 30
+
+    async def play() -> None:
+        await swarm.call(swarm.gateways[0])
+        await swarm.close()
+
+    swarm.loop.play(play())
+    assert swarm.server.sent == [FIRST_ANSWER_MAX.total_seconds()]
+
+
+@pytest.mark.parametrize("error", [OSError("no route"), IndexError("a fault of ours")])
+def test_whatever_the_centre_raises_calls_go_on_without_it(error: Exception) -> None:
+    loop = VirtualLoop()
+    gateway = Gateway("here", clock=loop, centre=Centre(loop, error))
+
+    async def play() -> float:
+        async with asyncio.timeout(100):
+            await call(gateway, loop, KEY)
+        await gateway.close()
+        return loop.time()
+
+    assert loop.play(play()) < 1
+    assert gateway.alone
+
+
+def test_whatever_the_centre_raises_at_the_end_keeps_no_host_from_leaving() -> None:
+    loop = VirtualLoop()
+    centre = Centre(loop)
+    gateway = Gateway("here", clock=loop, centre=centre)
+
+    async def play() -> int:
+        await call(gateway, loop, KEY)
+        centre.error = OSError("no route")
+        asked = len(centre.asked)
+        await gateway.close()
+        return len(centre.asked) - asked
+
+    assert loop.play(play()) == 1
 
 
 def test_a_quiet_model_does_not_slow_the_reports_of_a_busy_one() -> None:
