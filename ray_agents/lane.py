@@ -163,7 +163,9 @@ class Lane:
             self._hurry()
 
     def refuse(self, refused: Refused) -> None:
-        """Stand still where we are, until the centre has taken note."""
+        """Stand still where we are, and for as long as is asked, until the centre takes note."""
+        until = self._clock.monotonic() + (refused.retry_after or 0)
+        self._paused_until = max(self._paused_until, until)
         self._refused.append(refused)
         self._news = True
         self._calls = min(self._calls, self._turns.in_flight - 1)
@@ -187,7 +189,8 @@ class Lane:
         return self.busy or idle < LINGER.total_seconds()
 
     def report(self, *, leaving: bool = False) -> Report:
-        """What has happened; what it says is off our mind."""
+        """What has happened; that is off our mind, and so is a share that is given back."""
+        leaving = leaving or not self.lingers
         tokens_each = self.share.tokens_each if self.share else 0
         back = max(0, self._starts or 0)
         report = Report(
@@ -203,8 +206,10 @@ class Lane:
             starts_back=back,
             tokens_back=back * tokens_each,
             level=self.told.level if self.told else None,
-            leaving=leaving or not self.lingers,
+            leaving=leaving,
         )
+        if leaving:  # the centre may give it to others before we hear
+            self.share, self._calls = None, 0
         self._news = False
         self.accepted.clear()
         self._refused.clear()
@@ -218,9 +223,11 @@ class Lane:
         self.share = share
         self._calls = share.calls
         self._starts = share.starts
-        self._paused_until = self._clock.monotonic() + share.pause
+        until = self._clock.monotonic() + share.pause
         if self._refused:  # since the report: we stand still until the next
             self._calls = min(self._calls, self._turns.in_flight)
+            until = max(until, self._paused_until)
+        self._paused_until = until
         self.pump()
 
     @property

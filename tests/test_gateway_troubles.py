@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -87,6 +87,48 @@ def test_whatever_the_centre_raises_at_the_end_keeps_no_host_from_leaving() -> N
         return len(centre.asked) - asked
 
     assert loop.play(play()) == 1
+
+
+def test_a_host_that_has_given_its_share_back_sends_nothing_by_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    swarm, leaves = Swarm(takes=100, hosts=2, allowance=Allowance(calls_max=4)), asyncio.Event()
+    one, two = swarm.gateways
+    report = swarm.centre.report
+
+    async def watched(host: str, reports: Mapping[ModelKey, Report]) -> Mapping[ModelKey, Share]:
+        if reports[KEY].leaving:
+            leaves.set()
+        return await report(host, reports)
+
+    async def play() -> None:
+        await swarm.call(one)
+        await leaves.wait()
+        calls = [asyncio.create_task(swarm.call(gateway)) for gateway in [two, one] * 4]
+        await asyncio.gather(*calls)
+        await swarm.close()
+
+    monkeypatch.setattr(swarm.centre, "report", watched)
+    swarm.loop.play(play())
+    assert swarm.server.answered == 9
+    assert swarm.server.most <= 4
+
+
+def test_a_host_keeps_a_pause_that_a_server_asks_for_before_the_centre_knows_of_it() -> None:
+    swarm = Swarm(takes=3, hosts=2)
+    swarm.server.retry_after = 30.0
+
+    async def play() -> Sequence[float]:
+        calls = [asyncio.create_task(swarm.call(swarm.gateways[0])) for _ in range(40)]
+        await swarm.loop.pause(1.5 * WAY)
+        swarm.centre.silent = 1.9
+        await swarm.loop.pause(20)
+        sent = list(swarm.server.sent)
+        await end(*calls)
+        await swarm.close()
+        return sent
+
+    assert max(swarm.loop.play(play())) < 0.1
 
 
 def test_a_quiet_model_does_not_slow_the_reports_of_a_busy_one() -> None:
