@@ -25,6 +25,7 @@ from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol
 
 from ray_agents.lane import Lane, Turn
@@ -93,10 +94,13 @@ class Gateway:
 
     def turn(self, key: ModelKey) -> Turn:
         """A turn for one attempt at a call."""
+        return Turn(partial(self._lane, key), CALLER.get() or NOBODY)
+
+    def _lane(self, key: ModelKey) -> Lane:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key, self._clock, self._hurry)
-        return Turn(lane, CALLER.get() or NOBODY)
+        return lane
 
     async def close(self) -> None:
         """Give back what the centre had lent; twice is harmless."""

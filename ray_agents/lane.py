@@ -29,19 +29,20 @@ class Turn:
     has counted, ``refused`` if it has refused for want of capacity.
     """
 
-    def __init__(self, lane: Lane, caller: Caller) -> None:
-        self._lane = lane
+    def __init__(self, lane_of: Callable[[], Lane], caller: Caller) -> None:
+        self._lane_of = lane_of  # one that had no calls for a while is let go of
         self._caller = caller
-        self._share: Share | None = None
+        self._held: tuple[Lane, Share] | None = None
         self._taken = False
         self._tokens = 0
 
     async def begin(self) -> None:
         """Wait until the call may be made. Whoever has begun enters, without awaiting between."""
-        self._share = await self._lane.admitted(self._caller)
+        lane = self._lane_of()
+        self._held = lane, await lane.admitted(self._caller)
 
     async def __aenter__(self) -> Self:
-        if self._share is None:
+        if self._held is None:
             await self.begin()
         return self
 
@@ -51,14 +52,16 @@ class Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._share is not None:
-            self._lane.ended(self._caller, self._share, tokens=self._tokens, taken=self._taken)
+        if self._held is not None:
+            (lane, share), self._held = self._held, None
+            lane.ended(self._caller, share, tokens=self._tokens, taken=self._taken)
 
     def accepted(self) -> None:
         """The server has begun to answer."""
-        if self._share is not None and not self._taken:
+        if self._held is not None and not self._taken:
+            lane, share = self._held
             self._taken = True
-            self._lane.accepted[self._share.round] += 1
+            lane.accepted[share.round] += 1
 
     def used(self, tokens: int) -> None:
         """The answer has cost so many tokens."""
@@ -66,8 +69,9 @@ class Turn:
 
     def refused(self, retry_after: float | None) -> None:
         """The server has refused for want of capacity; the pause in seconds it asks for."""
-        if self._share is not None:
-            self._lane.refuse(Refused(round=self._share.round, retry_after=retry_after))
+        if self._held is not None:
+            lane, share = self._held
+            lane.refuse(Refused(round=share.round, retry_after=retry_after))
 
 
 @dataclass(slots=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -129,6 +130,38 @@ def test_a_host_keeps_a_pause_that_a_server_asks_for_before_the_centre_knows_of_
         return sent
 
     assert max(swarm.loop.play(play())) < 0.1
+
+
+def test_a_turn_that_is_begun_long_after_it_was_made_comes() -> None:
+    loop = VirtualLoop()
+    gateway = Gateway("here", clock=loop, centre=Centre(loop))
+
+    async def play() -> float:
+        await call(gateway, loop, KEY)
+        turn = gateway.turn(KEY)
+        await loop.pause(60)
+        begun = loop.time()
+        async with asyncio.timeout(100), turn:
+            waited = loop.time() - begun
+        await gateway.close()
+        return waited
+
+    assert loop.play(play()) < 1
+
+
+def test_calls_go_as_soon_as_a_pause_is_over_on_a_host_alone() -> None:
+    swarm = Swarm(takes=0, hosts=1)
+    swarm.server.retry_after = 0.02
+
+    async def play() -> Sequence[float]:
+        running = asyncio.create_task(swarm.call(swarm.gateways[0]))
+        await swarm.loop.pause(0.2)
+        await end(running)
+        await swarm.close()
+        return swarm.server.sent
+
+    sent = swarm.loop.play(play())
+    assert max(after - before for before, after in pairwise(sent)) < 0.02 + 2 * WAY
 
 
 def test_a_quiet_model_does_not_slow_the_reports_of_a_busy_one() -> None:
