@@ -266,7 +266,7 @@ class RunRecord:
         )
 
     def attempt_broken(self, number: Number) -> Draft:
-        """The answer broke off, and the call is made again."""
+        """The answer broke off; its call may be made again."""
         key = self.step_key(number)
         row = self._rows["step", key]
         return self.put("step", key, row | _voided(row, broken=True))
