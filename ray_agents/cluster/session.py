@@ -313,7 +313,11 @@ class RunJournal:
 
     def steering(self) -> Sequence[Event]:
         """The messages that wait to be taken in by a running loop, oldest first."""
-        return [event for event in self._session.state.pending if is_steering(event)]
+        return [event for event in self.waiting() if is_steering(event)]
+
+    def waiting(self) -> Sequence[Event]:
+        """The messages that are for later wakes, oldest first."""
+        return self._session.state.pending
 
     def approval(self, key: str) -> ApprovalRecorded | None:
         """The approval of the tool call of that key, as it is now."""
