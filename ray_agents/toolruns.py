@@ -45,6 +45,7 @@ MICROSECOND = timedelta(microseconds=1)
 REFUSALS = (ApprovalStatus.DENIED, ApprovalStatus.EXPIRED, ApprovalStatus.WITHDRAWN)
 INTERRUPTED_MAX = timedelta(milliseconds=100)  # for tools to end once they are interrupted
 _Ended = dict[str, Any]  # how a tool ended, as fields of its row
+NOT_OF_THE_TOOL = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
 UPWARDS = (Fenced, NondeterministicWake, StoreFull, StoreUnavailable, CorruptLog)
 
 
@@ -199,7 +200,7 @@ class ToolRuns:
             except BaseException as error:  # whatever a tool raises, the model reads
                 if only_awaits(error):
                     return _AWAITING
-                if not isinstance(error, (Exception, SystemExit)):
+                if isinstance(error, NOT_OF_THE_TOOL):
                     raise
                 ended = {
                     "status": "failed",

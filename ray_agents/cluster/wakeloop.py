@@ -30,6 +30,7 @@ from ray_agents.turns import CALLER
 
 ERROR_CHARS_MAX = 20_000
 CANCELLED_MAX = timedelta(seconds=2)  # for a handler to end once it is cancelled
+OF_THE_PROCESS = (KeyboardInterrupt, GeneratorExit)  # all else that is raised is the handler's
 INTERRUPTED_MAX = timedelta(seconds=2)  # for it to end by itself, after which it is cancelled
 LOGGER = logging.getLogger("ray_agents.host")
 
@@ -233,7 +234,9 @@ class WakeLoop:
             if _is_cancelled():
                 raise
             return await self._failed(wake, error)
-        except (Exception, SystemExit) as error:
+        except OF_THE_PROCESS:
+            raise
+        except BaseException as error:
             if entity.leaving:
                 raise Fenced(f"{entity.name} leaves while a wake ends") from error
             return await self._failed(wake, error)
@@ -257,16 +260,17 @@ class WakeLoop:
         self._session = session
         try:
             returned = await _bounded(definition, context, session.interruption)
-        except (Exception, asyncio.CancelledError) as error:
-            if not session.interruption.is_set or _is_cancelled():
-                raise
-            LOGGER.warning("%s was interrupted, and its handler failed: %r", entity.name, error)
-            session.close()
-            return await self._cut_short(wake, session), False
+        except OF_THE_PROCESS:
+            raise
         except BaseException as error:
-            if not only_awaits(error):
+            if only_awaits(error):
+                returned = None
+            elif not session.interruption.is_set or _is_cancelled():
                 raise
-            returned = None
+            else:
+                LOGGER.warning("%s was interrupted, and its handler failed: %r", entity.name, error)
+                session.close()
+                return await self._cut_short(wake, session), False
         finally:
             session.close()
             if self._session is session:

@@ -1,0 +1,118 @@
+"""However a handler ends, its wake has an end that says so, and leaves no run open."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ray_agents.cluster.local import LocalRuntime
+from ray_agents.definition import Limits, Registry
+from ray_agents.models.scripted import Says
+from ray_agents.requests import DecisionRequest, SendRequest
+from ray_agents.tools import tool
+from ray_agents.views import EntityView
+from tests.cluster.conftest import ask, log_of, spawned
+
+AT_ONCE = Limits(retry_delay=timedelta(milliseconds=1), attempts_max=2)
+APPROVE = DecisionRequest(decision="approve")
+registry = Registry()
+
+
+class OfNoKind(BaseException):
+    """What a library raises past every ``except Exception``."""
+
+
+@tool(approval="required")
+async def act() -> str:
+    """Act."""
+    return "acted"
+
+
+@tool
+async def escape() -> None:
+    """Raise what nobody expects."""
+    raise OfNoKind("as told")
+
+
+@registry.entity("grouped", limits=AT_ONCE)
+async def grouped(ctx: Any, wake: Any) -> None:
+    """Run an agent that comes to wait, beside what then fails."""
+    agent = ctx.use_agent(tools=[act], test_responses=lambda _: Says(calls=[("act", {})]))
+
+    async def beside() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("as told")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(beside())
+        group.create_task(agent.run())
+
+
+@registry.entity("nesting", limits=AT_ONCE)
+async def nesting(ctx: Any, wake: Any) -> str:
+    """The same inside of a tool."""
+
+    @tool
+    async def delegate() -> None:
+        """Run an agent."""
+        await grouped(ctx, wake)
+
+    agent = ctx.use_agent(
+        tools=[delegate], test_responses=[Says(calls=[("delegate", {})]), "I see."]
+    )
+    result = await agent.run()
+    return str(result.tool_calls[0].error)
+
+
+@registry.entity("escaping", limits=AT_ONCE)
+async def escaping(ctx: Any, wake: Any) -> str:
+    """Raise what nobody expects, here or in a tool."""
+    if wake.payload == "here":
+        raise OfNoKind("as told")
+    ctx.use_agent(tools=[escape], test_responses=[Says(calls=[("escape", {})]), "I see."])
+    return str((await ctx.agent.run()).tool_calls[0].error)
+
+
+async def parked(runtime: LocalRuntime, address: str, payload: str) -> tuple[EntityView, Any]:
+    """An entity whose wake is parked, and its log."""
+    await runtime.register(registry)
+    at = await spawned(runtime, address)
+    await runtime.send(at, SendRequest(payload=payload))
+    async for event in runtime.observe(at):
+        if event.type == "wake" and event.value["status"] == "parked":
+            break
+    return await runtime.inspect(at), await log_of(runtime, at)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("/grouped/a", "ValueError: as told"), ("/escaping/a", "OfNoKind: as told")],
+)
+async def test_whatever_it_raises_is_recorded_and_no_death_of_its_host(
+    address: str, said: str
+) -> None:
+    async with LocalRuntime() as runtime:
+        view, events = await parked(runtime, address, "here")
+    errors = [event.value for event in events if event.type == "error"]
+    assert [error["error_code"] for error in errors] == ["handler_failed"] * 2
+    assert all(said in error["traceback"] for error in errors)
+    assert view.epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("/nesting/a", "BaseExceptionGroup"), ("/escaping/a", "OfNoKind: as told")],
+)
+async def test_whatever_a_tool_raises_the_model_reads(address: str, said: str) -> None:
+    async with LocalRuntime() as runtime:
+        await runtime.register(registry)
+        at = await spawned(runtime, address)
+        reply = await ask(runtime, at, "in a tool")
+        view = await runtime.inspect(at)
+    assert said in reply.value
+    assert (view.epoch, view.approvals) == (1, ())  # nobody need decide any more
