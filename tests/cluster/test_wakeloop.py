@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ray_agents.address import Address
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Limits, Registry
 from ray_agents.models.scripted import Says
@@ -116,3 +117,20 @@ async def test_whatever_a_tool_raises_the_model_reads(address: str, said: str) -
         view = await runtime.inspect(at)
     assert said in reply.value
     assert (view.epoch, view.approvals) == (1, ())  # nobody need decide any more
+
+
+@registry.entity("recording", limits=AT_ONCE)
+async def recording(ctx: Any, wake: Any) -> None:
+    """Begin a run of its own, and fail."""
+    ctx.record_run()
+    await ctx.commit()
+    raise ValueError("as told")
+
+
+async def test_a_run_that_a_skipped_handler_had_recorded_is_ended() -> None:
+    async with LocalRuntime() as runtime:
+        view, _ = await parked(runtime, "/recording/a", "go")
+        at = Address.parse(view.address)
+        await runtime.skip(at)
+        runs = [event.value for event in await log_of(runtime, at) if event.type == "run"]
+    assert [run["status"] for run in runs] == ["started", "failed"]
