@@ -50,6 +50,7 @@ class WakeLoop:
         self._task: asyncio.Task[None] | None = None
         self._session: EntitySession | None = None
         self._begun: WakeRecorded | None = None
+        self._resumes = False  # whether there were attempts before: they may have left runs open
         self._deaf: set[asyncio.Task[None]] = set()
         self.signals: dict[str, Appending] = {}
 
@@ -202,6 +203,7 @@ class WakeLoop:
             definition_version=services.definitions.newest_version(entity.address.type),
             now=services.clock.now(),
         )
+        self._resumes = state.current is not None
         if state.current is not None:
             wake = wakes.again(state.current, attempt, entity.limits_of(state.current))
         else:
@@ -281,7 +283,7 @@ class WakeLoop:
             return [wakes.waiting(latest(entity, wake), now=now).draft()], True
         said, stop = context.said or session.run_text, session.stop_reason
         last = session.effects.take()
-        if session.interruption.is_set or session.has_open_runs:
+        if session.interruption.is_set or session.has_open_runs or self._resumes:
             await session.settled()
             await entity.owner.ready(wake.from_offset)
             last += left_open(entity, wake, last)

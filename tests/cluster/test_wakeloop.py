@@ -15,7 +15,10 @@ from ray_agents.models.scripted import Says
 from ray_agents.requests import DecisionRequest, SendRequest
 from ray_agents.tools import tool
 from ray_agents.views import EntityView
+from tests.cluster import gates
 from tests.cluster.conftest import ask, log_of, spawned
+from tests.cluster.paced import Paced
+from tests.cluster.stores import memory
 
 AT_ONCE = Limits(retry_delay=timedelta(milliseconds=1), attempts_max=2)
 APPROVE = DecisionRequest(decision="approve")
@@ -117,6 +120,33 @@ async def test_whatever_a_tool_raises_the_model_reads(address: str, said: str) -
         view = await runtime.inspect(at)
     assert said in reply.value
     assert (view.epoch, view.approvals) == (1, ())  # nobody need decide any more
+
+
+@registry.entity("despairing", limits=AT_ONCE)
+async def despairing(ctx: Any, wake: Any) -> str:
+    """Run the agent, and give up when that has failed once."""
+    if wake.attempt > 1:
+        return "sorry"
+    ctx.use_agent(tools=[act])
+    await ctx.agent.run()
+    return "well"
+
+
+async def test_a_run_that_the_next_attempt_does_not_go_on_with_is_ended() -> None:
+    model, store = Paced(["Well, ", "@speaking"]), memory()
+    runtime = LocalRuntime(store, model_for=model.for_any)
+    await runtime.__aenter__()
+    await runtime.register(registry)
+    at = await spawned(runtime, "/despairing/a")
+    await runtime.send(at, SendRequest(payload="go", id="go"))
+    await gates.reached["speaking"].wait()
+    await runtime.crash()
+    async with LocalRuntime(store) as again:
+        assert (await ask(again, at, "go", "go")).value == "sorry"
+        runs = [event.value for event in await log_of(again, at) if event.type == "run"]
+        view = await again.inspect(at)
+    assert [run["status"] for run in runs] == ["started", "completed"]
+    assert (runs[-1]["finish_reason"], view.spent.uncounted) == ("interrupted", 1)
 
 
 @registry.entity("recording", limits=AT_ONCE)
