@@ -26,6 +26,7 @@ from ray_agents.errors import Fenced, InvalidDefinition, NondeterministicWake, R
 from ray_agents.events import Draft, ErrorRecorded, WakeRecorded, WakeStatus
 from ray_agents.interruption import Interruption
 from ray_agents.log.owner import Appending
+from ray_agents.runs import INTERRUPTED
 from ray_agents.turns import CALLER
 
 ERROR_CHARS_MAX = 20_000
@@ -301,9 +302,12 @@ class WakeLoop:
         if session is not None:
             await session.settled()
         await entity.owner.ready(wake.from_offset)
-        now, text = entity.services.clock.now(), session.run_text if session else None
-        end = wakes.handled(latest(entity, wake), now=now, reply=None, text=text)
-        return [*left_open(entity, wake), end.draft()]
+        now, runs = entity.services.clock.now(), left_open(entity, wake)
+        text, stop = (session.run_text, session.stop_reason) if session else (None, None)
+        if any(draft.type == "run" for draft in runs):
+            stop = INTERRUPTED
+        end = wakes.handled(latest(entity, wake), now=now, reply=None, text=text, stop_reason=stop)
+        return [*runs, end.draft()]
 
     def _counts(self, wake: WakeRecorded) -> bool:
         """Whether what became of this attempt is still to be recorded, and by this task."""

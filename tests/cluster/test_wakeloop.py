@@ -149,6 +149,43 @@ async def test_a_run_that_the_next_attempt_does_not_go_on_with_is_ended() -> Non
     assert (runs[-1]["finish_reason"], view.spent.uncounted) == ("interrupted", 1)
 
 
+@registry.entity("stopping", limits=AT_ONCE)
+async def stopping(ctx: Any, wake: Any) -> None:
+    """Run the agent, and fail when that was interrupted."""
+    ctx.use_agent()
+    await ctx.agent.run()
+    raise ValueError("as told")
+
+
+async def test_the_reply_says_why_the_last_run_of_an_interrupted_handler_ended() -> None:
+    model = Paced(["Well, ", "@speaking"])
+    async with LocalRuntime(model_for=model.for_any) as runtime:
+        await runtime.register(registry)
+        at = await spawned(runtime, "/stopping/a")
+        await runtime.send(at, SendRequest(payload="go", id="go"))
+        await gates.reached["speaking"].wait()
+        await runtime.interrupt(at)
+        reply = await ask(runtime, at, "go", "go")
+    assert (reply.interrupted, reply.text, reply.stop_reason) == (True, "Well, ", "interrupted")
+
+
+async def test_so_does_that_of_one_which_a_dead_owner_had_interrupted() -> None:
+    model, store = Paced(["Well, ", "@speaking"]), memory()
+    runtime = LocalRuntime(store, model_for=model.for_any)
+    await runtime.__aenter__()
+    await runtime.register(registry)
+    at = await spawned(runtime, "/stopping/a")
+    await runtime.send(at, SendRequest(payload="go", id="go"))
+    await gates.reached["speaking"].wait()
+    (entity,) = runtime.hosts.host.awake
+    entity.wakeloop.advance = lambda: None  # nothing is carried out
+    await runtime.interrupt(at)
+    await runtime.crash()
+    async with LocalRuntime(store) as again:
+        reply = await ask(again, at, "go", "go")
+    assert (reply.interrupted, reply.text, reply.stop_reason) == (True, "", "interrupted")
+
+
 @registry.entity("recording", limits=AT_ONCE)
 async def recording(ctx: Any, wake: Any) -> None:
     """Begin a run of its own, and fail."""
