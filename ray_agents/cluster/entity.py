@@ -424,6 +424,7 @@ class Entity:
             drafts = [wakes.retried(wake, now=now, version=version).draft() for wake in chosen]
         else:
             await self.owner.ready(min(wake.from_offset for wake in chosen))
+            await self._acknowledged(self._written)  # the last rows of their runs among it
             chosen = self._left_to_people(verb, wake_key)  # what went on meanwhile
             drafts = given_up(chosen, self.state, self.owner.history, now=now)
         appending = self.enqueue(drafts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import Any
 
@@ -11,14 +12,16 @@ import pytest
 from ray_agents.address import Address
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Limits, Registry
+from ray_agents.errors import ModelUnavailable
+from ray_agents.model import ModelEvent, ModelRequest, TextDelta
 from ray_agents.models.scripted import Says
 from ray_agents.requests import DecisionRequest, SendRequest
 from ray_agents.tools import tool
 from ray_agents.views import EntityView
 from tests.cluster import gates
-from tests.cluster.conftest import ask, log_of, spawned
+from tests.cluster.conftest import ask, log_of, spawned, turn_until
 from tests.cluster.paced import Paced
-from tests.cluster.stores import memory
+from tests.cluster.stores import DyingBlobs, memory
 
 AT_ONCE = Limits(retry_delay=timedelta(milliseconds=1), attempts_max=2)
 APPROVE = DecisionRequest(decision="approve")
@@ -201,3 +204,40 @@ async def test_a_run_that_a_skipped_handler_had_recorded_is_ended() -> None:
         await runtime.skip(at)
         runs = [event.value for event in await log_of(runtime, at) if event.type == "run"]
     assert [run["status"] for run in runs] == ["started", "failed"]
+
+
+@registry.entity("refused", limits=Limits(attempts_max=1))
+async def refused(ctx: Any, wake: Any) -> None:
+    """Run an agent whose model breaks off."""
+    ctx.use_agent()
+    await ctx.agent.run()
+
+
+async def test_a_wake_is_skipped_once_all_that_it_has_written_is_durable() -> None:
+    class Broken(Paced):
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+            async for event in super().stream(request):
+                yield event
+                if isinstance(event, TextDelta):
+                    await gates.wait("breaking")
+                    raise ModelUnavailable("gone", model="m")
+
+    store = DyingBlobs(memory(), far=True)
+    async with LocalRuntime(store, model_for=Broken(["Well, "]).for_any) as runtime:
+        await runtime.register(registry)
+        at = await spawned(runtime, "/refused/a")
+        await runtime.send(at, SendRequest(payload="go", id="go"))
+        await gates.reached["breaking"].wait()
+        (entity,) = runtime.hosts.host.awake
+        await turn_until(lambda: entity.owner.durable_tip == entity.owner.tip)
+        with store.writing:
+            gates.opened["breaking"].set()
+            await turn_until(lambda: entity.state.parked)
+            skipping = asyncio.create_task(runtime.skip(at))
+            for _ in range(20):
+                await asyncio.sleep(0)
+        await skipping
+        runs = [event.value for event in await log_of(runtime, at) if event.type == "run"]
+        view = await runtime.inspect(at)
+    assert [run["finish_reason"] for run in runs] == [None, "error"]
+    assert view.spent.uncounted == 1
