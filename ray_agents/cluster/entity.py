@@ -165,6 +165,8 @@ class Entity:
         for event in appending.events:
             self.state.apply(event)
         self._written = appending.events[-1].offset
+        if self.owner.overfull:
+            self.rest()
         return appending
 
     def outbox_grew(self) -> None:
@@ -424,6 +426,7 @@ class Entity:
             drafts = [wakes.retried(wake, now=now, version=version).draft() for wake in chosen]
         else:
             await self.owner.ready(min(wake.from_offset for wake in chosen))
+            await self._acknowledged(self._written)  # the last rows of their runs among it
             chosen = self._left_to_people(verb, wake_key)  # what went on meanwhile
             drafts = given_up(chosen, self.state, self.owner.history, now=now)
         appending = self.enqueue(drafts)

@@ -84,11 +84,8 @@ class EntitySession:
 
     @property
     def has_open_runs(self) -> bool:
-        """Whether this wake has begun a run, in whatever attempt, that has not come to its end."""
-        approvals = self.state.approvals.values()
-        return bool(self._open) or any(
-            each.pending for each in approvals if each.wake == self._wake.key
-        )
+        """Whether this attempt has begun, or gone on with, a run that has not come to its end."""
+        return bool(self._open)
 
     def close(self) -> None:
         """End the attempt."""
@@ -264,14 +261,6 @@ class EntitySession:
         )
         return await run_agent(journal, config, model=model, input=input_text, prompting=prompting)
 
-    def found(self, rows: Sequence[Event]) -> None:
-        """Take note of the runs that attempts before this one have left, by the wake's ``rows``."""
-        states = {event.key: event.value["status"] for event in rows if event.type == "run"}
-        own = runs_inside("", wake=self._wake.key)
-        self._open |= {
-            key for key, state in states.items() if state == "started" and key.startswith(own)
-        }
-
     def _seen(self, report: ContextReport) -> None:
         self.report = report
 
@@ -283,7 +272,6 @@ class RunJournal:
         self._session = session
         self._run_key = run_key
         recent = session.read_wake(RUN_TYPES)
-        session.found(recent)
         self._recorded = own = rows_of(run_key, recent)
         summed_up, past = session.transcript(own)
         self._history: list[Event] = [*summed_up, *past]
