@@ -140,7 +140,7 @@ async def test_a_fork_in_the_midst_of_a_call_does_not_count_it_again() -> None:
 
         provider = "held"
 
-        async def stream(self, _: ModelRequest) -> AsyncGenerator[ModelEvent]:
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
             yield UsageSeen(usage=USAGE)
             asked.set()
             await held.wait()
