@@ -61,6 +61,16 @@ async def test_post_spawns_under_a_fresh_id_and_tells_where(api: httpx.AsyncClie
     assert again.json()["address"] == answer.json()["address"]
 
 
+async def test_a_post_repeated_with_its_spawn_id_is_the_same_entity(
+    api: httpx.AsyncClient, runtime: FakeRuntime
+) -> None:
+    body = {"spawn_id": "order-17"}
+    places = [(await api.post("/v1/entities/a", json=body)).headers["location"] for _ in range(2)]
+    other = (await api.post("/v1/entities/a", json={"spawn_id": "order-18"})).headers["location"]
+    assert places[0] == places[1] != other
+    assert [each.spawn_id for each in runtime.spawned.values()] == ["order-17", "order-18"]
+
+
 async def test_get_shows_the_entity(api: httpx.AsyncClient) -> None:
     await api.put(AT)
     assert (await api.get(AT)).json()["status"] == "sleeping"
