@@ -263,7 +263,11 @@ async def decide(
     return await runtime.decide(at, approval, body)
 
 
-@entities.get("/{type}/{id}/events", response_model=list[dict[str, Any]])
+@entities.get(
+    "/{type}/{id}/events",
+    response_model=list[dict[str, Any]],
+    responses={200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}},
+)
 async def events(
     *,
     at: At,
