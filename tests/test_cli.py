@@ -306,16 +306,6 @@ def test_cost_prints_tokens_by_kind_and_what_is_unknown(
     assert total == ["total", "3", "1,205", "34", "0", "0", "$0.002740", "+", "unknown"]
 
 
-def test_cost_says_how_many_calls_are_not_wholly_counted(
-    run: Run, installation: FakeInstallation
-) -> None:
-    assert "counted" not in run("cost").err
-    installation.costs[:] = [
-        line.model_copy(update={"uncounted": 2}) for line in installation.costs
-    ]
-    assert run("cost").err == "4 broken calls not wholly counted\n"
-
-
 def test_cost_prints_json_and_says_if_there_is_nothing(
     run: Run, installation: FakeInstallation
 ) -> None:

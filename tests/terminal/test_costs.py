@@ -44,6 +44,19 @@ def test_cost_looks_back_no_further_than_there_was_time(tmp_path: Path) -> None:
     assert Installed().cost(target, by="type", since=ages, on_corrupt=None) == []
 
 
+def test_cost_says_how_many_calls_are_not_wholly_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    installation = FakeInstallation()
+    main(["cost"], installation)
+    assert capsys.readouterr().err == ""
+    installation.costs[:] = [
+        line.model_copy(update={"uncounted": 2}) for line in installation.costs
+    ]
+    main(["cost"], installation)
+    assert capsys.readouterr().err == "4 broken calls not wholly counted\n"
+
+
 def test_spawn_takes_a_budget() -> None:
     installation = FakeInstallation()
     assert main(["spawn", ADA, "--cost-max", "0.50", "--tokens-max", "9"], installation) == 0
