@@ -9,8 +9,8 @@ from ray_agents.approvals import ApprovalRecorded, named, undecided
 from ray_agents.closing import ended_runs
 from ray_agents.cluster.awake import Awake
 from ray_agents.errors import NothingParked, UnknownApproval
-from ray_agents.events import Draft, Event, WakeRecorded, decode
-from ray_agents.ledger import Spent
+from ray_agents.events import Draft, Event, WakeRecorded
+from ray_agents.ledger import Spent, added_by, billed_in
 from ray_agents.log.history import History
 from ray_agents.projection import State
 from ray_agents.runs import RUN_TYPES
@@ -70,9 +70,7 @@ def given_up(
     """
     runs = runs_of(chosen, history)
     ended = list(undecided(ended_runs(runs, reason=GIVEN_UP, now=now), state.approvals))
-    before = {event.key: Spent.in_row(event.value) for event in runs if event.type == "step"}
-    after = {draft.key: Spent.in_row(decode(draft.text)) for draft in ended if draft.type == "step"}
-    added = sum((spent - before[key] for key, spent in after.items()), Spent())
+    added = added_by(billed_in(ended), billed_in(runs))
     ledger = [] if added == Spent() else [(state.spent + added).draft()]
     return [*ended, *ledger, *(wakes.skipped(wake, now=now).draft() for wake in chosen)]
 

@@ -15,9 +15,9 @@ from typing import Protocol
 from ray_agents.approvals import undecided
 from ray_agents.cluster.awake import Awake
 from ray_agents.cluster.calls import Interrupt
-from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, WakeStatus, decode
+from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, WakeStatus
 from ray_agents.interruption import InterruptReceived, ends_of_runs
-from ray_agents.ledger import Spent
+from ray_agents.ledger import Spent, added_by, billed_in
 from ray_agents.log.owner import Appending
 from ray_agents.modes import Mode
 from ray_agents.runs import RUN_TYPES, runs_inside
@@ -133,11 +133,7 @@ def left_open(entity: Awake, wake: WakeRecorded, last: Sequence[Draft] = ()) -> 
     own = [event for event in rows if event.key.startswith(its) and event.key not in ended]
     ends = ends_of_runs(own, now=entity.services.clock.now())
     drafts = list(undecided(ends, entity.state.approvals))
-    before = {event.key: event.value for event in own if event.type == "step" and event.text}
-    added = Spent()
-    for draft in drafts:
-        if draft.type == "step":
-            added += Spent.in_row(decode(draft.text)) - Spent.in_row(before[draft.key])
+    added = added_by(billed_in(drafts), billed_in(own))
     if added != Spent():
         drafts.append((entity.state.spent + added).draft())
     return drafts
