@@ -13,7 +13,7 @@ from itertools import groupby
 
 from ray_agents.approvals import undecided
 from ray_agents.events import Draft, Event
-from ray_agents.ledger import Spent
+from ray_agents.ledger import Spent, added_by, billed_in
 from ray_agents.projection import State
 from ray_agents.runs import BEGUN, INTERRUPTED, RunRecord
 from ray_agents.timeline import INTERRUPTED as DIED
@@ -67,11 +67,7 @@ def ended_runs(rows: Iterable[Event], end: End, *, now: int) -> list[Draft]:
 def ended_in(state: State, rows: Sequence[Event], end: End, *, now: int) -> list[Draft]:
     """The same for an entity that lives on: its ledger knows of them, what was decided stands."""
     drafts = list(undecided(ended_runs(rows, end, now=now), state.approvals))
-    before = {event.key: event for event in rows if event.type == "step"}
-    steps = [Event.at(0, now, draft) for draft in drafts if draft.type == "step"]
-    added = sum(
-        (Spent.in_row(step.value) - Spent.in_row(before[step.key].value) for step in steps), Spent()
-    )
+    added = added_by(billed_in(drafts), billed_in(rows))
     return drafts if added == Spent() else [*drafts, (state.spent + added).draft()]
 
 

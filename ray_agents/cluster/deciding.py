@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ray_agents import wakes
 from ray_agents.approvals import ApprovalRecorded, named
 from ray_agents.cluster.awake import Awake
-from ray_agents.errors import UnknownApproval
+from ray_agents.errors import NothingParked, UnknownApproval
 from ray_agents.events import Draft, Event, WakeRecorded
 from ray_agents.log.history import History
 from ray_agents.projection import State
@@ -41,6 +41,23 @@ def approval_named(name: str, *, entity: Awake) -> ApprovalRecorded:
         message = f"no tool call {name!r} of {entity.name!r} waits for approval; waiting: "
         raise UnknownApproval(message + (waiting or "none"), address=entity.name, id=name)
     return found
+
+
+def left_to_people(entity: Awake, verb: str, wake_key: str | None) -> list[WakeRecorded]:
+    """The wakes that ``retry`` or ``skip`` is for: those parked, or the one of that key.
+
+    Raises:
+        NothingParked: there is none.
+    """
+    chosen = [wake for wake in entity.state.parked if wake_key in (None, wake.key)]
+    current = entity.state.current
+    if verb == "skip" and entity.state.waiting and current and current.key == wake_key:
+        chosen = [current]
+    if not chosen:
+        which = f"wake {wake_key!r} is not" if wake_key else "no wake is"
+        message = f"{which} parked at {entity.name!r}; `inspect` lists the parked ones"
+        raise NothingParked(message, address=entity.name, wake=wake_key)
+    return chosen
 
 
 def given_up(

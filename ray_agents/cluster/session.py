@@ -23,7 +23,7 @@ from ray_agents.errors import AuthorError, Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
 from ray_agents.goals import Goals
 from ray_agents.interruption import Interruption
-from ray_agents.ledger import Spent
+from ray_agents.ledger import Spent, added_by, billed_in
 from ray_agents.log.owner import Appending
 from ray_agents.loopside import running_loop
 from ray_agents.projection import CONTEXT_TYPE, State
@@ -275,7 +275,7 @@ class RunJournal:
         self._recorded = own = rows_of(run_key, recent)
         summed_up, past = session.transcript(own)
         self._history: list[Event] = [*summed_up, *past]
-        self._billed = {e.key: Spent.in_row(e.value) for e in own if e.type == "step"}
+        self._billed = billed_in(own)
         calls = {e.key: e.value["status"] for e in own if e.type == "tool_call" and e.text}
         ended = (key for key, status in calls.items() if status in ENDED)
         inside = tuple(runs_inside(key, wake="") for key in ended)
@@ -350,14 +350,12 @@ class RunJournal:
         Appending applies them to the state at once, so runs that go on side by side add up, and
         a message joins one of them only.
         """
-        marked, added = self._session.effects.mark(drafts), Spent()
+        marked = self._session.effects.mark(drafts)
         if joining := offsets_in(drafts):
             marked.append(self._session.joined_by(joining))
-        for draft in drafts:
-            if draft.type == "step":
-                now = Spent.in_row(decode(draft.text))
-                added += now - self._billed.get(draft.key, Spent())
-                self._billed[draft.key] = now
+        billed = billed_in(drafts)
+        added = added_by(billed, self._billed)
+        self._billed |= billed
         if added == Spent():
             return marked
         return [*marked, (self._session.state.spent + added).draft()]
