@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ray_agents.views import CostBy, CostLine
 
 PROGRAM = "ray-agents"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 app = typer.Typer(
     name=PROGRAM,
@@ -152,7 +153,8 @@ class Installed:
         """What was spent in the store, or in that of the control API that was named."""
         from ray_agents.tables.cost import cost
 
-        begin = None if since is None else datetime.now(UTC) - since
+        now = datetime.now(UTC)
+        begin = None if since is None else now - min(since, now - EPOCH)
         settings = self._settings(target)
         if (url := target.url or settings.url) is not None:
             if on_corrupt is not None:

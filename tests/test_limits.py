@@ -273,6 +273,7 @@ async def test_what_a_prompt_is_made_of_is_not_waited_for_beyond_the_time(conten
     [
         {"tokens_max": 0},
         {"cost_max": Decimal(0)},
+        {"cost_max": Decimal("1e400")},
         {"cost_max": 0.5},
         {"time_max": timedelta(0)},
         {"cost_max": Decimal(1), "model": "unheard-of"},

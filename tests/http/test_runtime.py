@@ -246,6 +246,22 @@ async def test_another_program_on_the_port_is_told_apart() -> None:
             await http.types()
 
 
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        httpx.Response(308, headers={"location": "https://elsewhere"}),
+        httpx.Response(200, json={"hello": "world"}),
+    ],
+    ids=["a redirect", "another program's JSON"],
+)
+async def test_nothing_was_done_where_another_program_answers(stranger: httpx.Response) -> None:
+    transport = httpx.MockTransport(lambda _: stranger)
+    async with HttpRuntime("http://control", transport=transport, patience=HASTY) as http:
+        for verb in (http.kill(AMY), http.inspect(AMY), http.types(), http.cost(), http.skip(AMY)):
+            with pytest.raises(RuntimeUnavailable, match="no answer of our control API"):
+                await verb
+
+
 async def test_a_runtime_that_is_not_entered_says_so() -> None:
     with pytest.raises(RuntimeUnavailable, match="async with"):
         await HttpRuntime("http://127.0.0.1:1").types()

@@ -48,6 +48,12 @@ async def test_with_the_token_all_is_open(header: str) -> None:
         assert (await api.get("/v1/types", headers={"authorization": header})).status_code == 200
 
 
+@pytest.mark.parametrize("header", ["Bearer", "Bearer ", "Bearer x"])
+async def test_an_empty_token_lets_nobody_in(header: str) -> None:
+    async with api_of(Settings(token="")) as api:
+        assert (await api.get("/v1/types", headers={"authorization": header})).status_code == 401
+
+
 async def test_health_needs_no_token() -> None:
     async with api_of(Settings(token=TOKEN)) as api:
         assert (await api.get("/healthz")).status_code == 200
