@@ -173,6 +173,24 @@ def completed(events: Sequence[Event]) -> set[str]:
     }
 
 
+async def test_a_summary_that_a_dead_owner_left_begun_is_ended_with_its_run() -> None:
+    class Dying(Looking):
+        def __call__(self, request: ModelRequest) -> Says:
+            if request.system.startswith("You sum up"):
+                raise Crashed("while it was asked for a summary")
+            return super().__call__(request)
+
+    journal = MemoryJournal()
+    with pytest.raises(Crashed):
+        await run(Dying(12), journal)
+    again = MemoryJournal(recorded=journal.rows)
+    again.interruption.set()
+    result = await run(Looking(12), again)
+    steps = {event.key: event.value["status"] for event in again.rows if event.type == "step"}
+    assert steps["run-1:c1"] == "failed"
+    assert (result.stop_reason, result.uncounted) == ("interrupted", 1)
+
+
 async def test_a_summary_that_says_nothing_is_asked_for_once_in_a_run() -> None:
     class Silent(Looking):
         def __call__(self, request: ModelRequest) -> Says:

@@ -58,6 +58,7 @@ def test_a_model_call_that_nobody_saw_the_end_of_is_in_step_and_ledger() -> None
     assert [draft.type for draft in written] == ["step", "error", "run", "ledger", "wake"]
     ledger = Spent.of(Event.at(0, 0, written[-2]))
     assert ledger == SPENT + Spent(uncounted=1)
+    assert Spent.in_row(Event.at(0, 0, written[2]).value) == Spent(uncounted=1)
 
 
 def test_what_was_counted_before_is_not_counted_again() -> None:
