@@ -57,8 +57,9 @@ class Provider:
 
     provider = "test"
 
-    def __init__(self, gateway: Gateway, *seconds: int) -> None:
+    def __init__(self, gateway: Gateway, clock: SeededClock, *seconds: int) -> None:
         self._retrying = Retrying(settings=ModelSettings(), gateway=gateway)
+        self._clock = clock
         self._seconds = iter(seconds)
         self.in_flight = self.most = self.sent = self.answered = 0
 
@@ -66,12 +67,16 @@ class Provider:
         key = ModelKey("test", "u", request.model, "")
         return self._retrying.events(self._answer, model=request.model, base_url="u", key=key)
 
+    async def pause(self, seconds: float) -> None:
+        """Let the world's time pass."""
+        await self._clock.sleep(timedelta(seconds=seconds))
+
     async def _answer(self) -> AsyncGenerator[ModelEvent, None]:
         self.sent += 1
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
         try:
-            await asyncio.sleep(next(self._seconds))
+            await self.pause(next(self._seconds))
         finally:
             self.in_flight -= 1
         self.answered += 1
@@ -86,7 +91,7 @@ def play(scene: Callable[[LocalRuntime, Provider], Awaitable[T]], *seconds: int)
         clock = SeededClock()
         allowance = Allowance(calls_max=1)
         gateway = Gateway("here", clock=clock, allowance_of=lambda _: allowance)
-        provider = Provider(gateway, *seconds)
+        provider = Provider(gateway, clock, *seconds)
         async with LocalRuntime(
             model_for=lambda _: provider, gateway=gateway, **options(Random(4), clock)
         ) as runtime:
@@ -102,7 +107,7 @@ def test_who_waits_for_a_turn_says_so_in_inspect_and_in_lists() -> None:
         names = [await spawned(runtime, f"/asker/{name}") for name in "abc"]
         for name in names:
             await runtime.send(name, SendRequest(payload="?"))
-            await asyncio.sleep(0.01)
+            await provider.pause(0.01)
         views = [await runtime.inspect(name) for name in names]
         return views, await runtime.list(ListQuery(type="asker", status=Status.WAITING))
 
@@ -118,16 +123,16 @@ def test_who_waits_can_be_interrupted_and_who_is_killed_gives_its_turn_back() ->
         names = [await spawned(runtime, f"/asker/{name}") for name in "abc"]
         for name in names:
             await runtime.send(name, SendRequest(payload="?"))
-            await asyncio.sleep(0.01)
+            await provider.pause(0.01)
         await runtime.interrupt(names[1])
         view = await runtime.inspect(names[2])
         assert view.waiting_for == "model claude-sonnet-5-5 (0 ahead)"
-        await asyncio.sleep(0.01)
+        await provider.pause(0.01)
         view = await runtime.inspect(names[1])
         assert (view.backlog, view.waiting_for, view.spent.uncounted) == (0, None, 0)
         assert (provider.sent, provider.answered) == (1, 0)
         await runtime.kill(names[0])
-        await asyncio.sleep(2)
+        await provider.pause(2)
         assert (provider.sent, provider.answered, provider.in_flight) == (2, 1, 0)
 
     play(scene, 60, 1)
@@ -137,7 +142,7 @@ def test_the_calls_of_tasks_that_a_handler_starts_are_its_entitys() -> None:
     async def scene(runtime: LocalRuntime, provider: Provider) -> None:
         name = await spawned(runtime, "/both/a")
         asking = asyncio.create_task(runtime.ask(name, SendRequest(payload="?"), within=LONG))
-        await asyncio.sleep(0.5)
+        await provider.pause(0.5)
         view = await runtime.inspect(name)
         assert view.waiting_for == "model claude-sonnet-5-5 (0 ahead)"
         assert sorted((await asking).value) == ["1", "2"]
