@@ -74,7 +74,6 @@ class _Composing:
     counts: dict[str, int] = field(default_factory=dict[str, int])
     own_keys: set[str] = field(default_factory=set[str])
     ids: CallIds = field(default_factory=CallIds)
-    told_as: dict[str, str] = field(default_factory=dict[str, str])  # the newest call of each id
 
     def prompt(self) -> Prompt:
         parts, sources = self.parts, self.parts.sources or ()
@@ -135,17 +134,7 @@ class _Composing:
             self._say_text(LEFT_OUT)
         if self.messages and self.messages[-1]["role"] == role:
             self.places = [p for p in self.places if p.messages != len(self.messages)]
-        say(self.messages, role, [self._told_apart(block) for block in content])
-
-    def _told_apart(self, block: Block) -> Block:
-        """The block with a call's id that no source before has told of."""
-        if block["type"] == "tool_use":
-            (told,) = self.ids.told([block])
-            self.told_as[block["id"]] = told["id"]
-            return told
-        if block["type"] == "tool_result":
-            return block | {"tool_use_id": self.told_as[block["tool_use_id"]]}
-        return block
+        say(self.messages, role, self.ids.apart(content))
 
     def _say_text(self, text: str) -> None:
         self._say("user", [{"type": "text", "text": text}])

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ray_agents.agent import AgentConfig
@@ -286,6 +286,15 @@ async def lived(
     return rows
 
 
+LOOKS = [("", [Says(text=text, calls=[("look", {})])]) for text in ("ok", " ", "ok")]
+
+
+@example(  # a summary numbers the run's calls anew, which the source tells of under other ids
+    plan=LOOKS,
+    given=[("the timeline", 36, "pinned")],
+    compaction=Compaction(threshold=20, keep_last=5, max_tokens=9),
+    kept=0.0,
+)
 @settings(deadline=None, max_examples=150)
 @given(
     plan=st.lists(runs, min_size=1, max_size=4),

@@ -23,7 +23,7 @@ from ray_agents.errors import AuthorError, Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
 from ray_agents.goals import Goals
 from ray_agents.interruption import Interruption
-from ray_agents.ledger import Spent
+from ray_agents.ledger import Spent, added_by, billed_in
 from ray_agents.log.owner import Appending
 from ray_agents.loopside import running_loop
 from ray_agents.projection import CONTEXT_TYPE, State
@@ -84,11 +84,8 @@ class EntitySession:
 
     @property
     def has_open_runs(self) -> bool:
-        """Whether this wake has begun a run, in whatever attempt, that has not come to its end."""
-        approvals = self.state.approvals.values()
-        return bool(self._open) or any(
-            each.pending for each in approvals if each.wake == self._wake.key
-        )
+        """Whether this attempt has begun, or gone on with, a run that has not come to its end."""
+        return bool(self._open)
 
     def close(self) -> None:
         """End the attempt."""
@@ -264,14 +261,6 @@ class EntitySession:
         )
         return await run_agent(journal, config, model=model, input=input_text, prompting=prompting)
 
-    def found(self, rows: Sequence[Event]) -> None:
-        """Take note of the runs that attempts before this one have left, by the wake's ``rows``."""
-        states = {event.key: event.value["status"] for event in rows if event.type == "run"}
-        own = runs_inside("", wake=self._wake.key)
-        self._open |= {
-            key for key, state in states.items() if state == "started" and key.startswith(own)
-        }
-
     def _seen(self, report: ContextReport) -> None:
         self.report = report
 
@@ -283,11 +272,10 @@ class RunJournal:
         self._session = session
         self._run_key = run_key
         recent = session.read_wake(RUN_TYPES)
-        session.found(recent)
         self._recorded = own = rows_of(run_key, recent)
         summed_up, past = session.transcript(own)
         self._history: list[Event] = [*summed_up, *past]
-        self._billed = {e.key: Spent.in_row(e.value) for e in own if e.type == "step"}
+        self._billed = billed_in(own)
         calls = {e.key: e.value["status"] for e in own if e.type == "tool_call" and e.text}
         ended = (key for key, status in calls.items() if status in ENDED)
         inside = tuple(runs_inside(key, wake="") for key in ended)
@@ -362,14 +350,12 @@ class RunJournal:
         Appending applies them to the state at once, so runs that go on side by side add up, and
         a message joins one of them only.
         """
-        marked, added = self._session.effects.mark(drafts), Spent()
+        marked = self._session.effects.mark(drafts)
         if joining := offsets_in(drafts):
             marked.append(self._session.joined_by(joining))
-        for draft in drafts:
-            if draft.type == "step":
-                now = Spent.in_row(decode(draft.text))
-                added += now - self._billed.get(draft.key, Spent())
-                self._billed[draft.key] = now
+        billed = billed_in(drafts)
+        added = added_by(billed, self._billed)
+        self._billed |= billed
         if added == Spent():
             return marked
         return [*marked, (self._session.state.spent + added).draft()]

@@ -8,7 +8,7 @@ and the only difference there may be.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -20,10 +20,22 @@ from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Budget, Definition, Limits, Registry
-from ray_agents.errors import HandlerFailed, InvalidDefinition, RayAgentsError
+from ray_agents.errors import (
+    HandlerFailed,
+    InvalidDefinition,
+    ModelUnavailable,
+    RayAgentsError,
+)
 from ray_agents.events import Event
 from ray_agents.ledger import Spent
-from ray_agents.model import ModelRequest, ModelSettings, Usage
+from ray_agents.model import (
+    Answered,
+    ModelEvent,
+    ModelRequest,
+    ModelSettings,
+    Usage,
+    UsageSeen,
+)
 from ray_agents.models import anthropic
 from ray_agents.models.anthropic import AnthropicModel, close_clients
 from ray_agents.models.scripted import Says
@@ -231,6 +243,34 @@ async def test_broken_streams_are_counted_as_they_are_billed() -> None:
     assert spent.cost_micros == micros == Decimal(cost).scaleb(6)
 
 
+class GoesAway:
+    """A model whose first answer never comes, though its prompt is billed."""
+
+    provider = "scripted"
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        self._asked += 1
+        if self._asked == 1:
+            yield UsageSeen(usage=Usage(input_tokens=7))
+            raise ModelUnavailable("it is gone", model=request.model)
+        yield Answered(content=[], stop_reason="end_turn", usage=AT_MOST)
+
+
+async def test_what_a_failed_attempt_has_cost_is_in_the_ledger_and_once() -> None:
+    model = GoesAway()
+    async with LocalRuntime("memory:", model_for=lambda _: model) as runtime:
+        await runtime.register(registry)
+        c = await spawned(runtime, "/clerk/c")
+        await ask(runtime, c, "go")
+        spent = (await runtime.inspect(c)).spent
+        recorded = summed(await log_of(runtime, c))
+    assert (spent.tokens, spent.uncounted) == (7 + AT_MOST.tokens, 1)
+    assert (recorded.tokens, recorded.uncounted) == (spent.tokens, spent.uncounted)
+
+
 async def test_runs_side_by_side_add_up() -> None:
     async with LocalRuntime("memory:") as runtime:
         await runtime.register(defined(saying_at_once))
@@ -256,6 +296,37 @@ async def test_an_entity_whose_budget_is_used_up_calls_no_model_any_more(budget:
         assert view.spent.tokens == 2 * AT_MOST.tokens
         runs = [event.value for event in await log_of(runtime, t) if event.type == "run"]
         assert runs[-1]["finish_reason"] == "budget"
+
+
+async def test_a_wake_that_is_skipped_before_its_end_is_durable_is_counted_once() -> None:
+    store = DyingBlobs(memory(), far=True)
+
+    class Gone:
+        """A model that counts a prompt and is gone; from then on nothing reaches the medium."""
+
+        provider = "gone"
+
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+            yield UsageSeen(usage=AT_MOST)
+            store.writing.acquire()
+            raise ModelUnavailable("gone", model=request.model)
+
+    limits = Limits(attempts_max=1)
+    async with LocalRuntime(store, model_for=lambda _: Gone()) as runtime:
+        await runtime.register(defined(saying, limits=limits))
+        t = await spawned(runtime, "/t/a")
+        await runtime.send(t, SendRequest(payload="go"))
+        while not (await runtime.inspect(t)).parked:  # noqa: ASYNC110 - before that is durable
+            await asyncio.sleep(0)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(runtime.skip(t))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            store.writing.release()
+        spent = (await runtime.inspect(t)).spent
+        steps = summed(await log_of(runtime, t))
+    assert (spent.tokens, spent.uncounted) == (AT_MOST.tokens, 1)
+    assert (steps.tokens, steps.uncounted) == (AT_MOST.tokens, 1)
 
 
 async def test_a_sleeper_shows_what_it_has_spent_and_nobody_is_over_no_budget() -> None:
