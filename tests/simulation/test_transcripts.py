@@ -95,7 +95,8 @@ async def hurry() -> str:
 async def clerk(ctx: Any, wake: Any) -> None:
     """Run the agent, twice if a message says so; sum up what is long, if it was spawned so."""
     tokens = ctx.args.get("threshold")
-    compaction = tokens and Compaction(threshold=tokens, keep_last=2, max_tokens=10)
+    keep_last = 1 + tokens // 12 if tokens else 0
+    compaction = tokens and Compaction(threshold=tokens, keep_last=keep_last, max_tokens=10)
     tools = [look, write, fail, act, hurry]
     ctx.use_agent(tools=tools, turns_max=5, compaction=compaction)
     await ctx.agent.run()
@@ -397,10 +398,19 @@ PASSED_OVER: dict[str, Any] = {
     "seed": 0,
     "threshold": 12,
 }
+# A run takes a message in, and goes on elsewhere.
+STEERED_AND_CRASHED: dict[str, Any] = {
+    "script": [*[LOOKING] * 3, *[silent(WELL)] * 4],
+    "plan": [(2, ("send", Mode.STEER, "")), (8, ("crash",))],
+    "deaths": [],
+    "seed": 0,
+    "threshold": 0,
+}
 
 
 @example(**READ_AGAIN)
 @example(**PASSED_OVER)
+@example(**STEERED_AND_CRASHED)
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
