@@ -92,7 +92,7 @@ class _Composing:
         system_tokens = self.tokens
         for tier in TIERS[:-1]:
             for each in sources:
-                if each.tier == tier and each.units:
+                if each.tier == tier and _has_messages(each):
                     self._add_source(each, each.units)
                     self._mark()
         self._add_volatile(sources)
@@ -167,7 +167,7 @@ class _Composing:
             tokens = each.tokens * sum(unit.tokens for unit in shown) // told
             if each.units:
                 self._count(each.name, tokens)
-            if each.left_out and each.units:
+            if each.left_out and _has_messages(each):
                 self._say_text(LEFT_OUT)
             self._add_units(unit for unit in shown if unit.at is None)
             timed += [unit for unit in shown if unit.at is not None]
@@ -206,3 +206,8 @@ class _Composing:
             less = sum(tokens_in_blocks(each["content"]) for each in self.messages[since:])
             self._mark(needed=True, after=since, less=less)
         self._mark(needed=True)
+
+
+def _has_messages(source: Filled) -> bool:
+    """Whether it tells messages, be it that all of them are left out."""
+    return bool(source.units) or (not source.text and source.left_out > 0)

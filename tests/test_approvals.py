@@ -119,6 +119,25 @@ async def test_what_needs_no_approval_is_run_before_the_run_waits() -> None:
     assert len([row for row in world.rows if row.type == "approval"]) == 1
 
 
+async def test_no_call_of_a_step_that_was_asked_for_runs_before_all_are_decided_on() -> None:
+    world = World(DELETE, ("delete", {"path": "b"}))
+    await world.attempt()
+    first = next(iter(world.approvals.values())).decided(APPROVED, now=10).draft()
+    world.rows.append(Event.at(1 + world.rows[-1].offset, 0, first))
+    assert await world.attempt() is None
+    assert world.done == {}
+
+
+@pytest.mark.parametrize("status", sorted({*ApprovalStatus} - {APPROVED, ApprovalStatus.PENDING}))
+async def test_nothing_runs_that_was_not_approved(status: ApprovalStatus) -> None:
+    world = World(DELETE)
+    await world.attempt()
+    world.decide(status)
+    assert await world.attempt() is not None
+    assert world.done == {}
+    assert world.told[0].startswith("Not run: ")
+
+
 async def test_approved_calls_are_run_and_denied_ones_explained() -> None:
     for status, told in ((APPROVED, "deleted a"), (DENIED, "denied. The reason given: no")):
         world = World(DELETE, LOOK)

@@ -12,13 +12,15 @@ import pytest
 
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.compaction import Compaction, cut_of
+from ray_agents.contextplan import plan_of
 from ray_agents.conversation import timed_messages
 from ray_agents.errors import InvalidDefinition, ModelUnavailable
 from ray_agents.events import Event
 from ray_agents.ledger import Spent
 from ray_agents.loop import run_agent
-from ray_agents.model import AnswerBroken, ModelEvent, ModelRequest, Usage
+from ray_agents.model import AnswerBroken, ModelEvent, ModelRequest, Usage, UsageSeen
 from ray_agents.models.scripted import FunctionModel, Says
+from ray_agents.prompting import Prompting
 from ray_agents.testing.journal import Crashed, MemoryJournal
 from ray_agents.testing.rules import check_messages
 from ray_agents.timeline import Timeline
@@ -105,6 +107,7 @@ async def test_that_a_summary_broke_off_is_durable_before_it_is_asked_for_again(
     class Torn(FunctionModel):
         async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
             if request.system.startswith("You sum up"):
+                yield UsageSeen(usage=Usage(input_tokens=7))
                 yield AnswerBroken(reason="torn")
                 kept = [row for row in journal.rows_kept(posts_lost=True) if row.type == "step"]
                 marks.append(kept[-1].value.get("uncounted", 0))
@@ -113,8 +116,27 @@ async def test_that_a_summary_broke_off_is_durable_before_it_is_asked_for_again(
                     yield event
 
     config = AgentConfig(tools=[look], compaction=SMALL)
-    await run_agent(journal, config, model=Torn(Looking(8)), input="hi")
+    result = await run_agent(journal, config, model=Torn(Looking(8)), input="hi")
     assert marks == [1] * len(marks) != []
+    voided = {e.key: e.value["voided"] for e in journal.rows if "voided" in (e.text or "")}
+    assert [each["input_tokens"] for each in voided.values()] == [7] * len(marks)
+    assert result.uncounted == len(marks)
+
+
+async def test_a_summary_is_durable_before_anything_else_is_waited_for() -> None:
+    journal, kept = MemoryJournal(), list[int]()
+
+    async def source() -> str:
+        durable = journal.rows_kept(posts_lost=True)
+        kept.append(sum(event.type == "compaction" for event in durable))
+        return "what is asked for anew when a summary was made"
+
+    asked, config = Looking(12), AgentConfig(tools=[look], compaction=SMALL)
+    model = FunctionModel(asked)
+    prompting = Prompting(config, model, plan=plan_of(100, {"slow": {"content": source}}))
+    await run_agent(journal, config, model=model, input="hi", prompting=prompting)
+    assert kept == list(range(1 + len(asked.summaries)))
+    assert len(kept) > 1
 
 
 async def test_what_was_summed_up_is_still_there_for_who_reads_the_whole() -> None:
@@ -171,6 +193,24 @@ def completed(events: Sequence[Event]) -> set[str]:
         and event.value["status"] == "completed"
         and "purpose" not in event.value
     }
+
+
+async def test_a_summary_that_a_dead_owner_left_begun_is_ended_with_its_run() -> None:
+    class Dying(Looking):
+        def __call__(self, request: ModelRequest) -> Says:
+            if request.system.startswith("You sum up"):
+                raise Crashed("while it was asked for a summary")
+            return super().__call__(request)
+
+    journal = MemoryJournal()
+    with pytest.raises(Crashed):
+        await run(Dying(12), journal)
+    again = MemoryJournal(recorded=journal.rows)
+    again.interruption.set()
+    result = await run(Looking(12), again)
+    steps = {event.key: event.value["status"] for event in again.rows if event.type == "step"}
+    assert steps["run-1:c1"] == "failed"
+    assert (result.stop_reason, result.uncounted) == ("interrupted", 1)
 
 
 async def test_a_summary_that_says_nothing_is_asked_for_once_in_a_run() -> None:

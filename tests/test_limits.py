@@ -95,6 +95,7 @@ def answer(text: str = "Done.", usage: Usage = USAGE, **more: Any) -> Answered:
         ({"turns_max": 2}, "turns_max"),
         ({"tokens_max": 254}, "tokens_max"),
         ({"cost_max": Decimal(128)}, "cost_max"),
+        ({"cost_max": Decimal(254)}, "cost_max"),
         ({"time_max": timedelta(milliseconds=12)}, "time_max"),
     ],
 )
@@ -266,6 +267,21 @@ async def test_what_a_prompt_is_made_of_is_not_waited_for_beyond_the_time(conten
     assert (result.stop_reason, result.steps, result.uncounted) == ("time_max", 0, 0)
     assert rows(journal, "step") == []
     check_transcript(journal)
+
+
+async def test_what_is_used_up_while_a_prompt_is_made_leaves_nothing_for_the_call() -> None:
+    class Shared(MemoryJournal):
+        def used_up(self) -> str | None:
+            return "budget" if gone else None
+
+    async def slow() -> str:
+        gone.append("what another run has spent meanwhile")
+        return "a text"
+
+    gone, model, config = list[str](), Steps(), AgentConfig()
+    prompting = Prompting(config, model, plan=plan_of(100, {"slow": {"content": slow}}))
+    result = await run_agent(Shared(), config, model=model, input="hi", prompting=prompting)
+    assert (result.stop_reason, result.steps) == ("budget", 0)
 
 
 @pytest.mark.parametrize(

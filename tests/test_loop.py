@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -12,15 +12,24 @@ import pytest
 
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.cluster import toolthreads
-from ray_agents.errors import Fenced, ModelUnavailable, NondeterministicWake
+from ray_agents.errors import (
+    CorruptLog,
+    Fenced,
+    ModelUnavailable,
+    NondeterministicWake,
+    StoreFull,
+    StoreUnavailable,
+)
 from ray_agents.events import Draft, Event
 from ray_agents.loop import run_agent
 from ray_agents.media import image
-from ray_agents.model import Message, Model, ModelRequest, Usage
+from ray_agents.model import Message, Model, ModelEvent, ModelRequest, TextDelta, Usage
 from ray_agents.models.scripted import FunctionModel, Says, ScriptedModel
+from ray_agents.narration import WINDOW
 from ray_agents.testing.journal import MemoryJournal, current_scope
 from ray_agents.testing.rules import check_messages
 from ray_agents.tools import Tool, tool
+from tests.virtual_time import VirtualLoop
 
 
 @tool
@@ -176,13 +185,16 @@ async def test_a_tool_that_exits_ends_neither_the_run_nor_its_host() -> None:
     assert result.text == "Still here."
 
 
-async def test_an_owner_that_was_fenced_off_stops_at_once() -> None:
+@pytest.mark.parametrize(
+    "error", [Fenced, NondeterministicWake, StoreFull, StoreUnavailable, CorruptLog]
+)
+async def test_what_no_model_can_help_is_not_told_to_it_and_ends_the_attempt(error: Any) -> None:
     @tool
     async def fail() -> None:
         """Fail."""
-        raise Fenced("another owner")
+        raise error("not for the model")
 
-    with pytest.raises(Fenced):
+    with pytest.raises(error, match="not for the model"):
         await run([("", [("fail", {})]), "Sorry."], fail)
 
 
@@ -237,6 +249,25 @@ async def test_a_plain_function_that_finds_no_thread_is_told_of_as_not_begun(
     assert begun == [1]
 
 
+async def test_a_plain_function_whose_thread_comes_too_late_does_nothing() -> None:
+    done, late = list[str](), list[Any]()
+
+    class NoThread(MemoryJournal):
+        def in_thread(self, work: Any) -> Any:
+            late.append(work)
+            return asyncio.get_running_loop().create_future()
+
+    @tool(timeout=timedelta(milliseconds=1))
+    def pay() -> None:
+        """Pay."""
+        done.append("paid")
+
+    result = await run([("", [("pay", {})]), "Sorry."], pay, journal=NoThread())
+    assert "Not run: no thread was free" in str(result.tool_calls[0].error)
+    late[0]()
+    assert done == []
+
+
 async def test_the_time_of_a_plain_function_begins_when_it_has_a_thread(
     one_thread: threading.Event,
 ) -> None:
@@ -283,6 +314,27 @@ async def test_a_model_that_cannot_be_reached_fails_the_run_visibly_and_it_goes_
     again = MemoryJournal(recorded=journal.rows)
     assert (await run(["Hello."], journal=again)).text == "Hello."
     assert [row["attempt"] for row in rows(again, "step")] == [1, 1, 2, 2]
+
+
+def test_of_an_answer_that_failed_nothing_more_is_told() -> None:
+    class Breaks:
+        provider = "scripted"
+
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+            for word in ("one ", "two "):
+                yield TextDelta(block=0, text=word)
+            raise ModelUnavailable("overloaded")
+
+    async def fails() -> MemoryJournal:
+        journal = MemoryJournal()
+        with pytest.raises(ModelUnavailable):
+            await run(Breaks(), journal=journal)
+        await loop.sleep(2 * WINDOW)
+        return journal
+
+    loop = VirtualLoop()
+    journal = loop.play(fails())
+    assert [row.type for row in journal.rows][-3:] == ["error", "step", "run"]
 
 
 async def test_a_run_that_is_asked_again_with_another_input_is_refused() -> None:

@@ -164,6 +164,8 @@ class Entity:
         for event in appending.events:
             self.state.apply(event)
         self._written = appending.events[-1].offset
+        if self.owner.overfull:
+            self.rest()
         return appending
 
     def outbox_grew(self) -> None:
@@ -425,8 +427,8 @@ class Entity:
             before = None
             while chosen != before:  # what it ends with is read from the log, so it must be there
                 before = chosen
-                await self._acknowledged(self._written)
                 await self.owner.ready(min(wake.from_offset for wake in chosen))
+                await self._acknowledged(self._written)  # the last rows of their runs among it
                 chosen = left_to_people(self, verb, wake_key)  # what went on meanwhile
             drafts = given_up(chosen, self.state, self.owner.history, now=now)
         appending = self.enqueue(drafts)

@@ -71,7 +71,7 @@ def _is_installed(path: str) -> bool:
 
 def own_modules() -> list[ModuleType]:
     """Every module of an author's own that this process has loaded."""
-    loaded = list(sys.modules.items())
+    loaded = sys.modules.copy().items()  # at once: other threads import meanwhile
     return [module for name, module in loaded if is_own(name, getattr(module, "__file__", None))]
 
 

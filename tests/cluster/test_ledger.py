@@ -28,7 +28,14 @@ from ray_agents.errors import (
 )
 from ray_agents.events import Event
 from ray_agents.ledger import Spent
-from ray_agents.model import ModelEvent, ModelRequest, ModelSettings, Usage, UsageSeen
+from ray_agents.model import (
+    Answered,
+    ModelEvent,
+    ModelRequest,
+    ModelSettings,
+    Usage,
+    UsageSeen,
+)
 from ray_agents.models import anthropic
 from ray_agents.models.anthropic import AnthropicModel, close_clients
 from ray_agents.models.scripted import Says
@@ -234,6 +241,34 @@ async def test_broken_streams_are_counted_as_they_are_billed() -> None:
     assert price is not None
     micros = sum(price.micros(usage) for _, usage in provider.billed)
     assert spent.cost_micros == micros == Decimal(cost).scaleb(6)
+
+
+class GoesAway:
+    """A model whose first answer never comes, though its prompt is billed."""
+
+    provider = "scripted"
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        self._asked += 1
+        if self._asked == 1:
+            yield UsageSeen(usage=Usage(input_tokens=7))
+            raise ModelUnavailable("it is gone", model=request.model)
+        yield Answered(content=[], stop_reason="end_turn", usage=AT_MOST)
+
+
+async def test_what_a_failed_attempt_has_cost_is_in_the_ledger_and_once() -> None:
+    model = GoesAway()
+    async with LocalRuntime("memory:", model_for=lambda _: model) as runtime:
+        await runtime.register(registry)
+        c = await spawned(runtime, "/clerk/c")
+        await ask(runtime, c, "go")
+        spent = (await runtime.inspect(c)).spent
+        recorded = summed(await log_of(runtime, c))
+    assert (spent.tokens, spent.uncounted) == (7 + AT_MOST.tokens, 1)
+    assert (recorded.tokens, recorded.uncounted) == (spent.tokens, spent.uncounted)
 
 
 async def test_runs_side_by_side_add_up() -> None:

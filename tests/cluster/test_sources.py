@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,14 @@ from types import ModuleType
 
 import pytest
 
-from ray_agents.cluster.sources import digest_of, is_own, load, load_fresh, sources_of
+from ray_agents.cluster.sources import (
+    digest_of,
+    is_own,
+    load,
+    load_fresh,
+    own_modules,
+    sources_of,
+)
 
 MINE = ("bots", "prices", "shop")
 
@@ -109,3 +117,20 @@ def test_own_is_what_is_neither_installed_nor_ours(tmp_path: Path) -> None:
     assert not is_own("pytest", pytest.__file__)
     assert not is_own("ray_agents.demo", str(tmp_path / "ray_agents" / "demo.py"))
     assert not is_own("builtins", None)
+
+
+def test_modules_that_others_import_meanwhile_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = dict(sys.modules)
+
+    def imported(*_: object) -> None:
+        loaded[f"module_{len(loaded)}"] = ModuleType("late")
+
+    monkeypatch.setattr(sys, "modules", loaded)
+    before = gc.get_threshold()
+    gc.callbacks.append(imported)  # what another thread may do at any instant, done in the worst
+    gc.set_threshold(1)
+    try:
+        own_modules()
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(imported)

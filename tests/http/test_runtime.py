@@ -44,8 +44,8 @@ from ray_agents.requests import (
 from ray_agents.settings import Settings
 from ray_agents.testing.loopback import quiet_server
 from ray_agents.views import Durability, Status
-from serve.api import create_app
 from tests.fake_runtime import FakeRuntime
+from tests.serve.apps import app_over
 
 AMY = Address.of("assistant", "amy")
 TOKEN = "open-sesame"
@@ -55,7 +55,7 @@ Wait = Callable[..., Awaitable[object]]
 
 @asynccontextmanager
 async def served(runtime: Runtime, settings: Settings) -> AsyncGenerator[str]:
-    app = create_app(lambda _: runtime, settings)
+    app = app_over(runtime, settings)
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
@@ -64,7 +64,7 @@ async def served(runtime: Runtime, settings: Settings) -> AsyncGenerator[str]:
         try:
             yield f"http://127.0.0.1:{door.getsockname()[1]}"
         finally:
-            server.should_exit = True
+            server.leave()
             await task
 
 

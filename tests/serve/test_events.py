@@ -14,9 +14,9 @@ import pytest
 from ray_agents.address import Address
 from ray_agents.requests import SpawnRequest
 from ray_agents.settings import Settings
-from serve.api import create_app
 from serve.streams import EventStream
 from tests.fake_runtime import FakeRuntime
+from tests.serve.apps import app_over
 
 AMY = Address.of("assistant", "amy")
 EVENTS = "/v1/entities/assistant/amy/events"
@@ -34,7 +34,7 @@ async def runtime() -> FakeRuntime:
 
 @pytest.fixture
 async def api(runtime: FakeRuntime) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(lambda _: runtime, Settings())
+    app = app_over(runtime, Settings())
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://control") as client,
@@ -113,7 +113,7 @@ class Peer:
 
 @pytest.fixture
 async def app(runtime: FakeRuntime) -> AsyncIterator[Any]:
-    app = create_app(lambda _: runtime, Settings(heartbeat=SOON))
+    app = app_over(runtime, Settings(heartbeat=SOON))
     async with app.router.lifespan_context(app):
         yield app
 

@@ -12,6 +12,7 @@ from ray_agents.errors import InvalidSetting
 from ray_agents.settings import Settings
 from serve.api import create_app
 from tests.fake_runtime import FakeRuntime
+from tests.serve.apps import app_over
 
 TOKEN = "open-sesame"
 AT = "/v1/entities/assistant/amy"
@@ -19,7 +20,7 @@ AT = "/v1/entities/assistant/amy"
 
 @asynccontextmanager
 async def api_of(settings: Settings) -> AsyncGenerator[httpx.AsyncClient]:
-    app = create_app(lambda _: FakeRuntime(), settings)
+    app = app_over(FakeRuntime(), settings)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

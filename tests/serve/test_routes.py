@@ -13,8 +13,8 @@ from ray_agents.modes import Mode
 from ray_agents.requests import ShareRequest
 from ray_agents.settings import Settings
 from serve import imports
-from serve.api import create_app
 from tests.fake_runtime import FakeRuntime, failing
+from tests.serve.apps import app_over
 
 AMY = Address.of("assistant", "amy")
 AT = "/v1/entities/assistant/amy"
@@ -28,7 +28,7 @@ def runtime() -> FakeRuntime:
 
 @pytest.fixture
 async def api(runtime: FakeRuntime) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(lambda _: runtime, Settings())
+    app = app_over(runtime, Settings())
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://control") as client,
@@ -37,7 +37,7 @@ async def api(runtime: FakeRuntime) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def test_the_lifespan_enters_and_leaves_the_runtime(runtime: FakeRuntime) -> None:
-    app = create_app(lambda _: runtime, Settings())
+    app = app_over(runtime, Settings())
     async with app.router.lifespan_context(app):
         assert runtime.entered
     assert not runtime.entered
@@ -396,7 +396,7 @@ async def test_what_cannot_be_exported_is_an_error_and_no_broken_file(
 async def test_an_import_may_be_larger_than_a_message_but_not_endless(
     monkeypatch: pytest.MonkeyPatch, runtime: FakeRuntime
 ) -> None:
-    app = create_app(lambda _: runtime, Settings(body_bytes_max=1_000))
+    app = app_over(runtime, Settings(body_bytes_max=1_000))
     monkeypatch.setattr(imports, "IMPORT_BYTES_MAX", 5_000)
     async with (
         app.router.lifespan_context(app),
