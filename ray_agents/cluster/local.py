@@ -19,12 +19,13 @@ from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.dueindex import DueIndex
 from ray_agents.cluster.equipment import Equipment, Verdict
+from ray_agents.cluster.folders import entity_folder
 from ray_agents.cluster.host import Host
 from ray_agents.cluster.recovery import Recovery
 from ray_agents.cluster.runtime import HostRuntime
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.gateway import Gateway
-from ray_agents.log.owner import LogIO
+from ray_agents.log.owner import LogIO, read_head
 from ray_agents.log.store import open_blobs
 from ray_agents.model import Model, ModelSettings
 from ray_agents.models.choice import chooser
@@ -50,6 +51,8 @@ class LocalHosts:
         clock: Clock,
         model_for: Callable[[AgentConfig], Model],
     ) -> None:
+        self._blobs = blobs
+        self._io = io
         self.definitions = Definitions(blobs)
         self.id = f"local-{os.getpid()}-{clock.fresh_id()}"
         self._closed = False
@@ -119,8 +122,11 @@ class LocalHosts:
         raise RuntimeUnavailable(message, address=str(address))
 
     async def _elsewhere(self, address: Address, call: Call, asleep: Asleep) -> Answer:
-        for other in [hosts for hosts in _LIVE.values() if hosts is not self]:
-            if other.host.owns(address):
+        """The answer of the live host that owns the entity, by the log: stores share addresses."""
+        others = [each for each in _LIVE.values() if each is not self and each.host.owns(address)]
+        head = await read_head(self._blobs, entity_folder(address), io=self._io) if others else None
+        for other in others:
+            if head is not None and head.host == other.id:
                 return await other.host.call(address, call)
         return asleep
 

@@ -432,3 +432,12 @@ async def test_a_refused_message_does_not_keep_an_entity_awake(
         await runtime.send(b, SendRequest())
     await runtime.kill(b)
     await wait_until(lambda: not runtime.hosts.host.awake)
+
+
+async def test_runtimes_of_two_stores_in_one_process_do_not_answer_for_each_other() -> None:
+    async with LocalRuntime("memory:") as one, LocalRuntime("memory:") as other:
+        for each in (one, other):
+            await each.register(registry)
+        awake = await spawned(one, "/worker/same")
+        with pytest.raises(UnknownEntity):
+            await other.inspect(awake)

@@ -145,16 +145,16 @@ async def test_a_fork_in_the_midst_of_a_call_does_not_count_it_again() -> None:
             asked.set()
             await held.wait()
 
-    blobs, a = MemoryBlobs(), Address.parse("/one/a")
+    blobs, a = MemoryBlobs(), Address.parse("/one/x")
     async with LocalRuntime(blobs, model_for=lambda _: Held()) as runtime:
         await runtime.register(registry)
         await runtime.spawn(a, SpawnRequest(message=SendRequest(payload={})))
         await asked.wait()
         await runtime.send(a, SendRequest(payload="later"))  # durable, and so is what came before
-        fork = await runtime.fork(a, ForkRequest(to="/one/b"))
+        fork = await runtime.fork(a, ForkRequest(to="/one/y"))
         (line,) = await cost_in(blobs, by="entity", since=None)
     assert fork.spent.tokens == 0
-    assert (line.of, line.tokens, line.uncounted) == ("/one/a", 127, 0)
+    assert (line.of, line.tokens, line.uncounted) == ("/one/x", 127, 0)
 
 
 async def test_a_call_that_broke_before_anything_was_counted_is_uncounted() -> None:
