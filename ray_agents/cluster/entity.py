@@ -165,6 +165,8 @@ class Entity:
         for event in appending.events:
             self.state.apply(event)
         self._written = appending.events[-1].offset
+        if self.owner.overfull:
+            self.rest()
         return appending
 
     def outbox_grew(self) -> None:
