@@ -103,17 +103,19 @@ class WakeLoop:
     def _interrupt(self, session: EntitySession) -> None:
         if not session.interruption.is_set:
             session.interrupt()
-            bound = INTERRUPTED_MAX + CANCELLED_MAX
-            running = asyncio.get_running_loop()
-            running.call_later(bound.total_seconds(), self._leave_behind, session)
+            self._leave_later(session, INTERRUPTED_MAX + CANCELLED_MAX)
+
+    def _leave_later(self, session: EntitySession, bound: timedelta) -> None:
+        running = asyncio.get_running_loop()
+        running.call_later(bound.total_seconds(), self._leave_behind, session)
 
     def _leave_behind(self, session: EntitySession) -> None:
-        """Go on without an interrupted handler that does not end; it writes nothing any more."""
+        """Go on without a handler that was told to end and does not; it writes nothing any more."""
         task = self._task
         if self._session is not session or task is None or self._entity.leaving:
             return
         LOGGER.error(
-            "%s: its handler was interrupted and cancelled and does not end; the entity goes on "
+            "%s: its handler was told to stop and cancelled and does not end; the entity goes on "
             "without it, and nothing that it still does is recorded",
             self._entity.name,
         )
@@ -133,6 +135,7 @@ class WakeLoop:
         self._entity.waiting_for = None
         if self._session is not None:
             self._session.cancelled.set()
+            self._leave_later(self._session, CANCELLED_MAX)
         if self._task is not None:
             self._task.cancel()
 

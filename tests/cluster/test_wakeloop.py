@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from ray_agents.address import Address
+from ray_agents.cluster import wakeloop
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Limits, Registry
-from ray_agents.errors import ModelUnavailable
+from ray_agents.errors import Fenced, ModelUnavailable
 from ray_agents.model import ModelEvent, ModelRequest, TextDelta
 from ray_agents.models.scripted import Says
 from ray_agents.requests import DecisionRequest, SendRequest
@@ -241,3 +243,36 @@ async def test_a_wake_is_skipped_once_all_that_it_has_written_is_durable() -> No
         view = await runtime.inspect(at)
     assert [run["finish_reason"] for run in runs] == [None, "error"]
     assert view.spent.uncounted == 1
+
+
+@registry.entity("deaf", limits=AT_ONCE)
+async def deaf(ctx: Any, wake: Any) -> Any:
+    """Go on whatever is said, if told so, and write at last."""
+    for _ in range(4 if wake.payload == "go on" else 0):
+        with suppress(asyncio.CancelledError):
+            await gates.wait("waiting")
+    try:
+        ctx.insert_context("late", name="late", content=wake.payload)
+        await ctx.commit()
+    except Fenced:
+        gates.reached["refused"].set()
+        raise
+    return wake.payload
+
+
+async def test_a_new_life_does_not_wait_for_a_handler_of_the_last_one_that_does_not_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wakeloop, "CANCELLED_MAX", timedelta(milliseconds=5))
+    async with LocalRuntime() as runtime:
+        await runtime.register(registry)
+        at = await spawned(runtime, "/deaf/a")
+        await runtime.send(at, SendRequest(payload="go on"))
+        await gates.reached["waiting"].wait()
+        await runtime.kill(at)
+        await spawned(runtime, "/deaf/a")
+        assert (await ask(runtime, at, "and now?")).value == "and now?"
+        gates.opened["waiting"].set()
+        await gates.reached["refused"].wait()
+        rows = [e.value["content"] for e in await log_of(runtime, at) if "late" in e.key]
+    assert rows == ["and now?"]
