@@ -46,10 +46,15 @@ async def escape() -> None:
     raise OfNoKind("as told")
 
 
+def asks(_: ModelRequest) -> Says:
+    """Call the tool that people must approve, whatever was said."""
+    return Says(calls=[("act", {})])
+
+
 @registry.entity("grouped", limits=AT_ONCE)
 async def grouped(ctx: Any, wake: Any) -> None:
     """Run an agent that comes to wait, beside what then fails."""
-    agent = ctx.use_agent(tools=[act], test_responses=lambda _: Says(calls=[("act", {})]))
+    agent = ctx.use_agent(tools=[act], test_responses=asks)
 
     async def beside() -> None:
         try:
