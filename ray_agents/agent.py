@@ -8,6 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+from ray_agents.budgets import COST_MAX
 from ray_agents.compaction import Compaction
 from ray_agents.errors import InvalidDefinition
 from ray_agents.events import JSON
@@ -82,6 +83,10 @@ class AgentConfig:
                 continue
             if name == "cost_max":
                 check_money(name, limit)
+                if limit > COST_MAX:
+                    raise InvalidDefinition(
+                        f"{name}={limit!r}: at most {COST_MAX:,} dollars", field=name
+                    )
                 self.check_priced(f"{name}={limit!r}")
             if limit <= nothing:
                 raise InvalidDefinition(f"{name}={limit!r}: more than nothing", field=name)

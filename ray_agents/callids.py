@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ray_agents.model import Block
 from ray_agents.transcript import Turn, replaced
@@ -13,6 +13,7 @@ class CallIds:
 
     def __init__(self) -> None:
         self._given: dict[str, str] = {}  # by what they are told under
+        self._now: dict[str, str] = {}  # what the calls of turns told again are told under
 
     def told(self, content: Sequence[Block]) -> list[Block]:
         """The blocks of an answer, its calls under ids that no call before them has."""
@@ -22,23 +23,26 @@ class CallIds:
         """The id that the provider gave."""
         return self._given[told]
 
+    def apart(self, content: Sequence[Block], given: Callable[[str], str] = str) -> list[Block]:
+        """The blocks of a turn, its calls as :meth:`told`, and its results under those ids.
+
+        ``given`` tells the provider's id of a call from the one it stands under.
+        """
+        found: list[Block] = []
+        for block in content:
+            again = block
+            if block["type"] == "tool_use":
+                again = self._tell(block | {"id": given(block["id"])})
+                self._now[block["id"]] = again["id"]
+            elif block["type"] == "tool_result":
+                again = block | {"tool_use_id": self._now[block["tool_use_id"]]}
+            found.append(again)
+        return found
+
     def of(self, turns: Iterable[Turn]) -> list[Turn]:
         """These turns, told again as if there had been none before them."""
-        before, self._given = self._given, {}
-        now: dict[str, str] = {}
-        found: list[Turn] = []
-        for each in turns:
-            content: list[Block] = []
-            for block in each.content:
-                again = block
-                if block["type"] == "tool_use":
-                    again = self._tell(block | {"id": before[block["id"]]})
-                    now[block["id"]] = again["id"]
-                elif block["type"] == "tool_result":
-                    again = block | {"tool_use_id": now[block["tool_use_id"]]}
-                content.append(again)
-            found.append(replaced(each, content))
-        return found
+        before, self._given, self._now = self._given, {}, {}
+        return [replaced(each, self.apart(each.content, before.__getitem__)) for each in turns]
 
     def _tell(self, call: Block) -> Block:
         given = told = call["id"]

@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from ray_agents.errors import CorruptLog, InvalidPayload, RayAgentsError
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from ray_agents.views import CostBy, CostLine
 
 PROGRAM = "ray-agents"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 app = typer.Typer(
     name=PROGRAM,
@@ -150,7 +153,8 @@ class Installed:
         """What was spent in the store, or in that of the control API that was named."""
         from ray_agents.tables.cost import cost
 
-        begin = None if since is None else datetime.now(UTC) - since
+        now = datetime.now(UTC)
+        begin = None if since is None else now - min(since, now - EPOCH)
         settings = self._settings(target)
         if (url := target.url or settings.url) is not None:
             if on_corrupt is not None:
@@ -185,11 +189,17 @@ class Installed:
         return from_env({**os.environ, **given})
 
 
+@cache
+def program() -> TyperGroup:
+    """The commands and their options, worked out once."""
+    return cast("TyperGroup", get_command(app))
+
+
 def main(arguments: Sequence[str] | None = None, installation: Installation | None = None) -> int:
     """Run one command; its exit code. The console script calls this."""
     screen = Screen()
     try:
-        code = get_command(app).main(
+        code = program().main(
             args=arguments,
             prog_name=PROGRAM,
             standalone_mode=False,

@@ -20,6 +20,7 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from ray_agents.address import Address
 from ray_agents.budgets import Budget
@@ -112,7 +113,7 @@ def _prepare(url: str | None, settings: Settings | None) -> tuple[Runtime, Detac
     chosen = settings or from_env(os.environ)
     address = url or chosen.url
     if address is not None:
-        if not address.startswith(("http://", "https://")):
+        if not _is_url(address):
             message = f"{address!r} is no control API; write http://host:port"
             raise InvalidSetting(message, variable="RAY_AGENTS_URL")
         from ray_agents.cluster.running import token_for
@@ -126,6 +127,15 @@ def _prepare(url: str | None, settings: Settings | None) -> tuple[Runtime, Detac
     attachment = attach(chosen)
     runtime = ClusterRuntime(chosen, attachment)
     return runtime, attachment.detach, partial(cost_in, chosen.store)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:  # a port that is none, or half an IPv6 address
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _nothing() -> None:

@@ -13,13 +13,11 @@ recorded as skipped.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import groupby
 
 from ray_agents import wakes
 from ray_agents.events import Draft, Event, WakeRecorded, WakeStatus
 from ray_agents.projection import State
-from ray_agents.runs import BEGUN, RunRecord
-from ray_agents.timeline import INTERRUPTED, NOT_RUN
+from ray_agents.runends import End, ended_runs
 
 REASON = "what came after was not inherited"
 
@@ -31,30 +29,13 @@ def closing_drafts(state: State, runs: Iterable[Event], *, now: int) -> list[Dra
     """
     ended = sorted(state.wakes.values(), key=lambda wake: wake.to_offset)
     return [
-        *ended_runs(runs, reason=REASON, now=now),
+        *ended_runs(runs, End.of(REASON), now=now),
         *(wakes.skipped(wake, now=now).draft() for wake in ended),
         *(_untaken(state, now=now) if state.pending else ()),
         *(row.effect.delivered() for row in state.outbox.values()),
         *(each.ended() for each in state.deferred.values()),
         *(timer.send.cancelled() for timer in state.timers.values()),
     ]
-
-
-def ended_runs(rows: Iterable[Event], *, reason: str, now: int) -> Iterable[Draft]:
-    """End every run that is open: the rows are those of :func:`closing_drafts`' ``runs``."""
-
-    def told(status: str | None) -> str:
-        """What a model reads of a tool call that has no result."""
-        return INTERRUPTED if status in BEGUN else NOT_RUN.format(reason=reason)
-
-    for key, its in groupby(sorted(rows, key=_run_of), key=_run_of):
-        yield from RunRecord(key, list(its)).run_interrupted(
-            f"the run was interrupted: {reason}", told=told, now=now
-        )
-
-
-def _run_of(event: Event) -> str:
-    return event.key.partition(":")[0]
 
 
 def _untaken(state: State, *, now: int) -> Iterable[Draft]:

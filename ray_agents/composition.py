@@ -8,7 +8,8 @@ run a prompt only grows at its end, and between runs it stays the same up to the
 a source tells of the run itself is left out, as the run says it.
 
 Whatever the sources hold, the messages obey the Messages API: they begin with the user, alternate,
-and no call is parted from its result. Where a bound has left messages out, the prompt says so.
+no call is parted from its result, and no two have one id. Where a bound has left messages out, the
+prompt says so.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ray_agents.caching import CachePoints, Place, chosen
+from ray_agents.callids import CallIds
 from ray_agents.contextplan import TIERS, VOLATILE
 from ray_agents.contextreport import ContextReport
 from ray_agents.contextsource import Filled, Unit
@@ -71,6 +73,7 @@ class _Composing:
     places: list[Place] = field(default_factory=list[Place])
     counts: dict[str, int] = field(default_factory=dict[str, int])
     own_keys: set[str] = field(default_factory=set[str])
+    ids: CallIds = field(default_factory=CallIds)
 
     def prompt(self) -> Prompt:
         parts, sources = self.parts, self.parts.sources or ()
@@ -89,7 +92,7 @@ class _Composing:
         system_tokens = self.tokens
         for tier in TIERS[:-1]:
             for each in sources:
-                if each.tier == tier and each.units:
+                if each.tier == tier and _has_messages(each):
                     self._add_source(each, each.units)
                     self._mark()
         self._add_volatile(sources)
@@ -131,7 +134,7 @@ class _Composing:
             self._say_text(LEFT_OUT)
         if self.messages and self.messages[-1]["role"] == role:
             self.places = [p for p in self.places if p.messages != len(self.messages)]
-        say(self.messages, role, content)
+        say(self.messages, role, self.ids.apart(content))
 
     def _say_text(self, text: str) -> None:
         self._say("user", [{"type": "text", "text": text}])
@@ -164,7 +167,7 @@ class _Composing:
             tokens = each.tokens * sum(unit.tokens for unit in shown) // told
             if each.units:
                 self._count(each.name, tokens)
-            if each.left_out and each.units:
+            if each.left_out and _has_messages(each):
                 self._say_text(LEFT_OUT)
             self._add_units(unit for unit in shown if unit.at is None)
             timed += [unit for unit in shown if unit.at is not None]
@@ -203,3 +206,8 @@ class _Composing:
             less = sum(tokens_in_blocks(each["content"]) for each in self.messages[since:])
             self._mark(needed=True, after=since, less=less)
         self._mark(needed=True)
+
+
+def _has_messages(source: Filled) -> bool:
+    """Whether it tells messages, be it that all of them are left out."""
+    return bool(source.units) or (not source.text and source.left_out > 0)

@@ -25,13 +25,13 @@ from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol
 
-from ray_agents.errors import RayAgentsError
 from ray_agents.lane import Lane, Turn
 from ray_agents.pacing import Allowance, Level
 from ray_agents.ports import Clock
-from ray_agents.sharing import ModelKey, Report, Share, Sharing
+from ray_agents.sharing import REPORTS_PER_SECOND_MAX, ModelKey, Report, Share, Sharing
 from ray_agents.turns import CALLER, Caller
 
 FIRST_ANSWER_MAX = timedelta(milliseconds=500)
@@ -94,10 +94,13 @@ class Gateway:
 
     def turn(self, key: ModelKey) -> Turn:
         """A turn for one attempt at a call."""
+        return Turn(partial(self._lane, key), CALLER.get() or NOBODY)
+
+    def _lane(self, key: ModelKey) -> Lane:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key, self._clock, self._hurry)
-        return Turn(lane, CALLER.get() or NOBODY)
+        return lane
 
     async def close(self) -> None:
         """Give back what the centre had lent; twice is harmless."""
@@ -110,7 +113,7 @@ class Gateway:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._centre is not None and lanes and not self._alone:
             reports = {key: lane.report(leaving=True) for key, lane in lanes.items()}
-            with suppress(RayAgentsError, TimeoutError):
+            with suppress(Exception):  # a courtesy: what is not given back is free after a while
                 async with asyncio.timeout(GOODBYE_MAX.total_seconds()):
                     await self._centre.report(self._host, reports)
 
@@ -118,13 +121,14 @@ class Gateway:
 
     def _hurry(self) -> None:
         """Calls have come, or something has happened that cannot wait."""
+        urgent = any(lane.urgent for lane in self._lanes.values())
         if self._alone:
-            self._ask_ourselves(urgent=False)
+            self._ask_ourselves(whole=False)
         if self._running is None or self._running.done():
             # Nobody's own: neither the wake that began it nor its Ray task may end it.
             loop = asyncio.get_running_loop()
             self._running = loop.create_task(self._run(), name="gateway", context=Context())
-        elif any(lane.urgent for lane in self._lanes.values()):
+        elif urgent:
             self._wake()
 
     def _wake(self) -> None:
@@ -195,16 +199,18 @@ class Gateway:
         self._trip = None
         try:
             shares = trip.result()
-        except (RayAgentsError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is: calls wait, and it is told
             self._go_alone(error)
             return
         if self._alone:
             LOGGER.warning("host %s shares the limits of models with the others again", self._host)
         self._alone = False
+        soonest = min((share.again for share in shares.values()), default=self._again)
+        hosts = max((share.hosts for share in shares.values()), default=0)
+        self._again = max(soonest, hosts / REPORTS_PER_SECOND_MAX)  # one report tells of all models
         for key, share in shares.items():
             if key not in self._reports:
                 continue  # it was let go of meanwhile
-            self._again = share.again
             lane = self._lanes[key]
             lane.told = share
             lane.take(share)
@@ -238,14 +244,14 @@ class Gateway:
     @property
     def _waits_for_first_answer(self) -> bool:
         return self._trip is not None and any(
-            lane.share is None and lane.urgent for lane in self._lanes.values()
+            lane.share is None and lane.busy for lane in self._lanes.values()
         )
 
     def _do_without(self) -> None:
         """Share with ourselves, while there is no centre, or its first answer is late."""
         now = self._clock.monotonic()
         if self._alone:
-            self._ask_ourselves(urgent=now >= self._own_at)
+            self._ask_ourselves(whole=now >= self._own_at)
             for key in [key for key, lane in self._lanes.items() if not lane.lingers]:
                 del self._lanes[key]  # what a centre has lent for it runs out by itself
                 self._reports.pop(key, None)
@@ -257,9 +263,12 @@ class Gateway:
                 if lane.share is None:
                     self._tell_ourselves(lane, key, lane.report())
 
-    def _ask_ourselves(self, *, urgent: bool) -> None:
+    def _ask_ourselves(self, *, whole: bool) -> None:
+        """Share out what cannot wait; and the rest, too, when that is due: it is not put off."""
+        if whole:
+            self._own_at = math.inf
         for key, lane in self._lanes.items():
-            if urgent or lane.urgent:
+            if whole or lane.urgent:
                 self._tell_ourselves(lane, key, lane.report())
 
     def _tell_ourselves(self, lane: Lane, key: ModelKey, report: Report) -> None:
@@ -267,5 +276,5 @@ class Gateway:
         level = Level(calls=max(1, calls), known=max(1, calls)) if lane.told else None
         told = replace(report, level=level, leaving=False)
         share = self._own.report(self._host, {key: told}, now=self._clock.monotonic())[key]
-        self._own_at = self._clock.monotonic() + share.again
+        self._own_at = min(self._own_at, self._clock.monotonic() + share.again)
         lane.take(share)

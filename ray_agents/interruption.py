@@ -1,10 +1,10 @@
-"""An interrupt: what the log says of it, what it cuts short, and the rows that end a run in order.
+"""An interrupt: what the log says of it, and what it cuts short.
 
 An interrupt is one append: a ``signal`` row, for people to read, and the wake marked as
 interrupted. From then on the wake does not go on, whoever owns the entity; that is why it may be
 acknowledged at once. What runs in this process is cut short through an :class:`Interruption`: the
 model's stream and the tools at once, the handler after a while. If the process dies before that
-has been written down, the next owner finds the mark and writes :func:`ends_of_runs` instead.
+has been written down, the next owner finds the mark and ends the runs instead (``runends.py``).
 
 The signal's fields are upstream's (``website/docs/agents/usage/signals.md`` in
 electric-sql/electric), whose ``SIGINT`` it is.
@@ -13,15 +13,12 @@ electric-sql/electric), whose ``SIGINT`` it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Self
 
 from ray_agents.events import Draft, Event
-from ray_agents.runs import BEGUN, INTERRUPTED, RunRecord
-from ray_agents.timeline import NOT_RUN
 from ray_agents.tools import Tool
 
 CANCELLED = (
@@ -31,10 +28,6 @@ CANCELLED = (
 LEFT_RUNNING = (
     "Interrupted: the run was told to stop while this tool ran. The tool could not be stopped and "
     "was left running; what comes of it is not known."
-)
-LOST = (
-    "Interrupted: the run was told to stop while this tool ran, and its result was not recorded. "
-    "It may or may not have taken effect."
 )
 
 
@@ -113,41 +106,3 @@ def _end(scope: asyncio.Timeout, seconds: float) -> None:
 def told_of(tool: Tool | None) -> str:
     """What the model reads of a tool that ran when the interrupt came."""
     return LEFT_RUNNING if tool is not None and tool.blocking else CANCELLED
-
-
-def told_of_unbegun() -> str:
-    """What the model reads of a call whose tool had not begun."""
-    return NOT_RUN.format(reason=f"the run stopped ({INTERRUPTED})")
-
-
-def ends_of_runs(rows: Iterable[Event], *, now: int) -> list[Draft]:
-    """The rows that end every run which ``rows``, those of one wake, leave open.
-
-    An answer that was coming is void: nobody is left who knows all of it.
-    """
-    drafts: list[Draft] = []
-    for key, its in groupby(sorted(rows, key=_run_of), key=_run_of):
-        record = RunRecord(key, list(its))
-        if record.run is not None and record.run["status"] == "started":
-            drafts += _end_of_run(record, now)
-    return drafts
-
-
-def _run_of(event: Event) -> str:
-    return event.key.partition(":")[0]
-
-
-def _end_of_run(record: RunRecord, now: int) -> list[Draft]:
-    number = record.steps_completed
-    drafts = [
-        draft
-        for key, block, status in record.unanswered(number)
-        for draft in (
-            *record.approval_withdrawn(key, now),
-            record.tool_call(
-                key, block, "failed", error=LOST if status in BEGUN else told_of_unbegun()
-            ),
-        )
-    ]
-    drafts += record.steps_abandoned(INTERRUPTED)
-    return [*drafts, record.run_completed(number, INTERRUPTED, now)]

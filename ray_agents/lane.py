@@ -29,19 +29,20 @@ class Turn:
     has counted, ``refused`` if it has refused for want of capacity.
     """
 
-    def __init__(self, lane: Lane, caller: Caller) -> None:
-        self._lane = lane
+    def __init__(self, lane_of: Callable[[], Lane], caller: Caller) -> None:
+        self._lane_of = lane_of  # one that had no calls for a while is let go of
         self._caller = caller
-        self._share: Share | None = None
+        self._held: tuple[Lane, Share] | None = None
         self._taken = False
         self._tokens = 0
 
     async def begin(self) -> None:
         """Wait until the call may be made. Whoever has begun enters, without awaiting between."""
-        self._share = await self._lane.admitted(self._caller)
+        lane = self._lane_of()
+        self._held = lane, await lane.admitted(self._caller)
 
     async def __aenter__(self) -> Self:
-        if self._share is None:
+        if self._held is None:
             await self.begin()
         return self
 
@@ -51,14 +52,16 @@ class Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._share is not None:
-            self._lane.ended(self._caller, self._share, tokens=self._tokens, taken=self._taken)
+        if self._held is not None:
+            (lane, share), self._held = self._held, None
+            lane.ended(self._caller, share, tokens=self._tokens, taken=self._taken)
 
     def accepted(self) -> None:
         """The server has begun to answer."""
-        if self._share is not None and not self._taken:
+        if self._held is not None and not self._taken:
+            lane, share = self._held
             self._taken = True
-            self._lane.accepted[self._share.round] += 1
+            lane.accepted[share.round] += 1
 
     def used(self, tokens: int) -> None:
         """The answer has cost so many tokens."""
@@ -66,8 +69,9 @@ class Turn:
 
     def refused(self, retry_after: float | None) -> None:
         """The server has refused for want of capacity; the pause in seconds it asks for."""
-        if self._share is not None:
-            self._lane.refuse(Refused(round=self._share.round, retry_after=retry_after))
+        if self._held is not None:
+            lane, share = self._held
+            lane.refuse(Refused(round=share.round, retry_after=retry_after))
 
 
 @dataclass(slots=True, eq=False)
@@ -163,7 +167,9 @@ class Lane:
             self._hurry()
 
     def refuse(self, refused: Refused) -> None:
-        """Stand still where we are, until the centre has taken note."""
+        """Stand still where we are, and for as long as is asked, until the centre takes note."""
+        until = self._clock.monotonic() + (refused.retry_after or 0)
+        self._paused_until = max(self._paused_until, until)
         self._refused.append(refused)
         self._news = True
         self._calls = min(self._calls, self._turns.in_flight - 1)
@@ -187,7 +193,8 @@ class Lane:
         return self.busy or idle < LINGER.total_seconds()
 
     def report(self, *, leaving: bool = False) -> Report:
-        """What has happened; what it says is off our mind."""
+        """What has happened; that is off our mind, and so is a share that is given back."""
+        leaving = leaving or not self.lingers
         tokens_each = self.share.tokens_each if self.share else 0
         back = max(0, self._starts or 0)
         report = Report(
@@ -203,8 +210,10 @@ class Lane:
             starts_back=back,
             tokens_back=back * tokens_each,
             level=self.told.level if self.told else None,
-            leaving=leaving or not self.lingers,
+            leaving=leaving,
         )
+        if leaving:  # the centre may give it to others before we hear
+            self.share, self._calls = None, 0
         self._news = False
         self.accepted.clear()
         self._refused.clear()
@@ -218,9 +227,11 @@ class Lane:
         self.share = share
         self._calls = share.calls
         self._starts = share.starts
-        self._paused_until = self._clock.monotonic() + share.pause
+        until = self._clock.monotonic() + share.pause
         if self._refused:  # since the report: we stand still until the next
             self._calls = min(self._calls, self._turns.in_flight)
+            until = max(until, self._paused_until)
+        self._paused_until = until
         self.pump()
 
     @property

@@ -10,15 +10,16 @@ A life begins with nothing spent; so does a fork and an import, whose inherited 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from ray_agents.events import Draft, Event, Operation
+from ray_agents.events import Draft, Event, Operation, decode
 from ray_agents.model import USAGE_FIELDS, Usage
 
 COST = "cost_micros"
 UNCOUNTED = "uncounted"
+STEP = "step"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,18 @@ class Spent:
         row = event.value
         usage = Usage(**{name: row[name] for name in USAGE_FIELDS})
         return cls(usage=usage, **{name: row[name] for name in _SUMS})
+
+
+def billed_in(rows: Iterable[Draft | Event]) -> dict[str, Spent]:
+    """What the steps among ``rows`` have cost, by key: the last row of each says it."""
+    return {
+        row.key: Spent.in_row(decode(row.text)) for row in rows if row.type == STEP and row.text
+    }
+
+
+def added_by(after: Mapping[str, Spent], before: Mapping[str, Spent]) -> Spent:
+    """How much more the steps of ``after`` have cost than ``before``: what the ledger gains."""
+    return sum((spent - before.get(key, Spent()) for key, spent in after.items()), Spent())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,9 @@ from ray_agents.model import Block
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 PDF = "application/pdf"
 MEDIA_CHARS_MAX = 2_000_000  # of base64 in one result, 1.5 MB of data; the log carries every one
+PLAIN = "text/plain"
+_CACHE = "cache_control"  # there are few marks in a prompt, and they are not for senders to set
+_OPTIONS = {"image": frozenset[str](), "document": frozenset({"title", "context", "citations"})}
 _BY_NAME = {"url": "url", "file": "file_id"}  # sources that only point somewhere
 
 
@@ -44,10 +47,11 @@ def is_media(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     block = cast("Block", value)
-    source: Any = block.get("source")
-    if block.get("type") not in ("image", "document") or not isinstance(source, dict):
+    kind, source = block.get("type"), block.get("source")
+    if kind not in ("image", "document") or not isinstance(source, dict):
         return False
-    return _is_source(block["type"], cast("dict[str, Any]", source))
+    options = {name: each for name, each in block.items() if name not in ("type", "source")}
+    return _are_options(kind, options) and _is_source(kind, cast("dict[str, Any]", source))
 
 
 def is_block(value: Any) -> bool:
@@ -61,6 +65,7 @@ def blocks_in(value: Any) -> list[Block] | None:
     At least one of them is an image or a document, the others may be strings or text blocks.
     """
     items = cast("list[Any]", value) if isinstance(value, list) else [value]
+    items = [_unmarked(item) for item in items]
     if not any(is_media(item) for item in items):
         return None
     blocks = [_text_block(item) if _is_text(item) else item for item in items]
@@ -109,12 +114,33 @@ def _made(kind: str, data: bytes, media_type: str, *, allowed: frozenset[str]) -
     return {"type": kind, "source": source}
 
 
+def _unmarked(item: Any) -> Any:
+    """A block without its mark for the provider's cache."""
+    if not isinstance(item, dict):
+        return item
+    return {name: each for name, each in cast("Block", item).items() if name != _CACHE}
+
+
+def _are_options(kind: str, options: dict[str, Any]) -> bool:
+    """Whether a block may have these fields beside its source; a provider refuses all others."""
+    if not options.keys() <= _OPTIONS[kind]:
+        return False
+    cites = options.pop("citations", None)
+    told = cites is None or cites in ({"enabled": True}, {"enabled": False})
+    return told and all(_is_str(each) for each in options.values())
+
+
 def _is_source(kind: str, source: dict[str, Any]) -> bool:
     form, data = source.get("type"), source.get("data")
+    if not (_is_str(form) and _is_str(source.get("media_type", ""))):
+        return False
     if form in _BY_NAME:
-        return _is_filled(source.get(_BY_NAME[form]))
+        name = _BY_NAME[form]
+        return source.keys() == {"type", name} and _is_filled(source[name])
+    if source.keys() != {"type", "media_type", "data"}:
+        return False
     if form == "text":
-        return kind == "document" and _is_filled(data)
+        return kind == "document" and source["media_type"] == PLAIN and _is_filled(data)
     types = IMAGE_TYPES if kind == "image" else {PDF}
     whole = isinstance(data, str) and data.isascii() and len(data) % 4 == 0
     return form == "base64" and source.get("media_type") in types and whole and _is_filled(data)

@@ -131,7 +131,7 @@ class UsageSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerBroken:
-    """The stream broke and the call is made again: all that came of this answer is void."""
+    """The stream broke: all that came of this answer is void; it may cost something."""
 
     reason: str
 

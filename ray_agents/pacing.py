@@ -8,7 +8,8 @@ calls are refused. Theory of operation:
 - *Slower.* A refusal tells how many the server took: those that were in flight beside it. That
   is ``known``, and the limit falls to a part of it. One *round* is what was sent under one limit:
   more refusals of calls that were sent before the limit fell are the same news, and only correct
-  ``known``. So a burst that is refused costs one step, not one for each call.
+  ``known``; so do those of a limit before this one (of a centre that is gone, say), whose rounds
+  are not ours. So a burst that is refused costs one step, not one for each call.
 - *Pauses.* A server that asks for a pause gets it, from everybody. One that refuses although
   nothing is in flight, or more than :data:`FALLS_IN_A_ROW` rounds, gets pauses that double. Behind
   a pause the limit opens from one call.
@@ -122,7 +123,7 @@ class Limit:
 
     def accepted(self, count: int, *, round: int, now: float, wanted: int) -> None:
         """So many calls of a round were taken."""
-        if round >= self._fell_in:
+        if self._is_news(round):
             self._refused_in_a_row = 0
         if round != self.round or wanted < self.calls or self.calls < self._goal:
             return
@@ -154,7 +155,7 @@ class Limit:
     ) -> None:
         """A call of a round was refused while so many others were in flight."""
         self.paused_until = max(self.paused_until, now + (retry_after or 0))
-        if round < self._fell_in:
+        if not self._is_news(round):
             self._correct(in_flight)
         else:
             self._fall(in_flight, now)
@@ -166,6 +167,10 @@ class Limit:
         if self.paused_until > now and self.calls > 1:
             self._opened_at = now
             self._set(1)
+
+    def _is_news(self, round: int) -> bool:
+        """Whether what became of a call of that round says anything of the limit as it is now."""
+        return self._fell_in <= round <= self.round
 
     def _correct(self, in_flight: int) -> None:
         """The same news again: the server took even fewer."""

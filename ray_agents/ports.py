@@ -172,6 +172,10 @@ class Journal(Protocol):
         """
         ...
 
+    def waiting(self) -> Sequence[Event]:
+        """The inbox rows behind this wake's that no run has taken in, oldest first."""
+        ...
+
     @property
     def interruption(self) -> Interruption:
         """Whether the wake was told to stop, and what is to end when it is."""

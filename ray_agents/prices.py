@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 
 from ray_agents.errors import InvalidDefinition
 from ray_agents.model import Usage
@@ -43,9 +43,20 @@ class Price:
 
     @classmethod
     def of(cls, text: str) -> Price:
-        """A price from four numbers: input, output, cache write, cache read."""
-        given = [Decimal(word) for word in text.split()]
-        return cls(input=given[0], output=given[1], cache_write=given[2], cache_read=given[3])
+        """A price from four numbers: input, output, cache write, cache read.
+
+        Raises:
+            InvalidDefinition: these are not four numbers.
+        """
+        try:
+            asked, said, written, read = map(Decimal, text.split())
+        except (ValueError, InvalidOperation) as error:
+            message = (
+                f"Price.of({text!r}): write four numbers, dollars per million tokens: input, "
+                "output, cache write, cache read"
+            )
+            raise InvalidDefinition(message) from error
+        return cls(input=asked, output=said, cache_write=written, cache_read=read)
 
     def micros(self, usage: Usage) -> int:
         """What one model call of that usage costs, in micro-dollars."""
@@ -58,7 +69,7 @@ class Price:
             + usage.cache_write_tokens * self.cache_write
             + usage.cache_read_tokens * self.cache_read
         )
-        return int(cost.to_integral_value(ROUND_HALF_EVEN))
+        return int(Decimal(cost).to_integral_value(ROUND_HALF_EVEN))  # whole dollars may be int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ class ToolProgress(Injected):
 
         Raises:
             AuthorError: no tool runs here.
+            InvalidPayload: no log can hold it.
         """
         channel = _channel.get()
         if channel is None:
@@ -61,7 +62,7 @@ class Channel:
         self._call = call
         self._interval = interval.total_seconds()
         self._loop = asyncio.get_running_loop()
-        self._unsaid: Mapping[str, JSON] | None = None
+        self._unsaid: Draft | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._failure: Exception | None = None
@@ -82,26 +83,30 @@ class Channel:
             raise self._failure
 
     def say(self, told: Mapping[str, JSON]) -> None:
-        """Take one word in, on the loop or in a thread."""
-        if running_loop() is self._loop:
-            self._take(told)
-        else:
-            self._loop.call_soon_threadsafe(self._take, told)
+        """Take one word in, on the loop or in a thread.
 
-    def _take(self, told: Mapping[str, JSON]) -> None:
+        Raises:
+            InvalidPayload: no log can hold it.
+        """
+        row = {"key": self._key, **self._call, **told}
+        draft = Draft.of(PROGRESS_TYPE, self._key, value=row, operation=Operation.UPSERT)
+        if running_loop() is self._loop:
+            self._take(draft)
+        else:
+            self._loop.call_soon_threadsafe(self._take, draft)
+
+    def _take(self, draft: Draft) -> None:
         if not self._closed:
-            self._unsaid = told
+            self._unsaid = draft
             if self._timer is None:
                 self._tell()
 
     def _tell(self) -> None:
         """Post the newest word, if it was not; then nothing for the length of the interval."""
         self._timer = None
-        told, self._unsaid = self._unsaid, None
-        if told is None or self._failure is not None:
+        draft, self._unsaid = self._unsaid, None
+        if draft is None or self._failure is not None:
             return
-        row = {"key": self._key, **self._call, **told}
-        draft = Draft.of(PROGRESS_TYPE, self._key, value=row, operation=Operation.UPSERT)
         try:
             self._post([draft])
         except Exception as error:  # noqa: BLE001 -- raised where the run can see it

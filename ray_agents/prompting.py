@@ -207,6 +207,7 @@ class _Summary:
         writer.stage_unsaid([record.step_completed(name, answer, self._journal.now())])
         summary = text_of(answer.content).strip()
         if summary and answer.stop_reason != REFUSED:
+            writer.hear(self._journal.waiting())  # whoever reads on from here must find them
             row = record.compacted(
                 name,
                 summary=summary,

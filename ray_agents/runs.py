@@ -266,7 +266,7 @@ class RunRecord:
         )
 
     def attempt_broken(self, number: Number) -> Draft:
-        """The answer broke off, and the call is made again."""
+        """The answer broke off; its call may be made again."""
         key = self.step_key(number)
         row = self._rows["step", key]
         return self.put("step", key, row | _voided(row, broken=True))
@@ -350,13 +350,13 @@ class RunRecord:
         }
         return self.put("run", self.key, row)
 
-    def run_interrupted(
-        self, message: str, *, told: Callable[[str | None], str], now: int
+    def run_ended(
+        self, told: Callable[[str | None], str], *, failure: str | None, now: int
     ) -> list[Draft]:
         """End a run that nobody goes on with, where it stands; nothing if it has ended.
 
         Its last step's tool calls without a result get the error that ``told`` gives for their
-        status so far, so that the transcript stays whole.
+        status so far. Without a ``failure`` the run counts as completed, being interrupted.
         """
         run, number = self.run, self.steps_completed
         if run is None or run["status"] != "started":
@@ -369,11 +369,13 @@ class RunRecord:
                 self.tool_call(key, block, "failed", error=told(status)),
             )
         ]
-        ended = {"status": "failed", "finish_reason": INTERRUPTED}
         drafts += self.steps_abandoned(INTERRUPTED)
-        error = {"error_code": INTERRUPTED, "message": message, "run_id": self.key}
-        failure = self.put("error", f"{self.key}:{INTERRUPTED}", error)
-        return [*drafts, failure, self.put("run", self.key, run | self.spent.as_row() | ended)]
+        if failure is None:
+            return [*drafts, self.run_completed(number, INTERRUPTED, now)]
+        value = {"error_code": INTERRUPTED, "message": failure, "run_id": self.key}
+        error = self.put("error", f"{self.key}:{INTERRUPTED}", value)
+        ended = {"status": "failed", "finish_reason": INTERRUPTED}
+        return [*drafts, error, self.put("run", self.key, run | self.spent.as_row() | ended)]
 
     def step_interrupted(self, number: int, content: Sequence[Block], now: int) -> list[Draft]:
         """The answer was cut short by an interrupt; what was said until then stands as said.

@@ -86,7 +86,7 @@ class Timeline:
         elif type_name == STEERED and self._has_begun:
             self._join(row["offset"], at)
         elif type_name == "tool_call" and row["status"] in ENDED:
-            self._results[row["tool_call_id"]] = result_block(row)
+            self._hear_result(row)
         elif type_name == COMPACTION and not self._whole:
             self._compact(key, row)
 
@@ -220,6 +220,30 @@ class Timeline:
     def _result_of(self, call: Block) -> Block:
         found = self._results.get(self._ids.given(call["id"]))
         return found | {"tool_use_id": call["id"]} if found else _interrupted(call)
+
+    def _hear_result(self, row: dict[str, Any]) -> None:
+        """Keep the result of an open call, or put it where one was missed.
+
+        The latter if another run has begun since the call: one inside of it, or beside.
+        """
+        run, call = row["run_id"], row["tool_call_id"]
+        if run == self._opened[0] and self._open:
+            self._results[call] = result_block(row)
+            return
+        since = self._begun.get(run, len(self._turns))
+        for at in range(len(self._turns) - 1, since - 1, -1):
+            said = self._turns[at]
+            blocks = [self._arrived(block, row) for block in said.content]
+            if said.key == run and blocks != said.content:
+                self._turns[at] = replaced(said, blocks)
+                return
+
+    def _arrived(self, block: Block, row: dict[str, Any]) -> Block:
+        """A block, or if it stands for this result that was not there the result."""
+        told = block.get("tool_use_id", "")
+        if block != _interrupted({"id": told}) or self._ids.given(told) != row["tool_call_id"]:
+            return block
+        return result_block(row) | {"tool_use_id": told}
 
     def _compact(self, key: str, row: dict[str, Any]) -> None:
         """Put a summary in the place of all turns before the one it names.

@@ -35,6 +35,7 @@ from ray_agents.errors import (
 from ray_agents.interruption import told_of
 from ray_agents.model import Block
 from ray_agents.progress import Channel
+from ray_agents.runends import unbegun
 from ray_agents.runwriting import RunWriter
 from ray_agents.timeline import INTERRUPTED, NOT_RUN
 from ray_agents.tools import ERROR_CHARS_MAX, Tool, cut
@@ -45,6 +46,7 @@ MICROSECOND = timedelta(microseconds=1)
 REFUSALS = (ApprovalStatus.DENIED, ApprovalStatus.EXPIRED, ApprovalStatus.WITHDRAWN)
 INTERRUPTED_MAX = timedelta(milliseconds=100)  # for tools to end once they are interrupted
 _Ended = dict[str, Any]  # how a tool ended, as fields of its row
+NOT_OF_THE_TOOL = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
 UPWARDS = (Fenced, NondeterministicWake, StoreFull, StoreUnavailable, CorruptLog)
 
 
@@ -70,7 +72,7 @@ class ToolRuns:
 
     def refuse(self, number: int, reason: str) -> None:
         """Answer the calls of the last step, which will not run, or not again."""
-        told = NOT_RUN.format(reason=f"the run stopped ({reason})")
+        told = unbegun(reason)
         for key, block, status in self._record.unanswered(number):
             tool = self._agent.tools_by_name.get(block["name"])
             begun = told_of(tool) if reason == runs.INTERRUPTED else INTERRUPTED
@@ -199,7 +201,7 @@ class ToolRuns:
             except BaseException as error:  # whatever a tool raises, the model reads
                 if only_awaits(error):
                     return _AWAITING
-                if not isinstance(error, (Exception, SystemExit)):
+                if isinstance(error, NOT_OF_THE_TOOL):
                     raise
                 ended = {
                     "status": "failed",

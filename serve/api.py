@@ -12,7 +12,7 @@ from ray_agents.ports import Runtime
 from ray_agents.settings import Settings
 from serve import problem, routes
 from serve.costs import Reader, costs
-from serve.guards import BearerToken, BodyLimit, known_query_only
+from serve.guards import BearerToken, BodyLimit, known_parts_only
 from serve.imports import imports
 
 RuntimeFactory = Callable[[Settings], Runtime]
@@ -48,12 +48,13 @@ def create_app(runtime_factory: RuntimeFactory, settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        responses=problem.TOLD,
     )
     app.state.settings = settings
     app.state.costs = Reader(settings.store)
     app.include_router(routes.health)
     for router in (routes.types, routes.entities, imports, costs):
-        app.include_router(router, dependencies=[Depends(known_query_only)])
+        app.include_router(router, dependencies=[Depends(known_parts_only)])
     problem.install(app)
     # The last one added is the outermost: a request without the token has no body read.
     app.add_middleware(BodyLimit, bytes_max=settings.body_bytes_max)

@@ -1,4 +1,4 @@
-"""What stands before every route: the bearer token, the limit on a body's size, the known query.
+"""What stands before every route: the bearer token, the limit on a body's size, what a route takes.
 
 The first two are plain ASGI layers: Starlette's ``BaseHTTPMiddleware`` would stand between a stream
 and the news that its client has gone. The third depends on the route.
@@ -43,7 +43,7 @@ class BearerToken:
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         # Compared in constant time, or the answer's delay would tell the token byte by byte.
         fits = hmac.compare_digest(given.strip().encode(), self._expected)
-        return fits and scheme.lower() == "bearer"
+        return fits and scheme.lower() == "bearer" and self._expected != b""
 
 
 class BodyLimit:
@@ -95,25 +95,32 @@ class BodyLimit:
         )
 
 
-def known_query_only(request: Request) -> None:
-    """Refuse a query parameter that the route does not have: it would be ignored, guard or not.
+def known_parts_only(request: Request) -> None:
+    """Refuse a query parameter or a body that the route has no use for: it would be ignored.
 
     Raises:
         InvalidPayload: there is one; the message has the names that there are.
     """
-    if not request.query_params:
+    if not request.query_params and not _has_body(request):
         return
     path = request.app.openapi()["paths"][request.scope["route"].path_format]
     told = path[request.method.lower()]
     known = sorted(each["name"] for each in told.get("parameters", ()) if each["in"] == "query")
+    takes, what = ", ".join(known) or "none", f"{request.method} {request.url.path!r}"
     for name in request.query_params:
         if name not in known:
-            shown, takes = name[:40], ", ".join(known) or "none"
-            message = (
-                f"'query': {request.method} {request.url.path!r} has no parameter {shown!r}; it "
-                f"takes {takes}" + (": write it in the JSON body" if "requestBody" in told else "")
-            )
+            shown = name[:40]
+            message = f"'query': {what} has no parameter {shown!r}; it takes {takes}"
+            message += ": write it in the JSON body" if "requestBody" in told else ""
             raise InvalidPayload(message, field=f"query.{shown}")
+    if "requestBody" not in told and _has_body(request):
+        message = f"'body': {what} takes no body; its query parameters are: {takes}"
+        raise InvalidPayload(message, field="body")
+
+
+def _has_body(request: Request) -> bool:
+    length = request.headers.get("content-length", "0")
+    return length != "0" or "transfer-encoding" in request.headers
 
 
 def _replay(read: list[Message], receive: Receive) -> Receive:

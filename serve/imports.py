@@ -17,12 +17,15 @@ from serve.routes import AnyRuntime, At
 
 ARROW_FILE = "application/vnd.apache.arrow.file"
 IMPORT_BYTES_MAX = 64 * 1024**3  # the disk's own end comes before it on most machines
+A_FILE = {"content": {ARROW_FILE: {"schema": {"type": "string", "format": "binary"}}}}
 To = Annotated[str | None, Query(max_length=256, description="another name for the one entity")]
 
 imports = APIRouter(prefix="/v1", tags=["export and import"])
 
 
-@imports.get("/entities/{type}/{id}/export", response_class=StreamingResponse)
+@imports.get(
+    "/entities/{type}/{id}/export", response_class=StreamingResponse, responses={200: A_FILE}
+)
 async def export(at: At, runtime: AnyRuntime, *, children: bool = False) -> StreamingResponse:
     """The entity, and with ``children`` all that descend from it, as one Arrow file."""
     chunks: Any = runtime.export(at, children=children)
@@ -39,7 +42,11 @@ async def _whole(first: bytes, rest: Any) -> AsyncGenerator[bytes]:
             yield chunk
 
 
-@imports.post("/imports", status_code=HTTP_201_CREATED)
+@imports.post(
+    "/imports",
+    status_code=HTTP_201_CREATED,
+    openapi_extra={"requestBody": {"required": True, **A_FILE}},
+)
 async def import_(request: Request, runtime: AnyRuntime, to: To = None) -> list[EntityView]:
     """Make the entities of an exported file, which is the request's body."""
     address = None if to is None else Address.parse(to)

@@ -24,6 +24,27 @@ from ray_agents.errors import InvalidPayload, RayAgentsError, Unauthorized
 
 MEDIA_TYPE = "application/problem+json"
 BLANK = "about:blank"
+_TEXT = {"type": "string"}
+TOLD: dict[int | str, dict[str, Any]] = {  # of every route, for /openapi.json
+    "default": {
+        "description": "A failure, by its type: `InvalidPayload` (422), `UnknownEntity` (404), …",
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "required": ["type", "title", "status", "detail", "facts"],
+                    "properties": {
+                        "type": _TEXT,
+                        "title": _TEXT,
+                        "status": {"type": "integer"},
+                        "detail": _TEXT,
+                        "facts": {"type": "object"},
+                    },
+                }
+            }
+        },
+    }
+}
 RETRY_SECONDS = "1"
 DETAIL_LENGTH_MAX = 2_000
 _BUSY = frozenset({429, 503})

@@ -8,6 +8,7 @@ import binascii
 import importlib
 from contextlib import aclosing
 from datetime import timedelta
+from hashlib import blake2b
 from secrets import token_hex
 from typing import Annotated, Any, cast
 
@@ -56,6 +57,7 @@ from serve.streams import MEDIA_TYPE as EVENT_STREAM
 from serve.streams import EventStream
 
 READY_WITHIN = timedelta(seconds=5)
+ID_BYTES = 10
 NEXT_OFFSET = "stream-next-offset"
 UP_TO_DATE = "stream-up-to-date"
 
@@ -161,10 +163,22 @@ async def spawn_anywhere(
     response: Response,
     body: SpawnRequest | None = None,
 ) -> EntityView:
-    """Create an entity under a fresh id, which the answer and its Location tell."""
-    address = Address.of(type, token_hex(10))
+    """Create an entity under a fresh id, which the answer and its Location tell.
+
+    A ``spawn_id`` tells the id, so that the request repeated finds the entity it has made.
+    """
+    asked = body or SpawnRequest()
+    address = Address.of(type, _fresh_id() if asked.spawn_id is None else _id_of(asked.spawn_id))
     response.headers["location"] = f"{request.url.path}/{address.id}"
-    return await runtime.spawn(address, body or SpawnRequest())
+    return await runtime.spawn(address, asked)
+
+
+def _fresh_id() -> str:
+    return token_hex(ID_BYTES)
+
+
+def _id_of(spawn_id: str) -> str:
+    return blake2b(spawn_id.encode(), digest_size=ID_BYTES).hexdigest()
 
 
 @entities.put("/{type}/{id}", status_code=HTTP_201_CREATED)
@@ -249,7 +263,11 @@ async def decide(
     return await runtime.decide(at, approval, body)
 
 
-@entities.get("/{type}/{id}/events", response_model=list[dict[str, Any]])
+@entities.get(
+    "/{type}/{id}/events",
+    response_model=list[dict[str, Any]],
+    responses={200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}},
+)
 async def events(
     *,
     at: At,

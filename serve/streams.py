@@ -1,8 +1,9 @@
 """An entity's events as server-sent events: live, resumable, and quick to let go.
 
 Each event's SSE id is its offset; a client that reconnects with ``Last-Event-ID`` goes on behind
-it. Comments keep idle connections open. An ``end`` event says that no more will come; a failure in
-mid-stream is an ``error`` event that holds a problem document.
+it. Where a stream begins it is told as an id, too, with no event: so one that began ``now`` and
+breaks before the first misses nothing. Comments keep idle connections open. An ``end`` event says
+that no more will come; a failure in mid-stream is an ``error`` event that holds a problem document.
 
 When the client goes, the task that awaits the next event is cancelled and the iterator closed at
 once, and nothing else: whatever several observers share below is the runtime's, which has to
@@ -38,7 +39,7 @@ class EventStream(StreamingResponse):
         self, runtime: Runtime, address: Address, *, offset: int, heartbeat: timedelta
     ) -> None:
         events = runtime.observe(address, offset=offset, live=True)
-        self._chunks = _chunks(events, heartbeat)
+        self._chunks = _chunks(events, offset, heartbeat)
         super().__init__(self._chunks, media_type=MEDIA_TYPE, headers=_HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,9 +51,10 @@ class EventStream(StreamingResponse):
 
 
 async def _chunks(
-    events: AsyncIterator[Event], heartbeat: timedelta
+    events: AsyncIterator[Event], offset: int, heartbeat: timedelta
 ) -> AsyncGenerator[bytes, None]:
-    yield _BEAT  # the client learns at once that it is connected
+    # The client learns at once that it is connected, and where.
+    yield (b"id: " + wire_offset(offset - 1).encode() + b"\n" if offset else b"") + _BEAT
     try:
         async with aclosing(_with_beats(events, heartbeat)) as beating:
             async for event in beating:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import signal
 import subprocess
 import sys
@@ -298,9 +299,19 @@ def test_no_control_api_there_is_said_with_its_address() -> None:
         client.types()
 
 
-def test_what_is_no_url_is_refused() -> None:
-    with pytest.raises(InvalidSetting, match="'nonsense' is no control API"):
-        connect("nonsense")
+@pytest.mark.parametrize(
+    "url", ["nonsense", "ftp://there", "http://", "http://[", "http://a:b", "http://there:99999"]
+)
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidSetting, match=re.escape(f"{url!r} is no control API")):
+        connect(url)
+
+
+@pytest.mark.parametrize("token", ["gehé", "geh\nim", " geheim", ""])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_told(token: str) -> None:
+    with pytest.raises(InvalidSetting, match="printable ASCII") as refused:
+        connect("http://there", settings=Settings(token=token))
+    assert "geh" not in str(refused.value)
 
 
 async def test_no_control_api_there_is_said_to_coroutines_too() -> None:

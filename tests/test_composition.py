@@ -6,13 +6,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ray_agents.agent import AgentConfig
 from ray_agents.compaction import Compaction
 from ray_agents.composition import GO_ON, LEFT_OUT, Parts, Prompt, composed
-from ray_agents.contextplan import ContextPlan, Source, TimedMessage, plan_of
+from ray_agents.contextplan import TIERS, ContextPlan, Source, TimedMessage, plan_of
 from ray_agents.contextsource import Filled, estimate_of, filled, read
 from ray_agents.conversation import timed_messages
 from ray_agents.errors import InvalidDefinition
@@ -131,6 +131,27 @@ def test_a_call_is_never_parted_from_its_result() -> None:
     assert [len(unit.turns) for unit in units if not isinstance(unit, str)] == [2, 1]
     kept = prompt(source("a", [*messages, {"role": "user", "content": "after"}], bound=50))
     assert texts(kept) == [f"{LEFT_OUT}|after|go"]
+
+
+def test_calls_that_two_sources_tell_of_are_told_apart() -> None:
+    call: Any = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
+    result: Any = {"type": "tool_result", "tool_use_id": "t1", "content": "seen"}
+    said: list[Any] = [
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [result]},
+    ]
+    again = [turn("run", "r", role=each["role"], content=each["content"]) for each in said]
+    made = prompt(source("a", said), source("b", said, "stable"), own=[*own(), *again])
+    check_messages(made.messages)
+    called = [m["content"][-1]["id"] for m in made.messages if m["role"] == "assistant"]
+    assert called == ["t1", "t1_2", "t1_3"]
+
+
+def test_a_source_of_which_nothing_fits_is_said_to_be_left_out() -> None:
+    for tier in TIERS:
+        made = prompt(source("talk", talk("word " * 100), tier, bound=50))
+        assert texts(made) == [f"{LEFT_OUT}|go"]
+        assert made.report.left_out == {"talk": 129}
 
 
 @pytest.mark.parametrize(
@@ -265,6 +286,15 @@ async def lived(
     return rows
 
 
+LOOKS = [("", [Says(text=text, calls=[("look", {})])]) for text in ("ok", " ", "ok")]
+
+
+@example(  # a summary numbers the run's calls anew, which the source tells of under other ids
+    plan=LOOKS,
+    given=[("the timeline", 36, "pinned")],
+    compaction=Compaction(threshold=20, keep_last=5, max_tokens=9),
+    kept=0.0,
+)
 @settings(deadline=None, max_examples=150)
 @given(
     plan=st.lists(runs, min_size=1, max_size=4),

@@ -168,7 +168,8 @@ async def test_a_sleeper_shows_its_goal(runtime: LocalRuntime, t: Address) -> No
 async def test_the_goal_of_a_first_wake_that_waits_for_approval_is_shown(
     runtime: LocalRuntime, t: Address
 ) -> None:
-    paying = asyncio.create_task(said(runtime, t, SET, ("wait", "set"), ("pay",)))
+    paying = SendRequest(payload=[SET, ("wait", "set"), ("pay",)], id="paying")
+    await runtime.send(t, paying)  # who asks keeps it awake for a while
     await gates.reached["set"].wait()
     gates.opened["set"].set()
     await turn_until(lambda: not runtime.hosts.host.awake)
@@ -177,7 +178,7 @@ async def test_the_goal_of_a_first_wake_that_waits_for_approval_is_shown(
     assert (view.goal.objective, view.goal.status) == ("tidy up", "active")
     assert view.goal.tokens_used == view.spent.tokens > 0
     await runtime.decide(t, view.approvals[0].id, DecisionRequest(decision="approve"))
-    assert await paying == "Paid."
+    assert (await ask(runtime, t, paying.payload, id=paying.id)).value == "Paid."
     assert (await runtime.inspect(t)).goal is not None
 
 

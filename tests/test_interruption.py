@@ -10,16 +10,11 @@ import pytest
 from ray_agents.agent import AgentConfig
 from ray_agents.contextplan import plan_of
 from ray_agents.events import Draft, Event
-from ray_agents.interruption import (
-    CANCELLED,
-    LOST,
-    Interruption,
-    InterruptReceived,
-    ends_of_runs,
-)
+from ray_agents.interruption import CANCELLED, Interruption, InterruptReceived
 from ray_agents.loop import run_agent
 from ray_agents.models.scripted import FunctionModel, Says
 from ray_agents.prompting import Prompting
+from ray_agents.runends import LOST, STOPPED, End, ended_runs
 from ray_agents.testing.journal import Crashed, MemoryJournal
 from ray_agents.testing.rules import check_messages
 from ray_agents.timeline import Timeline
@@ -101,16 +96,17 @@ async def test_a_step_that_a_dead_owner_left_begun_is_ended_with_its_run() -> No
     assert again.rows[-1].type == "run"
 
 
-async def test_any_prefix_of_a_run_can_be_ended_by_who_finds_it() -> None:
+@pytest.mark.parametrize("end", [STOPPED, End.of("nobody goes on with it")])
+async def test_any_prefix_of_a_run_can_be_ended_by_who_finds_it(end: End) -> None:
     journal = await interrupted_in_a_tool()
     for length in range(len(journal.rows) + 1):
         rows = journal.rows[:length]
-        for draft in ends_of_runs(rows, now=2_000_000):
+        for draft in ended_runs(rows, end, now=2_000_000):
             rows = [*rows, Event.at(len(rows), 0, draft)]
         newest = {(row.type, row.key): row for row in rows if row.text}
         left = [row for row in newest.values() if row.value.get("status") in OPEN]
         assert not [row for row in left if row.type in ("run", "step")]
-        assert ends_of_runs(rows, now=2_000_000) == []
+        assert ended_runs(rows, end, now=2_000_000) == []
         if messages := Timeline(rows).messages():
             check_messages(messages, ends_with_user=False)
 
@@ -126,7 +122,7 @@ def test_a_tool_that_ran_when_all_was_lost_is_told_of_as_lost() -> None:
         Draft.of("step", "r:s1", value=said),
         Draft.of("tool_call", "r:s1:tool:0", value={"status": "executing"}),
     ]
-    ended = ends_of_runs([Event.at(n, 0, row) for n, row in enumerate(rows)], now=5)
+    ended = ended_runs([Event.at(n, 0, row) for n, row in enumerate(rows)], STOPPED, now=5)
     told = [Event.at(0, 0, draft).value for draft in ended]
     assert [(row["status"], row.get("error")) for row in told] == [
         ("failed", LOST),
@@ -136,7 +132,7 @@ def test_a_tool_that_ran_when_all_was_lost_is_told_of_as_lost() -> None:
 
 def test_a_run_that_has_ended_is_left_alone() -> None:
     ended = Draft.of("run", "r", value={"status": "failed", "finish_reason": "error"})
-    assert ends_of_runs([Event.at(0, 0, ended)], now=5) == []
+    assert ended_runs([Event.at(0, 0, ended)], STOPPED, now=5) == []
 
 
 @pytest.mark.parametrize("early", [True, False])

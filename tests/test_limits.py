@@ -289,6 +289,7 @@ async def test_what_is_used_up_while_a_prompt_is_made_leaves_nothing_for_the_cal
     [
         {"tokens_max": 0},
         {"cost_max": Decimal(0)},
+        {"cost_max": Decimal("1e400")},
         {"cost_max": 0.5},
         {"time_max": timedelta(0)},
         {"cost_max": Decimal(1), "model": "unheard-of"},

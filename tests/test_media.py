@@ -3,9 +3,13 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ray_agents.errors import InvalidPayload
 from ray_agents.media import blocks_in, document, fitted, image, is_media, text_in
+from ray_agents.testing.rules import check_messages
+from ray_agents.timeline import blocks_said_in
 
 PICTURE = image(b"png")
 TEXT = {"type": "text", "text": "see"}
@@ -23,6 +27,7 @@ def source(**fields: str) -> dict[str, Any]:
         source(type="url", url="https://example.org/a.png"),
         source(type="file", file_id="file_1"),
         {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "hi"}},
+        document(b"%PDF") | {"context": "of 2019", "citations": {"enabled": True}},
     ],
 )
 def test_what_a_provider_takes_is_media(block: Any) -> None:
@@ -42,6 +47,16 @@ def test_what_a_provider_takes_is_media(block: Any) -> None:
         source(type="base64", media_type="image/png", data="AAA"),
         source(type="base64", media_type="image/png", data=""),
         source(type="text", data="hi"),
+        source(type="url", url="https://example.org/a.png", name="a"),
+        PICTURE | {"title": "an image has none"},
+        PICTURE | {"cache_control": {"type": "ephemeral"}, "note": "x"},
+        {"type": [], "source": {"type": "url", "url": "x"}},
+        {"type": "image", "source": {"type": []}},
+        {"type": "image", "source": {"type": {}, "media_type": "image/png", "data": "AAAA"}},
+        {"type": "image", "source": {"type": "base64", "media_type": [], "data": "AAAA"}},
+        {"type": "document", "source": {"type": "text", "data": "of no type"}},
+        document(b"%PDF") | {"title": 3},
+        document(b"%PDF") | {"citations": True},
         [TEXT],
         [PICTURE, {"type": "tool_use"}],
         [PICTURE, 3],
@@ -50,6 +65,24 @@ def test_what_a_provider_takes_is_media(block: Any) -> None:
 )
 def test_what_only_resembles_it_is_not(value: Any) -> None:
     assert blocks_in(value) is None
+
+
+names = st.sampled_from(["content", "type", "source", "media_type", "data", "url", "text", "title"])
+leaves = (
+    st.none() | st.integers() | st.sampled_from(["image", "url", "base64", "image/png", "AAAA"])
+)
+anything = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(names, inner))
+
+
+@given(anything, st.booleans())
+def test_whatever_is_sent_it_is_valid_for_a_provider(value: Any, near: bool) -> None:
+    block = {"type": "image", "source": value} if near else value
+    check_messages([{"role": "user", "content": blocks_said_in({"content": ["look", block]})}])
+
+
+def test_marks_for_the_cache_are_not_for_senders_to_set() -> None:
+    marked = [block | {"cache_control": {"type": "ephemeral"}} for block in (TEXT, PICTURE)]
+    assert blocks_in(marked) == [TEXT, PICTURE]
 
 
 def test_strings_among_blocks_become_text_and_blank_ones_go() -> None:

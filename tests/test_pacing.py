@@ -61,6 +61,14 @@ def test_a_burst_that_is_refused_is_one_piece_of_news() -> None:
     assert (limit.known, limit.calls) == (20, 18)
 
 
+def test_what_was_sent_before_the_limit_began_anew_is_one_piece_of_news_too() -> None:
+    limit = Limit.at(Level(calls=20, known=20), now=0)
+    for _ in range(10):
+        limit.refused(round=50, in_flight=18, now=0)
+    assert (limit.known, limit.calls) == (18, 16)
+    assert limit.paused_until <= 0
+
+
 def test_it_climbs_one_by_one_to_where_it_was_refused_and_then_tries_rarely() -> None:
     limit = opened(30)
     limit.refused(round=limit.round, in_flight=20, now=100)

@@ -72,6 +72,19 @@ def test_money_that_is_not_exact_is_refused(amount: Any) -> None:
         Price(input=amount, output=Decimal(1), cache_write=Decimal(1), cache_read=Decimal(1))
 
 
+def test_a_price_in_whole_dollars_counts() -> None:
+    whole: Any = {"input": 3, "output": 15, "cache_write": 4, "cache_read": 1}
+    price = Price(**whole)
+    assert price == Price.of("3 15 4 1")
+    assert price.micros(USAGE) == 3 + 150 + 400 + 1000
+
+
+@pytest.mark.parametrize("text", ["", "3 15", "3 15 3.75 0.30 1", "3 15 3.75 cheap"])
+def test_a_price_is_four_numbers(text: str) -> None:
+    with pytest.raises(InvalidDefinition, match="four numbers"):
+        Price.of(text)
+
+
 def test_dollars_and_micro_dollars_are_the_same_money() -> None:
     assert micros_of(Decimal("1.25")) == 1_250_000
     assert dollars_of(1_250_000) == Decimal("1.25")

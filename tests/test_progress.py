@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from ray_agents.agent import AgentConfig
-from ray_agents.errors import AuthorError, Fenced
+from ray_agents.errors import AuthorError, Fenced, InvalidPayload
 from ray_agents.events import Draft
 from ray_agents.loop import run_agent
 from ray_agents.models.scripted import ScriptedModel
@@ -86,6 +87,19 @@ async def test_a_log_that_refuses_ends_the_tool() -> None:
     channel = Channel(refuse, "c", {})
     with pytest.raises(Fenced), channel.listening():
         say("x")
+
+
+async def test_what_no_log_can_say_is_refused_where_it_is_said() -> None:
+    posts = Posts(interval=LONG)
+    with posts.channel.listening():
+        await asyncio.to_thread(say, "first")
+        for words, done in (("x", math.nan), ("\ud800", 1.0)):
+            with pytest.raises(InvalidPayload, match="tool_progress"):
+                await asyncio.to_thread(say, words, done=done)
+            with pytest.raises(InvalidPayload, match="tool_progress"):
+                say(words, done=done)
+        say("last")
+    assert posts.said == ["first", "last"]
 
 
 async def test_a_tool_in_a_run_tells_its_progress_by_its_call() -> None:

@@ -47,8 +47,8 @@ def answered(*content: Block, reason: str = "end_turn", key: str = "r:s1") -> Dr
 
 
 def ended(call_id: str, **fields: Any) -> Draft:
-    value = {"tool_call_id": call_id, "status": "completed", "result": "seen", "error": None}
-    return Draft.of("tool_call", call_id, value=value | fields)
+    value = {"run_id": "r", "tool_call_id": call_id, "status": "completed"}
+    return Draft.of("tool_call", call_id, value=value | {"result": "seen", "error": None} | fields)
 
 
 def text(words: str) -> Block:
@@ -116,6 +116,17 @@ def test_calls_of_the_same_id_are_told_apart() -> None:
     check_messages(messages)
     assert words_of(messages)[2::2] == [("user", ["seen", "b"]), ("user", ["2"])]
     assert messages[-1]["content"][0]["tool_use_id"] == "a_2"
+
+
+def test_a_result_that_comes_while_another_run_speaks_stands_with_its_call() -> None:
+    inner = [begun("inner", "do"), answered(call("a"), key="inner:s1")]
+    inner += [ended("a", run_id="inner", result="2"), answered(text("did"), key="inner:s2")]
+    events = log(begun(text="go"), answered(call("a"), call("b")), *inner, ended("a"), ended("b"))
+    messages = Timeline(events).messages()
+    check_messages(messages, ends_with_user=False)
+    assert words_of(messages)[2::2] == [("user", ["seen", "seen", "do"]), ("user", ["2"])]
+    early = log(*(Draft.of(e.type, e.key, value=e.value) for e in (*events[:4], *events[6:])))
+    assert words_of(Timeline(early).messages())[-1] == ("user", [INTERRUPTED])
 
 
 def test_results_and_the_next_message_are_one_turn_results_first() -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ray_agents import wakes
-from ray_agents.approvals import ApprovalRecorded, named, undecided
-from ray_agents.closing import ended_runs
+from ray_agents.approvals import ApprovalRecorded, named
 from ray_agents.cluster.awake import Awake
-from ray_agents.errors import UnknownApproval
-from ray_agents.events import Draft, Event, WakeRecorded, decode
-from ray_agents.ledger import Spent
+from ray_agents.errors import NothingParked, UnknownApproval
+from ray_agents.events import Draft, Event, WakeRecorded
 from ray_agents.log.history import History
 from ray_agents.projection import State
+from ray_agents.runends import End, ended_in
 from ray_agents.runs import RUN_TYPES
 
 GIVEN_UP = "the wake was skipped"
@@ -44,26 +43,35 @@ def approval_named(name: str, *, entity: Awake) -> ApprovalRecorded:
     return found
 
 
+def left_to_people(entity: Awake, verb: str, wake_key: str | None) -> list[WakeRecorded]:
+    """The wakes that ``retry`` or ``skip`` is for: those parked, or the one of that key.
+
+    Raises:
+        NothingParked: there is none.
+    """
+    chosen = [wake for wake in entity.state.parked if wake_key in (None, wake.key)]
+    current = entity.state.current
+    if verb == "skip" and entity.state.waiting and current and current.key == wake_key:
+        chosen = [current]
+    if not chosen:
+        which = f"wake {wake_key!r} is not" if wake_key else "no wake is"
+        message = f"{which} parked at {entity.name!r}; `inspect` lists the parked ones"
+        raise NothingParked(message, address=entity.name, wake=wake_key)
+    return chosen
+
+
 def given_up(
     chosen: Sequence[WakeRecorded], state: State, history: History, *, now: int
 ) -> list[Draft]:
-    """The rows that skip wakes, and end the runs that were going on in them.
-
-    A model call that is ended so may have cost what nobody saw: the ledger says so, too.
-    """
-    runs = runs_of(chosen, history)
-    ended = list(undecided(ended_runs(runs, reason=GIVEN_UP, now=now), state.approvals))
-    before = {event.key: Spent.in_row(event.value) for event in runs if event.type == "step"}
-    after = {draft.key: Spent.in_row(decode(draft.text)) for draft in ended if draft.type == "step"}
-    added = sum((spent - before[key] for key, spent in after.items()), Spent())
-    ledger = [] if added == Spent() else [(state.spent + added).draft()]
-    return [*ended, *ledger, *(wakes.skipped(wake, now=now).draft() for wake in chosen)]
+    """The rows that skip wakes, and end the runs that were going on in them, all being durable."""
+    runs = ended_in(state, runs_of(chosen, history), End.of(GIVEN_UP), now=now)
+    return [*runs, *(wakes.skipped(wake, now=now).draft() for wake in chosen)]
 
 
 def runs_of(open_wakes: Sequence[WakeRecorded], history: History) -> list[Event]:
-    """The newest rows, by key, of the agent runs of open wakes."""
+    """The newest rows, by key, of the runs of open wakes, those that handlers record included."""
     if not open_wakes:
         return []
-    starts = tuple(f"{wake.key}-run-" for wake in open_wakes)
+    starts = tuple(f"{wake.key}-" for wake in open_wakes)
     first = min(wake.from_offset for wake in open_wakes)
     return history.latest(RUN_TYPES, start=first, skip=lambda _, key: not key.startswith(starts))

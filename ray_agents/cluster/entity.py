@@ -22,7 +22,7 @@ from typing import NamedTuple
 from ray_agents import schedule, wakes
 from ray_agents.address import Address
 from ray_agents.cluster.awake import Services
-from ray_agents.cluster.deciding import approval_named, given_up
+from ray_agents.cluster.deciding import approval_named, given_up, left_to_people
 from ray_agents.cluster.interrupting import marks
 from ray_agents.cluster.outbox import Outbox
 from ray_agents.cluster.portrait import portrait
@@ -38,7 +38,6 @@ from ray_agents.errors import (
     Fenced,
     InvalidDefinition,
     MessageConflict,
-    NothingParked,
     PayloadTooLarge,
     UnknownEntity,
 )
@@ -165,6 +164,8 @@ class Entity:
         for event in appending.events:
             self.state.apply(event)
         self._written = appending.events[-1].offset
+        if self.owner.overfull:
+            self.rest()
         return appending
 
     def outbox_grew(self) -> None:
@@ -417,30 +418,23 @@ class Entity:
             NothingParked: there is no such wake.
         """
         self.check_alive()
-        chosen = self._left_to_people(verb, wake_key)
+        chosen = left_to_people(self, verb, wake_key)
         now = self.services.clock.now()
         if verb == "retry":
             version = self.services.definitions.newest_version(self.address.type)
             drafts = [wakes.retried(wake, now=now, version=version).draft() for wake in chosen]
         else:
-            await self.owner.ready(min(wake.from_offset for wake in chosen))
-            chosen = self._left_to_people(verb, wake_key)  # what went on meanwhile
+            before = None
+            while chosen != before:  # what it ends with is read from the log, so it must be there
+                before = chosen
+                await self.owner.ready(min(wake.from_offset for wake in chosen))
+                await self._acknowledged(self._written)  # the last rows of their runs among it
+                chosen = left_to_people(self, verb, wake_key)  # what went on meanwhile
             drafts = given_up(chosen, self.state, self.owner.history, now=now)
         appending = self.enqueue(drafts)
         self.wakeloop.advance()
         await appending.durable()
         return len(chosen)
-
-    def _left_to_people(self, verb: str, wake_key: str | None) -> list[WakeRecorded]:
-        chosen = [wake for wake in self.state.parked if wake_key in (None, wake.key)]
-        current = self.state.current
-        if verb == "skip" and self.state.waiting and current and current.key == wake_key:
-            chosen = [current]
-        if not chosen:
-            which = f"wake {wake_key!r} is not" if wake_key else "no wake is"
-            message = f"{which} parked at {self.name!r}; `inspect` lists the parked ones"
-            raise NothingParked(message, address=self.name, wake=wake_key)
-        return chosen
 
     async def decide(self, approval: str, request: DecisionRequest) -> ApprovalView:
         """Approve or deny a tool call; if no other waits, the wake goes on. The same again is fine.

@@ -404,8 +404,11 @@ class Host:
 
 
 def _is_full(entity: Entity) -> bool:
-    """Whether the entity is between two wakes and its segment has become too large."""
-    return entity.owner.full and not entity.wakeloop.running
+    """Whether its segment has become too large, for another wake or for the one that runs.
+
+    An attempt that is cut short for that does not count, and what it had committed stands.
+    """
+    return entity.owner.overfull or (entity.owner.full and not entity.wakeloop.running)
 
 
 async def _stirred(entity: Entity, seconds: float) -> None:

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ray_agents.approvals import undecided
 from ray_agents.cluster.awake import Awake
 from ray_agents.cluster.calls import Interrupt
-from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, WakeStatus, decode
-from ray_agents.interruption import InterruptReceived, ends_of_runs
-from ray_agents.ledger import Spent
+from ray_agents.cluster.deciding import runs_of
+from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, WakeStatus
+from ray_agents.interruption import InterruptReceived
 from ray_agents.log.owner import Appending
 from ray_agents.modes import Mode
-from ray_agents.runs import RUN_TYPES, runs_inside
+from ray_agents.runends import STOPPED, ended_in
+from ray_agents.runs import runs_inside
 from ray_agents.views import Interrupted
 
 BY_MESSAGE = "a message of mode 'immediate'"
@@ -125,19 +125,10 @@ def left_open(entity: Awake, wake: WakeRecorded, last: Sequence[Draft] = ()) -> 
 
     ``last`` are the rows that its handler leaves: a run that they end is not open.
     """
-    rows = entity.owner.history.read(wake.from_offset, types=RUN_TYPES)
     ended = {draft.key for draft in last if draft.type == "run"}
     # What a handler that ends by itself has recorded, it ends by itself, too.
     interrupted = entity.state.wakes.get(wake.key, wake).interrupted
-    its = f"{wake.key}-" if interrupted else runs_inside("", wake=wake.key)
-    own = [event for event in rows if event.key.startswith(its) and event.key not in ended]
-    ends = ends_of_runs(own, now=entity.services.clock.now())
-    drafts = list(undecided(ends, entity.state.approvals))
-    before = {event.key: event.value for event in own if event.type == "step" and event.text}
-    added = Spent()
-    for draft in drafts:
-        if draft.type == "step":
-            added += Spent.in_row(decode(draft.text)) - Spent.in_row(before[draft.key])
-    if added != Spent():
-        drafts.append((entity.state.spent + added).draft())
-    return drafts
+    its = "" if interrupted else runs_inside("", wake=wake.key)
+    runs = runs_of([wake], entity.owner.history)
+    own = [event for event in runs if event.key.startswith(its) and event.key not in ended]
+    return ended_in(entity.state, own, STOPPED, now=entity.services.clock.now())

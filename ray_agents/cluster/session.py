@@ -23,13 +23,13 @@ from ray_agents.errors import AuthorError, Fenced
 from ray_agents.events import Draft, Event, MessageReceived, WakeRecorded, decode
 from ray_agents.goals import Goals
 from ray_agents.interruption import Interruption
-from ray_agents.ledger import Spent
+from ray_agents.ledger import Spent, added_by, billed_in
 from ray_agents.log.owner import Appending
 from ray_agents.loopside import running_loop
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.prompting import Prompting, summariser_config
 from ray_agents.requests import SpawnRequest
-from ray_agents.runs import BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES, runs_inside
+from ray_agents.runs import BUDGET, COMPACTION, ENDED, GOAL_BUDGET, RUN_TYPES, runs_inside
 from ray_agents.shares import Shares
 from ray_agents.steering import is_steering, offsets_in
 from ray_agents.timeline import TYPES
@@ -84,11 +84,8 @@ class EntitySession:
 
     @property
     def has_open_runs(self) -> bool:
-        """Whether this wake has begun a run, in whatever attempt, that has not come to its end."""
-        approvals = self.state.approvals.values()
-        return bool(self._open) or any(
-            each.pending for each in approvals if each.wake == self._wake.key
-        )
+        """Whether this attempt has begun, or gone on with, a run that has not come to its end."""
+        return bool(self._open)
 
     def close(self) -> None:
         """End the attempt."""
@@ -157,21 +154,46 @@ class EntitySession:
         event = self._entity.owner.history.last(type_name)
         return None if event is None or event.offset < self.state.life_offset else event
 
-    def transcript(self) -> tuple[list[Event], list[Event]]:
+    def transcript(self, own: Sequence[Event] = ()) -> tuple[list[Event], list[Event]]:
         """The rows of the transcript: of a long one its newest summary, and those it still needs.
 
-        So what a run reads does not grow with all that was ever said.
+        So what a run reads does not grow with all that was ever said. For a run that goes on, with
+        its ``own`` rows, they are of others what it saw when it began, and the messages it may have
+        taken in.
         """
-        newest, since = self.state.compacted, self._told_since
-        rows = list(self._entity.owner.history.read(since, types=TYPES))
+        newest = self._summary_for(own)
+        since = self._told_since(newest)
+        rows = self._entity.owner.history.read(since, types=TYPES)
+        if own:
+            begun = own[0].offset
+            rows = [e for e in rows if e.offset < begun or e.type == MessageReceived.TYPE]
         return [] if newest is None or since == self.state.life_offset else [newest], rows
 
-    @property
-    def _told_since(self) -> int:
-        """The offset from which on the transcript needs the log's rows."""
-        newest, life = self.state.compacted, self.state.life_offset
-        since = newest.value["read_from"] if newest is not None else None
+    def _summary_for(self, own: Sequence[Event]) -> Event | None:
+        """The summary with which a transcript begins; None for one that needs all rows.
+
+        A run that goes on begins with its own newest, or with what stood when it began: what runs
+        inside of it or beside have summed up since is in their words. To find one that theirs has
+        replaced all is read, which is rare.
+        """
+        newest = self.state.compacted
+        if newest is None or not own or newest.offset < own[0].offset:
+            return newest
+        return next((row for row in reversed(own) if row.type == COMPACTION), None)
+
+    def _told_since(self, summary: Event | None) -> int:
+        """The offset from which on a transcript needs the log's rows."""
+        life = self.state.life_offset
+        since = summary.value["read_from"] if summary is not None else None
         return life if since is None else max(life, since)
+
+    async def _ready(self, run_key: str) -> None:
+        """See to it that what a run reads is in memory."""
+        start, own = self._wake.from_offset, list[Event]()
+        if self.state.compacted is not None:
+            await self._entity.owner.ready(start)
+            own = rows_of(run_key, self.read_wake(RUN_TYPES))
+        await self._entity.owner.ready(min(self._told_since(self._summary_for(own)), start))
 
     def read_wake(self, types: frozenset[str]) -> Sequence[Event]:
         """The rows of these types since this wake's first message."""
@@ -228,7 +250,7 @@ class EntitySession:
 
         if any(bound.cost_max is not None for bound in self.shares.bounds):
             config.check_priced(f"the budget of {self.address} has a cost_max")
-        await self._entity.owner.ready(min(self._told_since, self._wake.from_offset))
+        await self._ready(run_key)
         entries = [decode(text) for text in self.effects.rows(CONTEXT_TYPE).values()]
         journal = RunJournal(self, run_key)
         model_for, summing_up = self._entity.services.model_for, summariser_config(config)
@@ -238,14 +260,6 @@ class EntitySession:
             config, model, plan=self.plan, entries=entries, summariser=summariser, seen=self._seen
         )
         return await run_agent(journal, config, model=model, input=input_text, prompting=prompting)
-
-    def found(self, rows: Sequence[Event]) -> None:
-        """Take note of the runs that attempts before this one have left, by the wake's ``rows``."""
-        states = {event.key: event.value["status"] for event in rows if event.type == "run"}
-        own = runs_inside("", wake=self._wake.key)
-        self._open |= {
-            key for key, state in states.items() if state == "started" and key.startswith(own)
-        }
 
     def _seen(self, report: ContextReport) -> None:
         self.report = report
@@ -258,15 +272,10 @@ class RunJournal:
         self._session = session
         self._run_key = run_key
         recent = session.read_wake(RUN_TYPES)
-        session.found(recent)
-        own = [e for e in recent if e.key == run_key or e.key.startswith(f"{run_key}:")]
-        self._recorded: list[Event] = own
-        summed_up, past = session.transcript()
-        if own:  # of others what this run saw when it began, and the messages it may have taken in
-            begun = own[0].offset
-            past = [e for e in past if e.offset < begun or e.type == MessageReceived.TYPE]
+        self._recorded = own = rows_of(run_key, recent)
+        summed_up, past = session.transcript(own)
         self._history: list[Event] = [*summed_up, *past]
-        self._billed = {e.key: Spent.in_row(e.value) for e in own if e.type == "step"}
+        self._billed = billed_in(own)
         calls = {e.key: e.value["status"] for e in own if e.type == "tool_call" and e.text}
         ended = (key for key, status in calls.items() if status in ENDED)
         inside = tuple(runs_inside(key, wake="") for key in ended)
@@ -313,7 +322,11 @@ class RunJournal:
 
     def steering(self) -> Sequence[Event]:
         """The messages that wait to be taken in by a running loop, oldest first."""
-        return [event for event in self._session.state.pending if is_steering(event)]
+        return [event for event in self.waiting() if is_steering(event)]
+
+    def waiting(self) -> Sequence[Event]:
+        """The messages that are for later wakes, oldest first."""
+        return self._session.state.pending
 
     def approval(self, key: str) -> ApprovalRecorded | None:
         """The approval of the tool call of that key, as it is now."""
@@ -337,14 +350,12 @@ class RunJournal:
         Appending applies them to the state at once, so runs that go on side by side add up, and
         a message joins one of them only.
         """
-        marked, added = self._session.effects.mark(drafts), Spent()
+        marked = self._session.effects.mark(drafts)
         if joining := offsets_in(drafts):
             marked.append(self._session.joined_by(joining))
-        for draft in drafts:
-            if draft.type == "step":
-                now = Spent.in_row(decode(draft.text))
-                added += now - self._billed.get(draft.key, Spent())
-                self._billed[draft.key] = now
+        billed = billed_in(drafts)
+        added = added_by(billed, self._billed)
+        self._billed |= billed
         if added == Spent():
             return marked
         return [*marked, (self._session.state.spent + added).draft()]
@@ -377,6 +388,11 @@ class ToolScope:
         if any(exc):
             self._effects.drop(self._scope)
         self._entered.close()
+
+
+def rows_of(run_key: str, rows: Sequence[Event]) -> list[Event]:
+    """Those of ``rows`` that are of one run."""
+    return [row for row in rows if row.key == run_key or row.key.startswith(f"{run_key}:")]
 
 
 def check_args(definition: Definition, request: SpawnRequest) -> None:

@@ -65,14 +65,28 @@ def token_of(settings: Settings) -> str | None:
     """The bearer token that ``settings`` name, read from its file if need be.
 
     Raises:
-        InvalidSetting: ``RAY_AGENTS_TOKEN_FILE`` names a file that cannot be read.
+        InvalidSetting: ``RAY_AGENTS_TOKEN_FILE`` names a file that cannot be read, or the token is
+            none: an empty one would let everybody in, and a header carries printable ASCII only.
     """
-    if settings.token is not None or settings.token_file is None:
-        return settings.token
+    if settings.token is not None:
+        return _usable(settings.token, variable="RAY_AGENTS_TOKEN")
+    if settings.token_file is None:
+        return None
     try:
-        return Path(settings.token_file).read_text().strip()
+        text = Path(settings.token_file).read_text(errors="replace")
     except OSError as error:
         raise InvalidSetting(
             f"RAY_AGENTS_TOKEN_FILE={settings.token_file!r} cannot be read: {error.strerror}",
             variable="RAY_AGENTS_TOKEN_FILE",
         ) from error
+    return _usable(text.strip(), variable="RAY_AGENTS_TOKEN_FILE")
+
+
+def _usable(token: str, *, variable: str) -> str:
+    if token and token.isascii() and token.isprintable() and token == token.strip():
+        return token
+    message = (
+        f"{variable} gives no token that a header can carry: write printable ASCII, at least one "
+        "character, without space around it"
+    )
+    raise InvalidSetting(message, variable=variable)

@@ -26,10 +26,12 @@ from ray_agents.errors import Fenced, InvalidDefinition, NondeterministicWake, R
 from ray_agents.events import Draft, ErrorRecorded, WakeRecorded, WakeStatus
 from ray_agents.interruption import Interruption
 from ray_agents.log.owner import Appending
+from ray_agents.runs import INTERRUPTED
 from ray_agents.turns import CALLER
 
 ERROR_CHARS_MAX = 20_000
 CANCELLED_MAX = timedelta(seconds=2)  # for a handler to end once it is cancelled
+OF_THE_PROCESS = (KeyboardInterrupt, GeneratorExit)  # all else that is raised is the handler's
 INTERRUPTED_MAX = timedelta(seconds=2)  # for it to end by itself, after which it is cancelled
 LOGGER = logging.getLogger("ray_agents.host")
 
@@ -49,6 +51,7 @@ class WakeLoop:
         self._task: asyncio.Task[None] | None = None
         self._session: EntitySession | None = None
         self._begun: WakeRecorded | None = None
+        self._resumes = False  # whether there were attempts before: they may have left runs open
         self._deaf: set[asyncio.Task[None]] = set()
         self.signals: dict[str, Appending] = {}
 
@@ -100,17 +103,19 @@ class WakeLoop:
     def _interrupt(self, session: EntitySession) -> None:
         if not session.interruption.is_set:
             session.interrupt()
-            bound = INTERRUPTED_MAX + CANCELLED_MAX
-            running = asyncio.get_running_loop()
-            running.call_later(bound.total_seconds(), self._leave_behind, session)
+            self._leave_later(session, INTERRUPTED_MAX + CANCELLED_MAX)
+
+    def _leave_later(self, session: EntitySession, bound: timedelta) -> None:
+        running = asyncio.get_running_loop()
+        running.call_later(bound.total_seconds(), self._leave_behind, session)
 
     def _leave_behind(self, session: EntitySession) -> None:
-        """Go on without an interrupted handler that does not end; it writes nothing any more."""
+        """Go on without a handler that was told to end and does not; it writes nothing any more."""
         task = self._task
         if self._session is not session or task is None or self._entity.leaving:
             return
         LOGGER.error(
-            "%s: its handler was interrupted and cancelled and does not end; the entity goes on "
+            "%s: its handler was told to stop and cancelled and does not end; the entity goes on "
             "without it, and nothing that it still does is recorded",
             self._entity.name,
         )
@@ -130,6 +135,7 @@ class WakeLoop:
         self._entity.waiting_for = None
         if self._session is not None:
             self._session.cancelled.set()
+            self._leave_later(self._session, CANCELLED_MAX)
         if self._task is not None:
             self._task.cancel()
 
@@ -201,6 +207,7 @@ class WakeLoop:
             definition_version=services.definitions.newest_version(entity.address.type),
             now=services.clock.now(),
         )
+        self._resumes = state.current is not None
         if state.current is not None:
             wake = wakes.again(state.current, attempt, entity.limits_of(state.current))
         else:
@@ -233,7 +240,9 @@ class WakeLoop:
             if _is_cancelled():
                 raise
             return await self._failed(wake, error)
-        except (Exception, SystemExit) as error:
+        except OF_THE_PROCESS:
+            raise
+        except BaseException as error:
             if entity.leaving:
                 raise Fenced(f"{entity.name} leaves while a wake ends") from error
             return await self._failed(wake, error)
@@ -257,16 +266,17 @@ class WakeLoop:
         self._session = session
         try:
             returned = await _bounded(definition, context, session.interruption)
-        except (Exception, asyncio.CancelledError) as error:
-            if not session.interruption.is_set or _is_cancelled():
-                raise
-            LOGGER.warning("%s was interrupted, and its handler failed: %r", entity.name, error)
-            session.close()
-            return await self._cut_short(wake, session), False
+        except OF_THE_PROCESS:
+            raise
         except BaseException as error:
-            if not only_awaits(error):
+            if only_awaits(error):
+                returned = None
+            elif not session.interruption.is_set or _is_cancelled():
                 raise
-            returned = None
+            else:
+                LOGGER.warning("%s was interrupted, and its handler failed: %r", entity.name, error)
+                session.close()
+                return await self._cut_short(wake, session), False
         finally:
             session.close()
             if self._session is session:
@@ -277,7 +287,7 @@ class WakeLoop:
             return [wakes.waiting(latest(entity, wake), now=now).draft()], True
         said, stop = context.said or session.run_text, session.stop_reason
         last = session.effects.take()
-        if session.interruption.is_set or session.has_open_runs:
+        if session.interruption.is_set or session.has_open_runs or self._resumes:
             await session.settled()
             await entity.owner.ready(wake.from_offset)
             last += left_open(entity, wake, last)
@@ -295,9 +305,12 @@ class WakeLoop:
         if session is not None:
             await session.settled()
         await entity.owner.ready(wake.from_offset)
-        now, text = entity.services.clock.now(), session.run_text if session else None
-        end = wakes.handled(latest(entity, wake), now=now, reply=None, text=text)
-        return [*left_open(entity, wake), end.draft()]
+        now, runs = entity.services.clock.now(), left_open(entity, wake)
+        text, stop = (session.run_text, session.stop_reason) if session else (None, None)
+        if any(draft.type == "run" for draft in runs):
+            stop = INTERRUPTED
+        end = wakes.handled(latest(entity, wake), now=now, reply=None, text=text, stop_reason=stop)
+        return [*runs, end.draft()]
 
     def _counts(self, wake: WakeRecorded) -> bool:
         """Whether what became of this attempt is still to be recorded, and by this task."""

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, cast
 
 import httpx
+from pydantic import TypeAdapter
 
 from ray_agents.errors import RayAgentsError, RuntimeUnavailable, Unauthorized, rebuild
-from ray_agents.events import JSON
 
 PROBLEM = "application/problem+json"
+NO_CONTENT = 204
 _SHOWN = 200
 
 
-def value_of(response: httpx.Response) -> JSON:
-    """The JSON body of a success.
+def read_as(kind: Any, response: httpx.Response) -> Any:
+    """The JSON body of a success, as a value of the type ``kind``.
 
     Raises:
         RayAgentsError: of the class that the problem document names.
         RuntimeUnavailable: the answer is not one of the control API.
     """
-    if response.is_error:
+    if not response.is_success:  # nor is a redirect: nobody has done anything
         raise error_of(response)
-    if not response.content:
-        return None
     try:
-        return response.json()
-    except ValueError as error:
+        value = None if response.status_code == NO_CONTENT else response.json()
+        return _reader(kind).validate_python(value)
+    except ValueError as error:  # a ValidationError is one
         raise _stranger(response) from error
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def error_of(response: httpx.Response) -> RayAgentsError:

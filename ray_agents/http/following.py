@@ -89,7 +89,7 @@ async def _stream(
         timeout=_timeout(patience),
     )
     async with request as response:
-        if response.is_error:
+        if not response.is_success:
             await response.aread()
             raise error_of(response)
         async for sent in EventSource(response).aiter_sse():

@@ -12,19 +12,19 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from importlib import import_module
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from ray_agents.address import Address
 from ray_agents.definition import Registry
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.events import JSON, Event
-from ray_agents.http.answers import error_of, unreachable, value_of
+from ray_agents.http.answers import error_of, read_as, unreachable
 from ray_agents.http.following import Patience, follow
 from ray_agents.requests import (
     DecisionRequest,
@@ -56,7 +56,15 @@ REQUEST_ATTEMPTS = 3
 CARRY_SECONDS = 600.0  # of silence, while an export is made or an import taken in
 NOW = -1
 UP_TO_DATE = "stream-up-to-date"
-_TYPES = TypeAdapter(list[TypeView])
+Views = builtins.list[EntityView]
+Types = builtins.list[TypeView]
+Lines = builtins.list[CostLine]
+Rows = builtins.list[dict[str, Any]]
+T = TypeVar("T")
+
+
+class _Count(BaseModel):
+    wakes: int
 
 
 class HttpRuntime:
@@ -104,22 +112,22 @@ class HttpRuntime:
     async def register(self, registry: Registry, *, source: str | None = None) -> list[TypeView]:
         """Make definitions known: by ``source``, or by value if the server allows that."""
         body = {"source": source} if source is not None else {"value": _pickled(registry)}
-        return _TYPES.validate_python(await self._call("POST", "/v1/types", json=body))
+        return await self._call(Types, "POST", "/v1/types", json=body)
 
     async def types(self) -> list[TypeView]:
         """The newest version of every definition."""
-        return _TYPES.validate_python(await self._call("GET", "/v1/types"))
+        return await self._call(Types, "GET", "/v1/types")
 
     async def spawn(self, address: Address, request: SpawnRequest) -> EntityView:
         """Create an entity; return once it is durable."""
         named = request.model_copy(update={"spawn_id": request.spawn_id or _fresh_id()})
-        answer = await self._call("PUT", _path(address), json=_body(named))
-        return EntityView.model_validate(answer)
+        return await self._call(EntityView, "PUT", _path(address), json=_body(named))
 
     async def send(self, address: Address, request: SendRequest) -> Receipt:
         """Put a message into an inbox; return once it is durable."""
-        answer = await self._call("POST", _path(address, "messages"), json=_body(_named(request)))
-        return Receipt.model_validate(answer)
+        return await self._call(
+            Receipt, "POST", _path(address, "messages"), json=_body(_named(request))
+        )
 
     async def ask(self, address: Address, request: SendRequest, *, within: timedelta) -> Reply:
         """Send, and return the reply to that message.
@@ -127,7 +135,8 @@ class HttpRuntime:
         Raises:
             AskTimedOut: there was none ``within``; the message will still be handled.
         """
-        answer = await self._call(
+        return await self._call(
+            Reply,
             "POST",
             _path(address, "ask"),
             json=_body(_named(request)),
@@ -135,7 +144,6 @@ class HttpRuntime:
             # The server's own time-out comes first, since it knows what became of the message.
             timeout=within.total_seconds() + self._patience.answer.total_seconds(),
         )
-        return Reply.model_validate(answer)
 
     async def observe(
         self, address: Address, *, offset: int = 0, live: bool = True
@@ -163,7 +171,7 @@ class HttpRuntime:
         while not up_to_date:
             params = {"offset": offset, "limit": PAGE_EVENTS}
             response = await self._answer("GET", _path(address, "events"), params=params)
-            for row in value_of(response):
+            for row in read_as(Rows, response):
                 event = Event.from_json(row)
                 offset = event.offset + 1
                 yield event
@@ -171,32 +179,28 @@ class HttpRuntime:
 
     async def inspect(self, address: Address) -> EntityView:
         """One entity, as it is now."""
-        return EntityView.model_validate(await self._call("GET", _path(address)))
+        return await self._call(EntityView, "GET", _path(address))
 
     async def state(self, address: Address, *, at: int | None = None) -> StateView:
         """One entity as the rows below the offset ``at`` tell of it, or all of them."""
         params = {} if at is None else {"at": at}
-        return StateView.model_validate(
-            await self._call("GET", _path(address, "state"), params=params)
-        )
+        return await self._call(StateView, "GET", _path(address, "state"), params=params)
 
     async def list(self, query: ListQuery) -> Page:
         """Some entities."""
-        return Page.model_validate(await self._call("GET", "/v1/entities", params=_body(query)))
+        return await self._call(Page, "GET", "/v1/entities", params=_body(query))
 
     async def cost(
         self, *, by: CostBy = "type", since: datetime | None = None
     ) -> builtins.list[CostLine]:
         """What was spent, as :func:`ray_agents.tables.cost.cost` tells it of the server's store."""
         params = _given(by=by, since=None if since is None else since.isoformat())
-        answer = await self._call("GET", "/v1/cost", params=params, timeout=CARRY_SECONDS)
-        return [CostLine.model_validate(line) for line in answer]
+        return await self._call(Lines, "GET", "/v1/cost", params=params, timeout=CARRY_SECONDS)
 
     async def fork(self, source: Address, request: ForkRequest) -> EntityView:
         """Make a new entity of the rows of another; return once it is durable."""
         named = request.model_copy(update={"fork_id": request.fork_id or _fresh_id()})
-        answer = await self._call("POST", _path(source, "fork"), json=_body(named))
-        return EntityView.model_validate(answer)
+        return await self._call(EntityView, "POST", _path(source, "fork"), json=_body(named))
 
     async def export(
         self, address: Address, *, children: bool = False
@@ -206,7 +210,7 @@ class HttpRuntime:
         client, path = self._entered(), _path(address, "export")
         try:
             async with client.stream("GET", path, params=params, timeout=CARRY_SECONDS) as answer:
-                if answer.is_error:
+                if not answer.is_success:
                     await answer.aread()
                     raise error_of(answer)
                 async for chunk in answer.aiter_bytes():
@@ -229,11 +233,11 @@ class HttpRuntime:
             )
         except httpx.HTTPError as error:
             raise unreachable(client, error) from error
-        return [EntityView.model_validate(view) for view in value_of(answer)]
+        return read_as(Views, answer)
 
     async def kill(self, address: Address, *, reason: str | None = None) -> None:
         """End the entity's life; its log remains readable."""
-        await self._call("DELETE", _path(address), params=_given(reason=reason))
+        await self._call(type(None), "DELETE", _path(address), params=_given(reason=reason))
 
     async def interrupt(
         self,
@@ -246,8 +250,9 @@ class HttpRuntime:
         """Stop what runs; return once the log says so."""
         fields = {"wake": wake, "reason": reason, "id": signal_id or _fresh_id()}
         request = checked(InterruptRequest, fields)
-        answer = await self._call("POST", _path(address, "interrupt"), json=_body(request))
-        return Interrupted.model_validate(answer)
+        return await self._call(
+            Interrupted, "POST", _path(address, "interrupt"), json=_body(request)
+        )
 
     async def retry(self, address: Address, *, wake: str | None = None) -> int:
         """Run parked wakes again (one, or all); how many."""
@@ -262,15 +267,15 @@ class HttpRuntime:
     ) -> ApprovalView:
         """Approve or deny a tool call that waits for it; return once it is durable."""
         path = _path(address, f"approvals/{quote(approval, safe='')}")
-        return ApprovalView.model_validate(await self._call("POST", path, json=_body(request)))
+        return await self._call(ApprovalView, "POST", path, json=_body(request))
 
     async def _on_parked(self, address: Address, verb: str, wake: str | None) -> int:
         request = checked(ParkedRequest, {"wake": wake})
-        answer = await self._call("POST", _path(address, verb), json=_body(request))
-        return int(answer["wakes"])
+        count = await self._call(_Count, "POST", _path(address, verb), json=_body(request))
+        return count.wakes
 
-    async def _call(self, method: str, path: str, **options: Any) -> JSON:
-        return value_of(await self._answer(method, path, **options))
+    async def _call(self, kind: type[T], method: str, path: str, **options: Any) -> T:
+        return read_as(kind, await self._answer(method, path, **options))
 
     async def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request, sent again if the connection broke.

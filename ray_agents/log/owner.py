@@ -53,6 +53,7 @@ __all__ = [
 
 GROUP_BYTES_MAX = 8 * 1024 * 1024
 SEGMENT_BYTES_MAX = 64 * 1024 * 1024
+WAKE_BYTES_MAX = 1024 * 1024 * 1024  # of a segment: where not even a wake may go on in it
 BATCH_SYNC_WITHIN = 0.05  # seconds between an acknowledgement and its sync with Durability.BATCH
 
 
@@ -185,6 +186,11 @@ class LogOwner:
         It still takes rows: a segment is read as a whole, which no reader can do above 2 GiB.
         """
         return self._live.size >= SEGMENT_BYTES_MAX
+
+    @property
+    def overfull(self) -> bool:
+        """Whether it is so large that what writes to it had better be interrupted for that."""
+        return self._live.size >= WAKE_BYTES_MAX
 
     @property
     def first(self) -> int:

@@ -22,6 +22,7 @@ from ray_agents.models.retrying import (
     TROUBLE,
     CallFailed,
     broken_off,
+    fell_silent,
     may_help_again,
     retry_after_in,
     unreachable,
@@ -104,10 +105,12 @@ async def _answer(
             yield parts.answered()
     except anthropic.APIStatusError as error:
         raise _refused(error) from error
-    except (anthropic.APITimeoutError, httpx2.TimeoutException) as error:
+    except anthropic.APITimeoutError as error:
         raise unreachable("did not answer in time") from error
     except anthropic.APIConnectionError as error:
         raise unreachable(f"cannot be reached ({error.__cause__})") from error
+    except httpx2.TimeoutException as error:  # of the stream: the SDK has its own for the rest
+        raise fell_silent() from error
     except (httpx2.HTTPError, ValueError, TornAnswer) as error:
         raise broken_off(error) from error
     except anthropic.AnthropicError as error:

@@ -51,7 +51,8 @@ class CalledModel(ABC):
 
         Made again, at most ``retries_max`` times in all: a refusal with 408, 409, 429, or 5xx
         (529 is "overloaded"), a server that cannot be reached, an answer that breaks off, falls
-        silent, or ends with a server's error event.
+        silent, or ends with a server's error event. With a gateway 429 and 529 count apart, up to
+        ``refusals_max``.
 
         Raises:
             ModelUnavailable: no key, what this provider cannot do, a refused key or request, or

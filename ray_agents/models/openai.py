@@ -20,6 +20,7 @@ from ray_agents.models.retrying import (
     TROUBLE,
     CallFailed,
     broken_off,
+    fell_silent,
     may_help_again,
     retry_after_in,
     unreachable,
@@ -86,6 +87,8 @@ async def _answer(client: AsyncOpenAI, request: ModelRequest) -> AsyncGenerator[
     except openai.APIStatusError as error:
         raise _refused(error) from error
     except openai.APITimeoutError as error:
+        if begun:
+            raise fell_silent() from error
         raise unreachable("did not answer in time", variable="OPENAI_BASE_URL") from error
     except openai.APIConnectionError as error:
         if begun:

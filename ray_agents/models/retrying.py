@@ -4,8 +4,8 @@ The SDKs retry too, but only before an answer begins, each with its own count; s
 and one bound covers a call that was refused, did not connect, or broke off. An adapter turns its
 SDK's errors into :class:`CallFailed`, which says whether another attempt may help. A retry before
 the first event of an answer is silent; after it, :class:`~ray_agents.model.AnswerBroken` voids
-what was streamed. It is also said of a call that was accepted and broke off before that, which may
-have been billed.
+what was streamed, whether the call is made again or not. It is also said of a call that was
+accepted and broke off, or fell silent, before that, which may have been billed.
 
 With a gateway every attempt waits for its turn, and says when it does and when it is sent. Then a
 refusal for want of capacity (429, 529) is no failure of the call: all callers slow down together,
@@ -131,7 +131,7 @@ class Retrying:
             else:
                 return
             at_once = not begun and failed.kind == BROKEN  # accepted, so it may be billed
-            if at_once or (begun and pause is not None):
+            if begun or at_once:
                 yield AnswerBroken(reason=str(failed))
             if pause is None:
                 number = failures + refusals
@@ -244,6 +244,12 @@ def broken_off(error: Exception) -> CallFailed:
     return CallFailed(told, kind=BROKEN, may_help=True, advice=advice)
 
 
+def fell_silent() -> CallFailed:
+    """The failure of a call that was accepted, and whose answer ended without a word."""
+    told, advice = "fell silent in its answer", "run again later, or raise silence_timeout"
+    return CallFailed(told, kind=BROKEN, may_help=True, advice=advice)
+
+
 def may_help_again(status: int, headers: Mapping[str, str]) -> bool:
     """Whether a request that was refused so may be accepted later; a server may say so itself."""
     said = headers.get("x-should-retry")
@@ -255,17 +261,19 @@ def may_help_again(status: int, headers: Mapping[str, str]) -> bool:
 def retry_after_in(headers: Mapping[str, str]) -> float | None:
     """The pause in seconds that a refusal asks for: milliseconds, seconds, or until a date.
 
-    Source: RFC 9110 section 10.2.3, and ``retry-after-ms``, which both SDKs know.
+    Source: RFC 9110 section 10.2.3, and ``retry-after-ms``, which both SDKs know. None, too, if it
+    asks for no pause at all, or until a date that is over: then ours apply, which grow.
     """
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         try:
             seconds = float(headers.get(name, "")) / unit
         except ValueError:
             continue
-        if 0 <= seconds < float("inf"):
+        if 0 < seconds < float("inf"):
             return seconds
     try:
         until = parsedate_to_datetime(headers.get("retry-after", ""))
     except ValueError:
         return None
-    return max(0.0, until.timestamp() - time.time())
+    left = until.timestamp() - time.time()
+    return left if left > 0 else None

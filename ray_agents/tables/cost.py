@@ -2,8 +2,8 @@
 
 The steps are read as columns: of each step its newest row counts, in every life an entity had, for
 what a life that is over has cost was paid all the same. The steps that a fork or an import has
-inherited stand in another log as well, and count there alone. What a retention has let go is not
-counted any more.
+inherited stand in another log as well, and count there alone: one that was under way, too, which
+the fork's own rows end (``closing.py``). What a retention has let go is not counted any more.
 """
 
 from __future__ import annotations
@@ -138,18 +138,25 @@ def _parsed(text: bytes) -> Any:
 
 
 def _newest(steps: Any) -> Any:
-    """The newest row of each step."""
-    ends = steps.group_by(["address", "life", "key"]).aggregate([("offset", "max")])
-    ends = ends.rename_columns(["address", "life", "key", "offset"])
+    """The newest row of each step; ``begun`` is the offset of its first."""
+    ends = steps.group_by(["address", "life", "key"]).aggregate(
+        [("offset", "max"), ("offset", "min")]
+    )
+    ends = ends.rename_columns(["address", "life", "key", "offset", "begun"])
     return steps.join(ends, keys=["address", "life", "key", "offset"], join_type="inner")
 
 
 def _own(steps: Any, inherited: Mapping[str, int]) -> Any:
-    """The steps that were not inherited, and of which anything is known."""
-    mask: Any = pc.is_valid(steps.column(USAGE_FIELDS[0]))
+    """The steps that were not inherited, and of which it is known what they cost, or that they did.
+
+    A call that broke before the provider had counted anything is an uncounted one of no tokens.
+    """
+    mask: Any = pc.or_(
+        pc.is_valid(steps.column(USAGE_FIELDS[0])), pc.is_valid(steps.column(UNCOUNTED))
+    )
     if inherited:
         starts = [inherited.get(each, -1) for each in steps.column("address").to_pylist()]
-        mask = pc.and_(mask, pc.greater(steps.column("offset"), pa.array(starts, pa.int64())))
+        mask = pc.and_(mask, pc.greater(steps.column("begun"), pa.array(starts, pa.int64())))
     return steps.filter(mask)
 
 

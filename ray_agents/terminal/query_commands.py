@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ray_agents.errors import InvalidPayload
-from ray_agents.terminal import cells, tables
+from ray_agents.terminal import cells, tables, wording
 from ray_agents.terminal import options as typed
 from ray_agents.terminal.session import session_of
 
@@ -104,5 +104,7 @@ def cost(
         session.screen.json([line.model_dump(mode="json") for line in lines])
     elif lines:
         session.screen.show(tables.costs(lines, by=by.value))
+        if uncounted := sum(line.uncounted for line in lines):
+            session.screen.note(wording.missed(uncounted))
     else:
         session.screen.note("nothing was spent")

@@ -43,7 +43,12 @@ class Screen:
     zone: tzinfo | None = None
 
     def show(self, answer: RenderableType) -> None:
-        """Print an answer; lines of text are left to the terminal to break, so they copy whole."""
+        """Print an answer; lines of text are left to the terminal to break, so they copy whole.
+
+        A pipe gets a text as it is.
+        """
+        if isinstance(answer, str) and self.out.is_terminal:
+            answer = visible(answer)
         self.out.print(answer, soft_wrap=isinstance(answer, str | Text))
 
     def json(self, document: JSON) -> None:

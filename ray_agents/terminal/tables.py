@@ -151,9 +151,10 @@ def _origin(view: EntityView | StateView) -> list[tuple[str, Text | str]]:
 def _facts(args: Mapping[str, JSON], tags: Mapping[str, str]) -> list[tuple[str, Text | str]]:
     lines: list[tuple[str, Text | str]] = []
     if args:
-        lines.append(("arguments", Text(encode(args))))
+        lines.append(("arguments", Text(visible(encode(args)))))
     if tags:
-        lines.append(("tags", Text(", ".join(f"{k}={v}" for k, v in sorted(tags.items())))))
+        told = ", ".join(f"{k}={v}" for k, v in sorted(tags.items()))
+        lines.append(("tags", Text(visible(told))))
     return lines
 
 
@@ -240,7 +241,7 @@ def host(entity: EntityView) -> Text:
 def _approvals(waiting: Sequence[ApprovalView], *, now: int) -> RenderableType:
     rows = [
         (
-            Text(name, style="bold"),
+            Text(visible(name), style="bold"),
             Text(visible(wording.call(each.tool, each.args))),
             Text(ago(each.requested, now=now)),
             Text(NOTHING if each.expires is None else until(each.expires, now=now)),

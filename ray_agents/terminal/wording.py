@@ -178,10 +178,13 @@ def cost(spending: Spending) -> str:
 
 def spent(spending: Spending) -> str:
     """Tokens and money."""
-    plural = "" if spending.uncounted == 1 else "s"
-    missed = f", {spending.uncounted} broken call{plural} not wholly counted"
     told = f"{spending.tokens:,} tokens, {cost(spending)}"
-    return told + (missed if spending.uncounted else "")
+    return told + (f", {missed(spending.uncounted)}" if spending.uncounted else "")
+
+
+def missed(uncounted: int) -> str:
+    """How many model calls may have cost more than is counted."""
+    return f"{uncounted:,} broken call{'' if uncounted == 1 else 's'} not wholly counted"
 
 
 def woken(wake: WakeRecorded) -> str:

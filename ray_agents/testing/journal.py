@@ -93,6 +93,10 @@ class MemoryJournal:
         taken = {e.value["offset"] for e in self.rows if e.type == STEERED}
         return [event for event in self.inbox if event.offset not in taken]
 
+    def waiting(self) -> Sequence[Event]:
+        """The same: all of it steers."""
+        return self.steering()
+
     @property
     def interruption(self) -> Interruption:
         """For the test to set."""

@@ -10,12 +10,15 @@ import asyncio
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.responses import Response
+
+LEAVE_SECONDS_MAX = 0.1  # for callers to be gone once the server is told to end
+LOOK_SECONDS = 0.002  # between two looks whether they are
 
 
 class LoopbackServer(ABC):
@@ -50,8 +53,8 @@ class LoopbackServer(ABC):
 
     async def __aexit__(self, *exc: object) -> None:
         if self._serving is not None:
-            self._server.should_exit = True
             self._server.force_exit = True
+            self._server.leave()
             await self._serving
 
     async def serve_forever(self) -> None:
@@ -61,14 +64,50 @@ class LoopbackServer(ABC):
 
 
 def quiet_server(config: Any) -> Any:
-    """A uvicorn server that leaves this process's signal handlers alone."""
+    """A uvicorn server that ends when ``leave()`` is called, at once, and leaves signals alone.
+
+    Uvicorn's own looks every 0.1 s whether it is to end, and then gives connections 0.1 s.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
+        def __init__(self) -> None:
+            super().__init__(config)
+            self._leaving = asyncio.Event()
+
+        def leave(self) -> None:
+            self.should_exit = True
+            self._leaving.set()
+
         def capture_signals(self) -> Any:
             return nullcontext()
 
-    return Server(config)
+        async def main_loop(self) -> None:
+            await self.on_tick(0)
+            await self._leaving.wait()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for listening in (*self.servers, *(sockets or ())):
+                listening.close()
+            state = self.server_state
+            for connection in list(state.connections):
+                connection.shutdown()
+            within = LEAVE_SECONDS_MAX if self.force_exit else config.timeout_graceful_shutdown
+            await _ended(state, within)
+            if not self.force_exit:
+                await self.lifespan.shutdown()
+
+    return Server()
+
+
+async def _ended(state: Any, within: float | None) -> None:
+    """Return when no caller is there any more; after ``within`` seconds, end what still answers."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            while state.connections or state.tasks:  # noqa: ASYNC110 - uvicorn tells of neither
+                await asyncio.sleep(LOOK_SECONDS)
+    for task in state.tasks:
+        task.cancel()
 
 
 def json_answer(

@@ -23,7 +23,7 @@ from ray_agents.timeline import Timeline
 from ray_agents.tools import tool
 from ray_agents.views import Receipt, Reply, Status
 from tests.cluster import gates
-from tests.cluster.conftest import ask, log_of, spawned
+from tests.cluster.conftest import ask, log_of, spawned, turn_until
 from tests.cluster.paced import Paced, words_of
 from tests.cluster.stores import memory
 
@@ -42,7 +42,7 @@ async def hang() -> None:
 @tool
 def block() -> None:
     """Block a thread."""
-    gates.reached["blocking"].set()
+    gates.threads["blocking"].set()
     gates.threads["held"].wait()
 
 
@@ -189,7 +189,7 @@ async def test_tools_are_cancelled_and_the_model_is_told() -> None:
     model = Paced(["!hang", "!block"], ["I see."])
     async with LocalRuntime(model_for=model.for_any) as runtime:
         at = await running(runtime, "hanging")
-        await gates.reached["blocking"].wait()
+        await turn_until(gates.threads["blocking"].is_set)
         await runtime.interrupt(at)
         await handled(runtime, at)
         reply = await ask(runtime, at, "and now?")

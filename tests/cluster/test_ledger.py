@@ -298,6 +298,37 @@ async def test_an_entity_whose_budget_is_used_up_calls_no_model_any_more(budget:
         assert runs[-1]["finish_reason"] == "budget"
 
 
+async def test_a_wake_that_is_skipped_before_its_end_is_durable_is_counted_once() -> None:
+    store = DyingBlobs(memory(), far=True)
+
+    class Gone:
+        """A model that counts a prompt and is gone; from then on nothing reaches the medium."""
+
+        provider = "gone"
+
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+            yield UsageSeen(usage=AT_MOST)
+            store.writing.acquire()
+            raise ModelUnavailable("gone", model=request.model)
+
+    limits = Limits(attempts_max=1)
+    async with LocalRuntime(store, model_for=lambda _: Gone()) as runtime:
+        await runtime.register(defined(saying, limits=limits))
+        t = await spawned(runtime, "/t/a")
+        await runtime.send(t, SendRequest(payload="go"))
+        while not (await runtime.inspect(t)).parked:  # noqa: ASYNC110 - before that is durable
+            await asyncio.sleep(0)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(runtime.skip(t))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            store.writing.release()
+        spent = (await runtime.inspect(t)).spent
+        steps = summed(await log_of(runtime, t))
+    assert (spent.tokens, spent.uncounted) == (AT_MOST.tokens, 1)
+    assert (steps.tokens, steps.uncounted) == (AT_MOST.tokens, 1)
+
+
 async def test_a_sleeper_shows_what_it_has_spent_and_nobody_is_over_no_budget() -> None:
     async with LocalRuntime("memory:") as runtime:
         await runtime.register(defined(saying))

@@ -22,3 +22,14 @@ def test_a_replica_whose_token_cannot_be_read_does_not_begin(
     monkeypatch.setenv("RAY_AGENTS_TOKEN_FILE", str(tmp_path / "absent"))
     with pytest.raises(InvalidSetting, match="RAY_AGENTS_TOKEN_FILE"):
         replica_settings()
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", "gehé".encode(), b"\xff"])
+def test_a_replica_whose_token_is_none_does_not_begin(
+    text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty one would let everybody in who sends an empty one."""
+    (tmp_path / "token").write_bytes(text)
+    monkeypatch.setenv("RAY_AGENTS_TOKEN_FILE", str(tmp_path / "token"))
+    with pytest.raises(InvalidSetting, match="RAY_AGENTS_TOKEN_FILE"):
+        replica_settings()

@@ -44,8 +44,8 @@ from ray_agents.requests import (
 from ray_agents.settings import Settings
 from ray_agents.testing.loopback import quiet_server
 from ray_agents.views import Durability, Status
-from serve.api import create_app
 from tests.fake_runtime import FakeRuntime
+from tests.serve.apps import app_over
 
 AMY = Address.of("assistant", "amy")
 TOKEN = "open-sesame"
@@ -55,7 +55,7 @@ Wait = Callable[..., Awaitable[object]]
 
 @asynccontextmanager
 async def served(runtime: Runtime, settings: Settings) -> AsyncGenerator[str]:
-    app = create_app(lambda _: runtime, settings)
+    app = app_over(runtime, settings)
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
@@ -64,7 +64,7 @@ async def served(runtime: Runtime, settings: Settings) -> AsyncGenerator[str]:
         try:
             yield f"http://127.0.0.1:{door.getsockname()[1]}"
         finally:
-            server.should_exit = True
+            server.leave()
             await task
 
 
@@ -244,6 +244,22 @@ async def test_another_program_on_the_port_is_told_apart() -> None:
     async with server, HttpRuntime(f"http://127.0.0.1:{port}", patience=HASTY) as http:
         with pytest.raises(RuntimeUnavailable, match="no answer of our control API"):
             await http.types()
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        httpx.Response(308, headers={"location": "https://elsewhere"}),
+        httpx.Response(200, json={"hello": "world"}),
+    ],
+    ids=["a redirect", "another program's JSON"],
+)
+async def test_nothing_was_done_where_another_program_answers(stranger: httpx.Response) -> None:
+    transport = httpx.MockTransport(lambda _: stranger)
+    async with HttpRuntime("http://control", transport=transport, patience=HASTY) as http:
+        for verb in (http.kill(AMY), http.inspect(AMY), http.types(), http.cost(), http.skip(AMY)):
+            with pytest.raises(RuntimeUnavailable, match="no answer of our control API"):
+                await verb
 
 
 async def test_a_runtime_that_is_not_entered_says_so() -> None:

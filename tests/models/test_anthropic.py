@@ -203,6 +203,15 @@ async def test_a_stream_that_falls_silent_is_begun_again() -> None:
     assert kinds == [UsageSeen, TextDelta, AnswerBroken, UsageSeen, TextDelta, Answered]
 
 
+async def test_one_that_is_accepted_and_says_nothing_is_told_of_as_it_may_have_cost() -> None:
+    async with MessagesApi(script=[Answer(text="Hello.", stalls_after=0), "Hi."]) as api:
+        settings = ModelSettings(
+            base_url=api.url, silence_timeout=timedelta(milliseconds=300), retry_delay=NOW
+        )
+        events = [event async for event in AnthropicModel(settings).stream(request())]
+    assert [type(event) for event in events] == [AnswerBroken, UsageSeen, TextDelta, Answered]
+
+
 async def test_an_answer_that_takes_too_long_is_ended() -> None:
     async with MessagesApi(script=[Answer(text="Hello.", stalls_after=4)]) as api:
         settings = ModelSettings(base_url=api.url, call_timeout=timedelta(milliseconds=300))

@@ -99,8 +99,10 @@ async def test_a_stream_that_breaks_is_taken_back_and_begun_again(accident: Any)
     assert kinds == [TextDelta, AnswerBroken, TextDelta, Answered]
 
 
-async def test_a_stream_that_falls_silent_is_begun_again() -> None:
-    async with ChatApi([Answer(text="Hello there.", stalls_after=2), "Hi."]) as api:
+@pytest.mark.parametrize("frames", [0, 2])
+async def test_a_stream_that_falls_silent_is_begun_again(frames: int) -> None:
+    """And is told of, as it may have cost, though nothing was said."""
+    async with ChatApi([Answer(text="Hello there.", stalls_after=frames), "Hi."]) as api:
         model = OpenAIModel(settings(api, silence_timeout=timedelta(milliseconds=300)))
         events = await ask(model)
     assert AnswerBroken in [type(event) for event in events]

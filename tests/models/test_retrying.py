@@ -78,6 +78,16 @@ async def test_the_last_one_that_breaks_off_at_once_is_told_of_too() -> None:
         await anext(events)
 
 
+@pytest.mark.parametrize("error", [failed(), failed(may_help=False)])
+async def test_an_answer_that_breaks_off_is_voided_though_it_is_not_made_again(
+    error: CallFailed,
+) -> None:
+    events = Attempts([SAID, error]).made(ModelSettings(retries_max=0))
+    assert [await anext(events), await anext(events)] == [SAID, AnswerBroken(reason="failed")]
+    with pytest.raises(ModelUnavailable):
+        await anext(events)
+
+
 async def test_pauses_double_up_to_their_bound() -> None:
     attempts = Attempts(*[[failed()]] * 6, [DONE])
     settings = ModelSettings(retries_max=6, retry_delay_max=timedelta(seconds=4))
@@ -154,7 +164,9 @@ def test_which_refusals_are_for_want_of_capacity(
     [
         ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
         ({"retry-after": "9"}, 9.0),
-        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after-ms": "0", "retry-after": "9"}, 9.0),
+        ({"retry-after": "0"}, None),  # or a server that means nothing by it gets no pause at all
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),  # by a clock behind ours
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-1"}, None),
         ({"retry-after": "nan"}, None),

@@ -14,9 +14,9 @@ import pytest
 from ray_agents.address import Address
 from ray_agents.requests import SpawnRequest
 from ray_agents.settings import Settings
-from serve.api import create_app
 from serve.streams import EventStream
 from tests.fake_runtime import FakeRuntime
+from tests.serve.apps import app_over
 
 AMY = Address.of("assistant", "amy")
 EVENTS = "/v1/entities/assistant/amy/events"
@@ -34,7 +34,7 @@ async def runtime() -> FakeRuntime:
 
 @pytest.fixture
 async def api(runtime: FakeRuntime) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(lambda _: runtime, Settings())
+    app = app_over(runtime, Settings())
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://control") as client,
@@ -102,18 +102,18 @@ class Peer:
     async def send(self, message: Any) -> None:
         self.body += message.get("body", b"")
 
-    async def follow(self, app: Any, **headers: str) -> None:
+    async def follow(self, app: Any, *, query: bytes = b"live=sse", **headers: str) -> None:
         raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
         scope: dict[str, Any] = {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "GET",
-            "path": EVENTS, "query_string": b"live=sse", "headers": raw,
+            "path": EVENTS, "query_string": query, "headers": raw,
         }  # fmt: skip
         await app(scope, self.receive, self.send)
 
 
 @pytest.fixture
 async def app(runtime: FakeRuntime) -> AsyncIterator[Any]:
-    app = create_app(lambda _: runtime, Settings(heartbeat=SOON))
+    app = app_over(runtime, Settings(heartbeat=SOON))
     async with app.router.lifespan_context(app):
         yield app
 
@@ -147,6 +147,25 @@ async def test_a_stream_resumes_behind_the_last_event_seen(app: Any, wait_until:
         peer.gone.set()
     sent = [json.loads(line[6:]) for line in peer.body.decode().splitlines() if "data: " in line]
     assert [event["value"] for event in sent] == ["c"]
+
+
+async def test_a_stream_from_now_that_breaks_before_any_event_misses_none(
+    app: Any, runtime: FakeRuntime, wait_until: Wait
+) -> None:
+    """A browser comes back with the id it was told, and else from a later now."""
+    first, second = Peer(), Peer()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(first.follow(app, query=b"live=sse&offset=now"))
+        await wait_until(lambda: first.body.endswith(b"\n\n"))
+        first.gone.set()
+    (told,) = [line[4:] for line in first.body.decode().splitlines() if line.startswith("id: ")]
+    await runtime.append(AMY, "meanwhile")
+    async with asyncio.TaskGroup() as group:
+        follow = second.follow(app, query=b"live=sse&offset=now", last_event_id=told)
+        group.create_task(follow)
+        await wait_until(lambda: b'"meanwhile"' in second.body)
+        second.gone.set()
+    assert second.body.count(b"data:") == 1
 
 
 async def test_a_client_that_goes_ends_its_observer_and_no_other(

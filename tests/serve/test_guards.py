@@ -12,6 +12,7 @@ from ray_agents.errors import InvalidSetting
 from ray_agents.settings import Settings
 from serve.api import create_app
 from tests.fake_runtime import FakeRuntime
+from tests.serve.apps import app_over
 
 TOKEN = "open-sesame"
 AT = "/v1/entities/assistant/amy"
@@ -19,7 +20,7 @@ AT = "/v1/entities/assistant/amy"
 
 @asynccontextmanager
 async def api_of(settings: Settings) -> AsyncGenerator[httpx.AsyncClient]:
-    app = create_app(lambda _: FakeRuntime(), settings)
+    app = app_over(FakeRuntime(), settings)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -45,6 +46,12 @@ async def test_without_the_token_nothing_is_told(path: str, header: str | None) 
 async def test_with_the_token_all_is_open(header: str) -> None:
     async with api_of(Settings(token=TOKEN)) as api:
         assert (await api.get("/v1/types", headers={"authorization": header})).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["Bearer", "Bearer ", "Bearer x"])
+async def test_an_empty_token_lets_nobody_in(header: str) -> None:
+    async with api_of(Settings(token="")) as api:
+        assert (await api.get("/v1/types", headers={"authorization": header})).status_code == 401
 
 
 async def test_health_needs_no_token() -> None:

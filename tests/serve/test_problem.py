@@ -12,9 +12,9 @@ import pytest
 from ray_agents import errors
 from ray_agents.errors import RayAgentsError
 from ray_agents.settings import Settings
-from serve.api import create_app
 from serve.problem import title_of
 from tests.fake_runtime import FakeRuntime, failing
+from tests.serve.apps import app_over
 
 AT = "/v1/entities/assistant/amy"
 
@@ -23,7 +23,7 @@ AT = "/v1/entities/assistant/amy"
 async def api_of(
     runtime: FakeRuntime | None = None, settings: Settings | None = None
 ) -> AsyncGenerator[httpx.AsyncClient]:
-    app = create_app(lambda _: runtime or FakeRuntime(), settings or Settings())
+    app = app_over(runtime or FakeRuntime(), settings or Settings())
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

@@ -13,8 +13,8 @@ from ray_agents.modes import Mode
 from ray_agents.requests import ShareRequest
 from ray_agents.settings import Settings
 from serve import imports
-from serve.api import create_app
 from tests.fake_runtime import FakeRuntime, failing
+from tests.serve.apps import app_over
 
 AMY = Address.of("assistant", "amy")
 AT = "/v1/entities/assistant/amy"
@@ -28,7 +28,7 @@ def runtime() -> FakeRuntime:
 
 @pytest.fixture
 async def api(runtime: FakeRuntime) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(lambda _: runtime, Settings())
+    app = app_over(runtime, Settings())
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://control") as client,
@@ -37,7 +37,7 @@ async def api(runtime: FakeRuntime) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def test_the_lifespan_enters_and_leaves_the_runtime(runtime: FakeRuntime) -> None:
-    app = create_app(lambda _: runtime, Settings())
+    app = app_over(runtime, Settings())
     async with app.router.lifespan_context(app):
         assert runtime.entered
     assert not runtime.entered
@@ -59,6 +59,16 @@ async def test_post_spawns_under_a_fresh_id_and_tells_where(api: httpx.AsyncClie
     assert answer.status_code == 201
     again = await api.get(answer.headers["location"])
     assert again.json()["address"] == answer.json()["address"]
+
+
+async def test_a_post_repeated_with_its_spawn_id_is_the_same_entity(
+    api: httpx.AsyncClient, runtime: FakeRuntime
+) -> None:
+    body = {"spawn_id": "order-17"}
+    places = [(await api.post("/v1/entities/a", json=body)).headers["location"] for _ in range(2)]
+    other = (await api.post("/v1/entities/a", json={"spawn_id": "order-18"})).headers["location"]
+    assert places[0] == places[1] != other
+    assert [each.spawn_id for each in runtime.spawned.values()] == ["order-17", "order-18"]
 
 
 async def test_get_shows_the_entity(api: httpx.AsyncClient) -> None:
@@ -241,6 +251,17 @@ async def test_a_query_parameter_that_nobody_reads_is_refused(
     assert (await api.get(AT)).status_code == 404
 
 
+@pytest.mark.parametrize("verb", ["DELETE", "GET"])
+async def test_a_body_that_nobody_reads_is_refused(
+    api: httpx.AsyncClient, runtime: FakeRuntime, verb: str
+) -> None:
+    await api.put(AT)
+    answer = await api.request(verb, AT, json={"reason": "done"})
+    assert (answer.status_code, answer.json()["facts"]) == (422, {"field": "body"})
+    assert f"{verb} '{AT}' takes no body" in answer.json()["detail"]
+    assert runtime.killed == {}
+
+
 @pytest.mark.parametrize(
     "budget",
     [
@@ -330,6 +351,21 @@ async def test_the_api_describes_itself(api: httpx.AsyncClient) -> None:
     assert (await api.get("/docs")).status_code == 200
 
 
+async def test_the_api_describes_what_it_answers_and_takes(api: httpx.AsyncClient) -> None:
+    paths = (await api.get("/openapi.json")).json()["paths"]
+    for path, verbs in paths.items():
+        for verb, told in verbs.items():
+            problem = told["responses"]["default"]["content"]
+            assert list(problem) == ["application/problem+json"], (path, verb)
+            assert "422" not in told["responses"], (path, verb)
+    carried = "application/vnd.apache.arrow.file"
+    assert carried in paths["/v1/imports"]["post"]["requestBody"]["content"]
+    exported = paths["/v1/entities/{type}/{id}/export"]["get"]["responses"]["200"]
+    assert list(exported["content"]) == [carried]
+    events = paths["/v1/entities/{type}/{id}/events"]["get"]["responses"]["200"]
+    assert set(events["content"]) == {"application/json", "text/event-stream"}
+
+
 async def test_an_entity_is_forked_shown_as_of_then_and_carried(
     api: httpx.AsyncClient, runtime: FakeRuntime
 ) -> None:
@@ -360,7 +396,7 @@ async def test_what_cannot_be_exported_is_an_error_and_no_broken_file(
 async def test_an_import_may_be_larger_than_a_message_but_not_endless(
     monkeypatch: pytest.MonkeyPatch, runtime: FakeRuntime
 ) -> None:
-    app = create_app(lambda _: runtime, Settings(body_bytes_max=1_000))
+    app = app_over(runtime, Settings(body_bytes_max=1_000))
     monkeypatch.setattr(imports, "IMPORT_BYTES_MAX", 5_000)
     async with (
         app.router.lifespan_context(app),

@@ -60,7 +60,10 @@ speeches = st.builds(
 
 @dataclass
 class Speaker:
-    """Gives the answers in turn, whoever asks, and checks what it is asked."""
+    """Gives the answers in turn, whoever asks, and checks what it is asked.
+
+    It counts no prompts, so what is long goes by our own estimates.
+    """
 
     script: Sequence[Speech]
     requests: list[list[Message]] = field(default_factory=list[list[Message]])
@@ -81,7 +84,7 @@ class Speaker:
         number = len(self.requests)
         self.requests.append(list(request.messages))
         speech = self.script[number] if number < len(self.script) else Speech([], "end_turn", "no")
-        yield UsageSeen(usage=Usage(input_tokens=1))
+        yield UsageSeen(usage=Usage(output_tokens=1))
         await SeededClock().sleep(STEP / 4)
         if speech.breaks == "anew":
             async for event in self._spoken(self._content(speech)):
@@ -94,7 +97,7 @@ class Speaker:
             raise ModelUnavailable("for a test")
         calls = any(block["type"] == "tool_use" for block in content)
         reason = "tool_use" if calls and speech.reason == "end_turn" else speech.reason
-        yield Answered(content=content, stop_reason=reason, usage=Usage(input_tokens=2))
+        yield Answered(content=content, stop_reason=reason, usage=Usage(output_tokens=2))
 
     def _content(self, speech: Speech) -> list[Block]:
         return [self._block(kind, what) for kind, what in speech.blocks]

@@ -219,7 +219,7 @@ class Simulation:
         while self.tasks:
             await asyncio.wait(self.tasks)
         self.deaths = iter(())
-        if self.runtime is not None:
+        if self.runtime is not None and self.random.random() < 0.5:
             self.runtime.hosts.vanish()
         await self.until_quiet()
         await self.send(self.message(Mode.QUEUED))  # whose run hears all that was not heard
@@ -248,6 +248,7 @@ class Simulation:
         else:
             check_requests(self.speaker.requests, final)
         check_messages_once(set(self.sent), events, final)
+        check_heard(set(self.sent), self.speaker.requests)
         check_ends(events)
         check_approved(events)
         for answer in self.stopped:
@@ -304,6 +305,12 @@ def check_messages_once(sent: set[str], events: list[Event], final: list[Message
         if role == "user" and block.get("text", "").startswith("m")
     )
     assert heard == dict.fromkeys(sent, 1)
+
+
+def check_heard(sent: set[str], requests: Sequence[list[Message]]) -> None:
+    """A model was told each message, be it one that was asked to sum up."""
+    told = {block.get("text", "") for request in requests for _, block in flat(request)}
+    assert {name for name in sent if not any(name in text for text in told)} == set()
 
 
 def check_ends(events: list[Event]) -> None:
@@ -381,7 +388,19 @@ READ_AGAIN: dict[str, Any] = {
 }
 
 
+LOOKING = Speech([("text", "Well. "), ("call", "look")], "end_turn", "no")
+# A message comes while a run goes on, and that run sums up beyond it before it ends.
+PASSED_OVER: dict[str, Any] = {
+    "script": [*[LOOKING] * 5, *[silent(WELL)] * 8],
+    "plan": [(1, ("send", Mode.QUEUED, "")), *[(8, ("decide", "deny"))] * 5],
+    "deaths": [],
+    "seed": 0,
+    "threshold": 12,
+}
+
+
 @example(**READ_AGAIN)
+@example(**PASSED_OVER)
 @settings(
     max_examples=EXAMPLES,
     deadline=None,

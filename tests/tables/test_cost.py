@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from ray_agents.address import Address
 from ray_agents.client import Client
+from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Registry
 from ray_agents.errors import InvalidPayload, RuntimeUnavailable
 from ray_agents.events import Draft
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.store import open_blobs
-from ray_agents.model import ModelRequest, Usage
+from ray_agents.model import ModelEvent, ModelRequest, Usage, UsageSeen
 from ray_agents.models.scripted import Says
 from ray_agents.ports import Blobs
-from ray_agents.tables.cost import cost
+from ray_agents.requests import ForkRequest, SendRequest, SpawnRequest
+from ray_agents.tables.cost import cost, cost_in
 from ray_agents.testing import local_client
 from ray_agents.testing.scan_suite import ADA, append, created, log_of
 from ray_agents.views import CostLine
@@ -126,6 +130,39 @@ async def test_a_line_for_each_entity_that_nobody_spawned_with_its_descendants()
         await append(log_of(blobs, address), [born, paid])
     lines = told(cost(blobs, by="tree"))
     assert lines == {"/bot/root": (3, 381, 1230), "/bot/gone": (1, 127, 410)}
+
+
+async def test_a_fork_in_the_midst_of_a_call_does_not_count_it_again() -> None:
+    asked, held = asyncio.Event(), asyncio.Event()
+
+    class Held:
+        """A model that counts a prompt and then says nothing."""
+
+        provider = "held"
+
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+            yield UsageSeen(usage=USAGE)
+            asked.set()
+            await held.wait()
+
+    blobs, a = MemoryBlobs(), Address.parse("/one/a")
+    async with LocalRuntime(blobs, model_for=lambda _: Held()) as runtime:
+        await runtime.register(registry)
+        await runtime.spawn(a, SpawnRequest(message=SendRequest(payload={})))
+        await asked.wait()
+        await runtime.send(a, SendRequest(payload="later"))  # durable, and so is what came before
+        fork = await runtime.fork(a, ForkRequest(to="/one/b"))
+        (line,) = await cost_in(blobs, by="entity", since=None)
+    assert fork.spent.tokens == 0
+    assert (line.of, line.tokens, line.uncounted) == ("/one/a", 127, 0)
+
+
+async def test_a_call_that_broke_before_anything_was_counted_is_uncounted() -> None:
+    blobs = MemoryBlobs()
+    torn = {"status": "failed", "model_id": "claude-sonnet-5-5", "uncounted": 1}
+    await append(log_of(blobs, ADA), [created(), Draft.of("step", "r:s1", value=torn)])
+    (line,) = cost(blobs, by="entity")
+    assert (line.steps, line.tokens, line.cost_micros, line.uncounted) == (1, 0, 0, 1)
 
 
 def test_an_empty_store_has_cost_nothing() -> None:

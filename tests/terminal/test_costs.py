@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +37,24 @@ def test_cost_asks_the_control_api_that_is_named(monkeypatch: pytest.MonkeyPatch
     assert asked == [("http://there:4437", "tree")]
     with pytest.raises(errors.InvalidPayload, match="where the store is"):
         Installed().cost(target, by="tree", since=None, on_corrupt=print)
+
+
+def test_cost_looks_back_no_further_than_there_was_time(tmp_path: Path) -> None:
+    target, ages = Target(store=str(tmp_path)), timedelta(days=800_000)
+    assert Installed().cost(target, by="type", since=ages, on_corrupt=None) == []
+
+
+def test_cost_says_how_many_calls_are_not_wholly_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    installation = FakeInstallation()
+    main(["cost"], installation)
+    assert capsys.readouterr().err == ""
+    installation.costs[:] = [
+        line.model_copy(update={"uncounted": 2}) for line in installation.costs
+    ]
+    main(["cost"], installation)
+    assert capsys.readouterr().err == "4 broken calls not wholly counted\n"
 
 
 def test_spawn_takes_a_budget() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from ray_agents.terminal.screen import Screen
@@ -34,3 +35,13 @@ def test_a_pipe_gets_a_line_for_each_tenth() -> None:
 def test_a_pipe_hears_nothing_of_what_is_soon_done_or_for_programs() -> None:
     assert counted(terminal=False, total=20) == ""
     assert counted(terminal=False, total=2_000, silent=True) == ""
+
+
+@pytest.mark.parametrize(("terminal", "told"), [(True, "\\x1b[2Jboo"), (False, "\x1b[2Jboo")])
+def test_an_answer_cannot_drive_a_terminal_and_goes_through_a_pipe_as_it_is(
+    terminal: bool, told: str
+) -> None:
+    out = StringIO()
+    console = Console(file=out, force_terminal=terminal, color_system=None)
+    Screen(out=console).show("\x1b[2Jboo")
+    assert out.getvalue() == f"{told}\n"

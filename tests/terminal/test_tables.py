@@ -66,6 +66,14 @@ def test_inspect_shows_everything_that_is_not_empty() -> None:
         """)
 
 
+def test_what_a_model_has_named_cannot_drive_the_terminal() -> None:
+    waits = WAITS.model_copy(update={"id": "toolu\x1b[2J"})
+    view = entity(tags={"mood\x1b[2J": "\x1b]0;hi\x07"}, args={"n": "\x9b2J"}, approvals=(waits,))
+    shown = printed(tables.entity(view, now=NOW))
+    assert {char for char in shown if not char.isprintable()} == {"\n"}
+    assert "mood\\x1b[2J=\\x1b]0;hi" in shown
+
+
 def test_inspect_shows_what_waits_for_approval() -> None:
     view = entity(status=Status.WAITING, waiting_for="approval", approvals=(WAITS,))
     shown = printed(tables.entity(view, now=NOW))
