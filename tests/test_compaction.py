@@ -213,12 +213,15 @@ async def test_a_summary_that_a_dead_owner_left_begun_is_ended_with_its_run() ->
     assert (result.stop_reason, result.uncounted) == ("interrupted", 1)
 
 
-async def test_a_summary_that_says_nothing_is_asked_for_once_in_a_run() -> None:
+@pytest.mark.parametrize(
+    "nothing", [Says(text=" "), Says(text="I had rather not.", stop_reason="refusal")]
+)
+async def test_a_summary_that_says_nothing_is_asked_for_once_in_a_run(nothing: Says) -> None:
     class Silent(Looking):
         def __call__(self, request: ModelRequest) -> Says:
             if request.system.startswith("You sum up"):
                 self.summaries.append("")
-                return Says(text=" ")
+                return nothing
             return super().__call__(request)
 
     asked, journal = Silent(12), MemoryJournal()

@@ -85,6 +85,17 @@ async def deaf(ctx: Any, wake: Any) -> str:
     return "never recorded"
 
 
+@registry.entity("closing", idle_timeout=IDLE)
+async def closing(ctx: Any, wake: Any) -> str:
+    ctx.use_agent(tools=[act], test_responses=says(("act", {})))
+    said = "nothing"
+    try:
+        said = (await ctx.agent.run()).text
+    finally:
+        ctx.set_tag("said", said)
+    return said
+
+
 @registry.entity("failing", idle_timeout=IDLE, limits=ONCE)
 async def failing(ctx: Any, wake: Any) -> str:
     ctx.use_agent(tools=[act], test_responses=says(("act", {})))
@@ -179,6 +190,15 @@ async def test_a_handler_that_swallows_the_end_of_its_attempt_waits_all_the_same
         d = await begun(runtime, "/deaf/d")
         await approve_all(runtime, d)
         assert (await ask(runtime, d, "go", "m1")).value == "Done."
+
+
+async def test_what_a_handler_does_on_its_way_into_waiting_never_happened() -> None:
+    async with LocalRuntime("memory:") as runtime:
+        c = await begun(runtime, "/closing/c")
+        assert (await waiting(runtime, c)).tags == {}
+        await approve_all(runtime, c)
+        assert (await ask(runtime, c, "go", "m1")).value == "Done."
+        assert (await runtime.inspect(c)).tags == {"said": "Done."}
 
 
 async def test_a_handler_that_fails_while_it_waits_is_parked_and_waits_when_retried() -> None:

@@ -41,6 +41,16 @@ async def clerk(ctx: Any, wake: Any) -> Any:
     return [event.value["payload"] for event in ctx.events]
 
 
+@registry.entity("clumsy", limits=AT_ONCE)
+async def clumsy(ctx: Any, wake: Any) -> None:
+    """Run the agent, and fail at first."""
+    ctx.use_agent(tools=[look])
+    await ctx.agent.run()
+    gates.times["attempts"] += 1
+    if gates.times["attempts"] == 1:
+        raise ValueError("once")
+
+
 @registry.entity("boss")
 async def boss(ctx: Any, wake: Any) -> None:
     """Hurry somebody up."""
@@ -65,10 +75,10 @@ def steering(payload: str) -> SendRequest:
     return SendRequest(payload=payload, mode=Mode.STEER)
 
 
-async def working(runtime: LocalRuntime) -> Address:
+async def working(runtime: LocalRuntime, address: str = "/clerk/a") -> Address:
     """A clerk whose agent has called a tool, which runs."""
     await runtime.register(registry)
-    at = await spawned(runtime, "/clerk/a")
+    at = await spawned(runtime, address)
     await runtime.send(at, SendRequest(payload="go"))
     await gates.reached["looking"].wait()
     return at
@@ -171,6 +181,18 @@ async def test_a_run_that_resumes_after_a_crash_reads_it_in_the_same_place() -> 
     assert (reply.text, wake.joined) == ("Done.", (receipt.offset,))
     assert Timeline(events).messages()[:3] == model.requests[1]
     assert not fold(events).pending
+
+
+async def test_who_steered_an_attempt_that_fails_is_told_of_the_one_that_does_not() -> None:
+    model = Paced(["!look"], ["Done."])
+    async with LocalRuntime(model_for=model.for_any) as runtime:
+        at = await working(runtime, "/clumsy/a")
+        receipt = await runtime.send(at, steering("but quickly"))
+        gates.opened["looking"].set()
+        reply = await reply_to(runtime, at, receipt)
+        (wake,) = await wakes_of(runtime, at)
+    assert gates.times["attempts"] == 2
+    assert (reply.text, wake.joined) == ("Done.", (receipt.offset,))
 
 
 async def test_a_delayed_one_steers_when_it_is_due() -> None:

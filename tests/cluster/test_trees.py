@@ -193,6 +193,26 @@ async def test_what_a_tool_that_fails_would_have_given_is_not_given() -> None:
         assert (await runtime.inspect(boss)).granted_micros == 300_000
 
 
+async def giving_all_away(ctx: Any, wake: Any) -> Any:
+    """Spawn with all there is; the first attempt fails when that is in the log."""
+    await ctx.spawn("quiet", "heir", budget=Budget(tokens_max=500))
+    await ctx.commit()
+    if wake.attempt == 1:
+        raise ValueError("for no reason")
+    return list(ctx.children)
+
+
+async def test_an_attempt_that_runs_again_is_not_refused_what_it_has_given() -> None:
+    registry, budget = Registry(), Budget(tokens_max=500, tree=True)
+    registry.define("t", handler=giving_all_away, budget=budget, limits=LIMITS)
+    registry.define("quiet", handler=quiet)
+    async with LocalRuntime("memory:") as runtime:
+        await runtime.register(registry)
+        await spawned(runtime, "/t/root")
+        assert (await ask(runtime, ROOT, "go")).value == ["/quiet/heir"]
+        assert (await runtime.inspect(ROOT)).granted_tokens == 500
+
+
 async def test_a_fork_has_the_share_anew_and_a_later_life_has_none() -> None:
     async with LocalRuntime("memory:") as runtime:
         await runtime.register(planning())
@@ -340,3 +360,10 @@ def test_what_was_given_counts_against_a_budget_of_the_tree_alone() -> None:
     budget = Budget(tokens_max=STEP + 5)
     assert not budget.is_used_up(spent, given)
     assert Budget(tokens_max=STEP + 5, tree=True).is_used_up(spent, given)
+
+
+def test_of_two_bounds_the_first_that_is_reached_counts() -> None:
+    spent = Spent(usage=USAGE, micros=5)
+    assert Budget(tokens_max=STEP, cost_max=Decimal(1)).is_used_up(spent, Granted())
+    assert Budget(tokens_max=STEP + 1, cost_max=Decimal("0.000005")).is_used_up(spent, Granted())
+    assert not Budget(tokens_max=STEP + 1, cost_max=Decimal(1)).is_used_up(spent, Granted())
