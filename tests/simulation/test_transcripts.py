@@ -134,6 +134,7 @@ class Simulation:
         self.stopped: list[Interrupted] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.runtime: LocalRuntime | None = None
+        self.blobs = DyingBlobs(self.store)
         self.booting = asyncio.Lock()
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
@@ -150,7 +151,7 @@ class Simulation:
         while self.runtime is None or self.runtime.hosts.gone:
             if self.runtime is not None:
                 await self.runtime.crash()
-            blobs = DyingBlobs(self.store, after=self.random.random() < 0.5)
+            self.blobs = blobs = DyingBlobs(self.store, after=self.random.random() < 0.5)
             blobs.crash_at = next(self.deaths, None)
             runtime = self.new_runtime(blobs)
             blobs.died = runtime.hosts.vanish
@@ -220,6 +221,7 @@ class Simulation:
         while self.tasks:
             await asyncio.wait(self.tasks)
         self.deaths = iter(())
+        self.blobs.crash_at = None
         if self.runtime is not None and self.random.random() < 0.5:
             self.runtime.hosts.vanish()
         await self.until_quiet()
