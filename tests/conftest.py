@@ -68,9 +68,6 @@ def is_pure(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     if is_pure(config):
         sys.meta_path.insert(0, RayForbidden())
-        # Nobody here speaks TLS, and reading all certificates takes each HTTP client 20 ms.
-        os.environ.pop("SSL_CERT_FILE", None)
-        os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)  # where there are none
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
