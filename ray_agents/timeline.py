@@ -48,6 +48,7 @@ class Timeline:
         self._wakes: dict[str, tuple[int, int]] = {}  # where each was last told of, and its range
         self._begun: dict[str, int] = {}  # where each run's turns begin
         self._unended: set[str] = set()  # runs
+        self._gone_on: dict[str, int] = {}  # where a run was last told to begin, or to go on
         self._offsets: dict[str, int] = {}  # of what turns are anchored to, as far as it is known
         self._open: list[Block] = []  # tool calls of the last step
         self._opened: tuple[str, int | None] = ("", None)  # its run, and its offset
@@ -137,6 +138,7 @@ class Timeline:
             for run, since in self._begun.items()
             if since < count and self._offsets.get(f"run {run}", read_from) < read_from
         }
+        told = {run for run, offset in self._gone_on.items() if offset >= read_from}
         before = [
             (covered, key) for key, (offset, covered) in self._wakes.items() if offset < read_from
         ]
@@ -144,7 +146,7 @@ class Timeline:
             "kept_from": kept[0].anchor,
             "read_from": read_from,
             "wake": before[-1] if before else None,
-            "runs": sorted(begun & (self._unended | last)),
+            "runs": sorted(begun & (self._unended | last | told)),
             "answers": answers,
         }
 
@@ -153,6 +155,8 @@ class Timeline:
             self._unended.discard(key)
             return
         self._unended.add(key)
+        if at is not None:
+            self._gone_on[key] = at
         if key not in self._begun:
             self._begin(key, row.get("input"), at)
 
@@ -269,6 +273,7 @@ class Timeline:
     def _go_on_from(self, row: dict[str, Any]) -> None:
         """Know what the rows would have told that are not read: see :meth:`cut`."""
         self._begun = dict.fromkeys(row["runs"], 0)
+        self._offsets |= {f"run {run}": 0 for run in row["runs"]}  # before all that is read
         self._unended = set(row["runs"])
         if row["wake"] is not None:
             self._covered, wake = row["wake"]

@@ -365,7 +365,7 @@ def flat(messages: Sequence[Message]) -> list[tuple[str, Block]]:
 
 
 def silent(*blocks: tuple[str, str]) -> Speech:
-    """An answer that thinks and speaks, and calls nothing."""
+    """An answer that comes whole."""
     return Speech(list(blocks), "end_turn", "no")
 
 
@@ -408,11 +408,23 @@ STEERED_AND_CRASHED: dict[str, Any] = {
     "seed": 0,
     "threshold": 0,
 }
+# A run takes a message in, goes on elsewhere and ends; the next one sums up to that message.
+GONE_ON_AND_SUMMED_UP: dict[str, Any] = {
+    "script": [silent(HM), silent(("call", "look")), silent(WELL), silent(WELL)],
+    "plan": [
+        *((0, ("interrupt",)), (0, ("send", Mode.QUEUED, " twice"))),
+        *((0, ("late", Mode.STEER, 1)), (5, ("crash",))),
+    ],
+    "deaths": [],
+    "seed": 0,
+    "threshold": 48,
+}
 
 
 @example(**READ_AGAIN)
 @example(**PASSED_OVER)
 @example(**STEERED_AND_CRASHED)
+@example(**GONE_ON_AND_SUMMED_UP)
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
