@@ -85,7 +85,7 @@ class Timeline:
             if self._has_begun:
                 self._answer(key, row, at)
         elif type_name == STEERED and self._has_begun:
-            self._join(row["offset"], at)
+            self._join(row["message"], row["offset"], at)
         elif type_name == "tool_call" and row["status"] in ENDED:
             self._hear_result(row)
         elif type_name == COMPACTION and not self._whole:
@@ -179,11 +179,12 @@ class Timeline:
         if said.content:
             self._turns.append(said)
 
-    def _join(self, offset: int, at: int | None) -> None:
-        """A run takes a message in, between the results of its last step and its next call."""
-        key, said = self._waiting.pop(offset, ("", None))
-        if said is None:  # its row was let go
-            return
+    def _join(self, key: str, offset: int, at: int | None) -> None:
+        """A run takes a message in, between the results of its last step and its next call.
+
+        It counts as said also if its row is not there, but let go or before what is read.
+        """
+        _, said = self._waiting.pop(offset, (key, list[Block]()))
         self._close()
         self._drop_unfinished_server_tools()
         if not said and self._needs_user():

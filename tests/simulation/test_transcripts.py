@@ -419,12 +419,24 @@ GONE_ON_AND_SUMMED_UP: dict[str, Any] = {
     "seed": 0,
     "threshold": 48,
 }
+# A summary reaches up to an answer behind a message that the run took in, which is not read again.
+TAKEN_IN_BEFORE: dict[str, Any] = {
+    "script": [silent(HIDDEN), *[silent(WELL)] * 3],
+    "plan": [
+        *((0, ("late", Mode.STEER, 18)), (1, ("crash",))),
+        *((6, ("late", Mode.QUEUED, 1)), (3, ("interrupt",))),
+    ],
+    "deaths": [],
+    "seed": 0,
+    "threshold": 12,
+}
 
 
 @example(**READ_AGAIN)
 @example(**PASSED_OVER)
 @example(**STEERED_AND_CRASHED)
 @example(**GONE_ON_AND_SUMMED_UP)
+@example(**TAKEN_IN_BEFORE)
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
