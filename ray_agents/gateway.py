@@ -21,7 +21,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
 from datetime import timedelta
@@ -113,9 +112,11 @@ class Gateway:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._centre is not None and lanes and not self._alone:
             reports = {key: lane.report(leaving=True) for key, lane in lanes.items()}
-            with suppress(Exception):  # a courtesy: what is not given back is free after a while
+            try:
                 async with asyncio.timeout(GOODBYE_MAX.total_seconds()):
                     await self._centre.report(self._host, reports)
+            except Exception as error:  # noqa: BLE001 - a courtesy: it is free after a while anyway
+                LOGGER.info("host %s could not give its turns back: %r", self._host, error)
 
     # -- while there are calls ----------------------------------------------------------------
 

@@ -129,6 +129,17 @@ def test_a_result_that_comes_while_another_run_speaks_stands_with_its_call() -> 
     assert words_of(Timeline(early).messages())[-1] == ("user", [INTERRUPTED])
 
 
+def test_a_second_summary_names_the_runs_that_the_first_one_did() -> None:
+    summed_up = {"summary": "all", "kept_from": "step r:s2", "read_from": 5, "answers": 1}
+    first = Draft.of("compaction", "c1", value=summed_up | {"wake": [5, "w"], "runs": ["r"]})
+    over = Draft.of("run", "r", value={"input": None, "status": "completed"})
+    read = [inbox("for later"), begun(), answered(text("b"), key="r:s2"), over]
+    read += [begun("q", "next"), answered(text("c"), key="q:s1")]
+    timeline = Timeline([Event.at(4 + at, 0, row) for at, row in enumerate([first, *read])])
+    cut = timeline.cut(3)
+    assert (cut["kept_from"], cut["read_from"], cut["runs"]) == ("step q:s1", 5, ["r"])
+
+
 def test_results_and_the_next_message_are_one_turn_results_first() -> None:
     events = log(begun(text="go"), answered(call("a")), ended("a"), inbox("more"), begun("r2"))
     assert words_of(Timeline(events).messages())[-1] == ("user", ["seen", "more"])

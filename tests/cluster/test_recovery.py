@@ -26,6 +26,7 @@ from ray_agents.models.scripted import FunctionModel
 from ray_agents.ports import Blobs
 from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.tools import tool
+from ray_agents.views import Receipt
 from tests.cluster import gates
 from tests.cluster.conftest import ask, inbox_of, log_of, spawned, turn_until
 from tests.cluster.stores import DyingBlobs, memory
@@ -82,32 +83,35 @@ class CountingModel:
         return ("Noting.", [("note", {"text": "x"})]) if step == 1 else "Done."
 
 
-async def test_a_handler_cut_off_by_a_crash_runs_again_by_itself(store: Blobs) -> None:
+G = Address.parse("/gated/g")
+
+
+async def cut_off(store: Blobs) -> tuple[Receipt, str]:
+    """A host dies with a handler at its gate; the receipt of the message, and who died."""
     runtime = LocalRuntime(store)
     async with runtime:
         await runtime.register(registry)
-        g = await spawned(runtime, "/gated/g")
-        receipt = await runtime.send(g, SendRequest(payload=1, id="m1"))
+        await spawned(runtime, str(G))
+        receipt = await runtime.send(G, SendRequest(payload=1, id="m1"))
         await gates.reached["gate"].wait()
         await runtime.crash()
+    return receipt, runtime.hosts.id
+
+
+async def test_a_handler_cut_off_by_a_crash_runs_again_by_itself(store: Blobs) -> None:
+    receipt, _ = await cut_off(store)
     gates.opened["gate"].set()
     async with LocalRuntime(store) as after:
-        reply = await ask(after, g, 1, "m1")
+        reply = await ask(after, G, 1, "m1")
         assert reply.value == "attempt 2"
-        rows = [event for event in await log_of(after, g) if event.type == "inbox"]
+        rows = [event for event in await log_of(after, G) if event.type == "inbox"]
         assert [row.offset for row in rows] == [receipt.offset]
 
 
 @pytest.mark.parametrize("crash_at", range(1, 14))
 async def test_what_dies_while_it_opens_is_not_taken_for_alive(crash_at: int) -> None:
     store = memory()
-    runtime = LocalRuntime(store)
-    async with runtime:
-        await runtime.register(registry)
-        g = await spawned(runtime, "/gated/g")
-        await runtime.send(g, SendRequest(payload=1, id="m1"))
-        await gates.reached["gate"].wait()
-        await runtime.crash()
+    await cut_off(store)
     with pytest.raises(StoreUnavailable, match="the process is dead"):
         await LocalRuntime(DyingBlobs(store, crash_at=crash_at)).__aenter__()
     before = gates.times["gate"]
@@ -129,19 +133,12 @@ async def test_a_clean_stop_in_mid_handler_costs_no_attempt(store: Blobs) -> Non
 
 async def test_recovery_run_five_times_finds_work_once() -> None:
     store = memory()
-    runtime = LocalRuntime(store)
-    async with runtime:
-        await runtime.register(registry)
-        g = await spawned(runtime, "/gated/g")
-        await runtime.send(g, SendRequest(payload=1, id="m1"))
-        await gates.reached["gate"].wait()
-        dead = runtime.hosts.id
-        await runtime.crash()
+    _, dead = await cut_off(store)
     async with LocalRuntime(store) as after:
         recovery = Recovery(store, io=LogIO(), clock=SystemClock(), route=after.hosts.call)
         counts = [await recovery.resume(dead) for _ in range(5)]
         gates.opened["gate"].set()
-        assert (await ask(after, g, 1, "m1")).value == "attempt 2"
+        assert (await ask(after, G, 1, "m1")).value == "attempt 2"
     assert counts == [0] * 5
     assert gates.times["gate"] == 2
 
