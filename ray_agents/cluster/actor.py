@@ -208,15 +208,24 @@ class EntityHost:
         self._left.set()
 
     async def leave(self) -> None:
-        """End the process. Everything is synced, and callers look the entity up again."""
+        """End the process. Everything is synced, and callers look the entity up again.
+
+        Whoever calls now is refused at once and asks elsewhere; a call that meets the end of the
+        process is told so only when Ray has noticed, up to a second later. ``exit_actor`` would
+        end it seconds later: it waits for calls that this actor has made, and then for every
+        thread, for an import that has just begun as for a tool that hangs.
+        """
         self._left.set()
+        await asyncio.sleep(LEAVE_LINGER.total_seconds())
         closing = asyncio.get_running_loop().run_in_executor(None, self._io.close)
-        if not (await asyncio.wait({closing}, timeout=LEAVE_BOUND.total_seconds()))[0]:
-            LOGGER.error(
-                "the file work of host %s does not end; the host ends without it", self._id
-            )
-            os._exit(EXIT_STATUS)
-        RAY.actor.exit_actor()
+        if (await asyncio.wait({closing}, timeout=LEAVE_BOUND.total_seconds()))[0]:
+            sys.stdout.flush()
+            RAY.kill(RAY.get_runtime_context().current_actor)
+            await asyncio.sleep(LEAVE_BOUND.total_seconds())
+            LOGGER.error("Ray does not end host %s, so it ends itself", self._id)
+        else:
+            LOGGER.error("the file work of host %s does not end; it ends all the same", self._id)
+        os._exit(EXIT_STATUS)
 
     # -- the front ----------------------------------------------------------------------------
 
@@ -370,13 +379,8 @@ class EntityHost:
         self._later(self._leave_now(within * SEAL_SHARE))
 
     async def _leave_now(self, within: timedelta = LEAVE_BOUND) -> None:
-        try:
-            await self.stop(within)
-            # Whoever calls now is refused at once and asks elsewhere; a call that meets the end of
-            # the process is told so only when Ray has noticed, up to a second later.
-            await asyncio.sleep(LEAVE_LINGER.total_seconds())
-        finally:
-            RAY.get_runtime_context().current_actor.leave.remote()
+        await asyncio.wait({self._later(self.stop(within))})  # what it raises is in the log
+        await self.leave()
 
     # -- the rest -----------------------------------------------------------------------------
 

@@ -70,6 +70,9 @@ async def _obey(ctx: Any, wake: Any, order: dict[str, Any]) -> None:  # noqa: C9
                 await _hang(Path(order["gate"]))
         case "await":
             await _gate(ctx, Path(order["gate"]))
+        case "await, a thread at work":
+            threading.Thread(target=threading.Event().wait, args=(60,)).start()
+            await _gate(ctx, Path(order["gate"]))
         case "pause":
             await _pause(order["seconds"])
         case "send":

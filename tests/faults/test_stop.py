@@ -73,14 +73,16 @@ def test_a_front_outlives_the_end_of_the_keeper_it_knew(make_rig: Callable[..., 
         driver.ask("/lone/b", {})
 
 
-@pytest.mark.parametrize("kind", ["note", "lone"])
+@pytest.mark.parametrize(
+    ("kind", "deed"), [("note", "await"), ("lone", "await"), ("lone", "await, a thread at work")]
+)
 def test_a_host_told_to_end_seals_hands_over_and_goes(
-    make_rig: Callable[..., Rig], tmp_path: Path, kind: str
+    make_rig: Callable[..., Rig], tmp_path: Path, kind: str, deed: str
 ) -> None:
     rig, gate, address = make_rig(), tmp_path / "gate", f"/{kind}/x"
     with rig.driver() as driver:
         driver.spawn(address)
-        driver.send(address, {"do": "await", "gate": str(gate)}, id="a")
+        driver.send(address, {"do": deed, "gate": str(gate)}, id="a")
         [mark] = eventually(lambda: [*tmp_path.glob("gate.*")])
         host, begun = psutil.Process(int(mark.suffix[1:])), monotonic()
         host.send_signal(signal.SIGTERM)
@@ -89,7 +91,7 @@ def test_a_host_told_to_end_seals_hands_over_and_goes(
         eventually(lambda: len([*tmp_path.glob("gate.*")]) == 2)
         gate.touch()
         eventually(lambda: closed_covers(rig.log(address)) == {"a": 1})
-    print(f"{kind}: gone {took.total_seconds():.2f} s after the SIGTERM")
+    print(f"{kind}, {deed}: gone {took.total_seconds():.2f} s after the SIGTERM")
     assert took < rig.settings.stop_deadline / 4
     events = rig.log(address)
     cut = next(e for e in events if e.type == "wake" and WakeRecorded.of(e).error)
