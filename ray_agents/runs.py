@@ -35,7 +35,7 @@ from ray_agents.approvals import ApprovalRecorded, awaited
 from ray_agents.contextreport import ContextReport
 from ray_agents.errors import NondeterministicWake
 from ray_agents.events import Draft, Event, Operation
-from ray_agents.ledger import COST, UNCOUNTED, Spent
+from ray_agents.ledger import COST, STEP, UNCOUNTED, Spent
 from ray_agents.model import USAGE_FIELDS, Answered, Block, Usage
 from ray_agents.prices import PRICES, Prices, dollars_of
 from ray_agents.views import ApprovalStatus
@@ -75,6 +75,9 @@ class RunRecord:
         self._approvals: dict[str, ApprovalRecorded] = {}
         self._asked: dict[Number, ContextReport] = {}
         self._queued: set[Number] = set()
+        self._steps_completed = 0  # as far as was looked; a complete step stays one
+        self._summaries: list[str] = []
+        self._spent = Spent()
         for event in recorded:
             self._take(event)
 
@@ -85,7 +88,17 @@ class RunRecord:
         elif event.operation is Operation.DELETE:
             self._rows.pop(at, None)
         else:
-            self._rows[at] = {} if event.type in DELTA_TYPES else event.value
+            self._keep(at, {} if event.type in DELTA_TYPES else event.value)
+
+    def _keep(self, at: tuple[str, str], row: Row) -> None:
+        """Keep a row, and with it what would else be asked of all rows before each step."""
+        kind, key = at
+        before = self._rows.get(at)
+        if kind == STEP:
+            self._spent += Spent.in_row(row) - Spent.in_row(before or {})
+            if PURPOSE in row and before is None:
+                self._summaries.append(key[len(self.key) + 1 :])
+        self._rows[at] = row
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -123,19 +136,13 @@ class RunRecord:
     @property
     def steps_completed(self) -> int:
         """How many steps are complete; they are numbered without a gap."""
-        number = 0
-        while self.completed_step(number + 1) is not None:
-            number += 1
-        return number
+        while self.completed_step(self._steps_completed + 1) is not None:
+            self._steps_completed += 1
+        return self._steps_completed
 
     def summaries(self) -> list[str]:
         """The names of the steps that were to sum up, in order."""
-        start = len(self.key) + 1
-        return [
-            key[start:]
-            for (kind, key), row in self._rows.items()
-            if kind == "step" and PURPOSE in row
-        ]
+        return list(self._summaries)
 
     def unanswered(self, number: int) -> list[tuple[str, Block, str | None]]:
         """Tool calls of a completed step without a result: key, block, and status so far."""
@@ -160,8 +167,7 @@ class RunRecord:
     @property
     def spent(self) -> Spent:
         """What the run has cost so far, failed steps included."""
-        steps = [row for (kind, _), row in self._rows.items() if kind == "step"]
-        return sum((Spent.in_row(step) for step in steps), Spent())
+        return self._spent
 
     def result(self) -> AgentRunResult:
         """What the completed run gave, from its rows alone."""
@@ -201,7 +207,7 @@ class RunRecord:
     def put(self, type_name: str, key: str, row: Row) -> Draft:
         """``row`` under its key: an insert the first time, then an update of the whole row."""
         known = (type_name, key) in self._rows
-        self._rows[type_name, key] = row
+        self._keep((type_name, key), row)
         operation = Operation.UPDATE if known else Operation.INSERT
         return Draft.of(type_name, key, value={"key": key, **row}, operation=operation)
 
@@ -246,8 +252,10 @@ class RunRecord:
             "attempt": 1 + (before["attempt"] if before else 0),
             "started_at": now,
         }
-        if before is not None:  # whoever left it "started" died, so nobody saw its end
-            row |= _voided(before, broken=before["status"] == "started")
+        if before is None:
+            return [self.put("step", key, row)]
+        # Whoever left it "started" died, so nobody saw its end.
+        row |= _voided(before, broken=before["status"] == "started")
         return [*self.answer_voided(number), self.put("step", key, row)]
 
     def queued(self, number: Number) -> None:

@@ -1,6 +1,7 @@
 """Compaction: when it comes, what stays, that it is paid once, and that nothing is lost by it."""
 
 import re
+import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import timedelta
@@ -245,6 +246,29 @@ async def test_a_summariser_that_cannot_be_reached_fails_the_run_and_is_asked_ag
     again.prompts = asked.prompts
     result = await run(again, MemoryJournal(recorded=journal.rows))
     assert (result.text, len(again.summaries) > 0) == ("Done.", True)
+
+
+async def test_a_step_costs_as_much_however_many_were_before_it() -> None:
+    few, many = [await calls_made_by(steps) for steps in (50, 200)]
+    assert many < 6 * few
+
+
+async def calls_made_by(steps: int) -> int:
+    """How many calls a run of so many steps makes, whose prompts stay as long as they are."""
+    made = 0
+
+    def see(_: Any, event: str, __: Any) -> None:
+        nonlocal made
+        made += event in ("call", "c_call")
+
+    config = AgentConfig(tools=[look], compaction=SMALL, turns_max=steps + 1, tokens_max=10**9)
+    model = FunctionModel(Looking(steps))
+    sys.setprofile(see)
+    try:
+        await run_agent(MemoryJournal(), config, model=model, input="hi")
+    finally:
+        sys.setprofile(None)
+    return made
 
 
 async def test_a_summary_keeps_to_the_time_of_the_run() -> None:
