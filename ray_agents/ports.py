@@ -161,6 +161,13 @@ class Journal(Protocol):
         """
         ...
 
+    async def commit_waiting(self, drafts: Sequence[Draft]) -> Sequence[Event]:
+        """The last commit of a run that waits for people; those it asks are asked by it.
+
+        If it is inside of a tool call, they are asked with the row by which that call waits, too.
+        """
+        ...
+
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append without waiting, in order with commits: deltas for whoever watches."""
         ...

@@ -46,3 +46,8 @@ class RunWriter:
         staged, self._staged = self._staged, []
         for event in await self.journal.commit(staged):
             self.timeline.placed(event.type, event.key, event.offset)
+
+    async def commit_waiting(self) -> None:
+        """The same for a run that waits for people and comes to its end here."""
+        staged, self._staged = self._staged, []
+        await self.journal.commit_waiting(staged)

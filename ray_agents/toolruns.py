@@ -107,7 +107,7 @@ class ToolRuns:
             admitted = [call for call in admitted if self._record.approval(call.key) is None]
         waiting = [*undecided, *(await self._run_all(admitted) if admitted else ())]
         if waiting:
-            await self._writer.commit()
+            await self._writer.commit_waiting()
             names = ", ".join(call.tool.name for call in waiting)
             raise AwaitsApproval(f"run {self._record.key!r} waits for approval of {names}")
 

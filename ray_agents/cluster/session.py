@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TypeVar
@@ -29,7 +29,7 @@ from ray_agents.loopside import running_loop
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.prompting import Prompting, summariser_config
 from ray_agents.requests import SpawnRequest
-from ray_agents.runs import BUDGET, COMPACTION, ENDED, GOAL_BUDGET, RUN_TYPES, runs_inside
+from ray_agents.runs import AWAITING, BUDGET, COMPACTION, ENDED, GOAL_BUDGET, RUN_TYPES, runs_inside
 from ray_agents.shares import Shares
 from ray_agents.steering import is_steering, offsets_in
 from ray_agents.timeline import TYPES
@@ -51,6 +51,7 @@ class EntitySession:
         self._runs: Counter[str] = Counter()  # by scope
         self._open: set[str] = set()  # keys of runs that have begun and not returned
         self._going: dict[str, set[asyncio.Future[None]]] = defaultdict(set)  # by scope
+        self.asking: dict[str, list[Draft]] = defaultdict(list)  # by the call they are inside of
         self._closed = False
         self._loop = running_loop()
         self.address: Address = entity.address
@@ -86,6 +87,10 @@ class EntitySession:
     def has_open_runs(self) -> bool:
         """Whether this attempt has begun, or gone on with, a run that has not come to its end."""
         return bool(self._open)
+
+    def goes_on(self, scope: str) -> bool:
+        """Whether several runs that were made in a scope have not come to their end."""
+        return len(self._going[scope]) > 1
 
     def close(self) -> None:
         """End the attempt."""
@@ -271,6 +276,7 @@ class RunJournal:
     def __init__(self, session: EntitySession, run_key: str) -> None:
         self._session = session
         self._run_key = run_key
+        self._scope = session.effects.scope
         recent = session.read_wake(RUN_TYPES)
         self._recorded = own = rows_of(run_key, recent)
         summed_up, past = session.transcript(own)
@@ -296,15 +302,32 @@ class RunJournal:
 
     async def commit(self, drafts: Sequence[Draft]) -> Sequence[Event]:
         """Append rows and staged effects; return once durable."""
-        ended = [
-            draft.key
-            for draft in drafts
-            if draft.type == "tool_call" and draft.text and decode(draft.text)["status"] in ENDED
-        ]
+        ended = _calls_in(drafts, ENDED)
         for key in ended:
             self._session.effects.release(key)
-        withdrawn = self._withdrawn(ended)
-        return await self._session.append([*self._entered(drafts), *withdrawn])
+            self._session.asking.pop(key, None)  # it did not wait for whoever it would have asked
+        rows = [*self._entered(drafts), *self._withdrawn(ended), *self._asked(drafts)]
+        return await self._session.append(rows)
+
+    async def commit_waiting(self, drafts: Sequence[Draft]) -> Sequence[Event]:
+        """The same at the end of a run that waits for people.
+
+        Those that it asks inside of a tool call are asked when that call has ended in good order
+        and waits, in one append: else a crash between the two would end the call, be it approved
+        or not. They are asked at once if other runs of the call go on, which may take long.
+        """
+        if not self._scope or self._session.goes_on(self._scope):
+            return await self.commit(drafts)
+        waits = set(_calls_in(drafts, {AWAITING}))
+        held = [each for each in drafts if each.type == ApprovalRecorded.TYPE or each.key in waits]
+        asking = [*self._session.effects.mark(held), *self._asked(held)]
+        self._session.asking[self._scope] += asking
+        return await self.commit([each for each in drafts if each not in held])
+
+    def _asked(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """The rows by which people are asked inside of the calls that wait by these."""
+        waits = _calls_in(drafts, {AWAITING})
+        return [row for key in waits for row in self._session.asking.pop(key, ())]
 
     def _withdrawn(self, ended: Sequence[str]) -> list[Draft]:
         """The rows by which what was asked inside of tool calls that have ended waits no more."""
@@ -388,6 +411,15 @@ class ToolScope:
         if any(exc):
             self._effects.drop(self._scope)
         self._entered.close()
+
+
+def _calls_in(drafts: Sequence[Draft], statuses: Collection[str]) -> list[str]:
+    """The keys of the tool calls that have one of these statuses by the rows."""
+    return [
+        draft.key
+        for draft in drafts
+        if draft.type == "tool_call" and draft.text and decode(draft.text)["status"] in statuses
+    ]
 
 
 def rows_of(run_key: str, rows: Sequence[Event]) -> list[Event]:

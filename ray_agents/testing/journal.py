@@ -84,6 +84,10 @@ class MemoryJournal:
         self._durable = len(self.rows)
         return events
 
+    async def commit_waiting(self, drafts: Sequence[Draft]) -> Sequence[Event]:
+        """The same: it is inside of no call."""
+        return await self.commit(drafts)
+
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append."""
         self._append(drafts)
