@@ -144,7 +144,10 @@ class Journal(Protocol):
         ...
 
     def recorded(self) -> Sequence[Event]:
-        """This run's rows that are already in the log, oldest first; empty for a new run."""
+        """This run's rows that are already in the log, oldest first; empty for a new run.
+
+        And the approvals that runs have asked for inside of its tool calls, which it waits for.
+        """
         ...
 
     def history(self) -> Sequence[Event]:

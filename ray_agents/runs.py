@@ -117,7 +117,10 @@ class RunRecord:
 
     @property
     def awaited(self) -> int:
-        """How long the run has waited for people, in microseconds, as far as that has ended."""
+        """How long the run has waited for people, in microseconds, as far as that has ended.
+
+        Those asked inside of its tool calls count, if their rows were among those given.
+        """
         return awaited(self._approvals.values())
 
     def step_key(self, number: Number) -> str:

@@ -207,6 +207,8 @@ def test_waiting_side_by_side_is_waited_once() -> None:
 
     recorded = [span(10, 100, 200), span(11, 100, 300), span(20, 500, 550), span(30, 600, None)]
     assert RunRecord("r", recorded).awaited == 250
+    inside = [span(40, 150, 350), span(50, 400, 450), span(60, 410, 420)]
+    assert RunRecord("r", [*recorded, *inside]).awaited == 350
 
 
 def test_a_row_is_read_back_as_it_was_written() -> None:

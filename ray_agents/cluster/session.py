@@ -278,7 +278,8 @@ class RunJournal:
         self._run_key = run_key
         self._scope = session.effects.scope
         recent = session.read_wake(RUN_TYPES)
-        self._recorded = own = rows_of(run_key, recent)
+        own = rows_of(run_key, recent)
+        self._recorded = [*own, *_asked_inside(run_key, recent)]
         summed_up, past = session.transcript(own)
         self._history: list[Event] = [*summed_up, *past]
         self._billed = billed_in(own)
@@ -293,7 +294,7 @@ class RunJournal:
         return self._run_key
 
     def recorded(self) -> Sequence[Event]:
-        """This run's rows that are already in the log."""
+        """This run's rows that are already in the log, and what was asked inside of its calls."""
         return self._recorded
 
     def history(self) -> Sequence[Event]:
@@ -420,6 +421,12 @@ def _calls_in(drafts: Sequence[Draft], statuses: Collection[str]) -> list[str]:
         for draft in drafts
         if draft.type == "tool_call" and draft.text and decode(draft.text)["status"] in statuses
     ]
+
+
+def _asked_inside(run_key: str, rows: Sequence[Event]) -> list[Event]:
+    """The approvals among ``rows`` that runs have asked for inside of a run's tool calls."""
+    inside = f"{run_key}-"  # see ``runs.py``
+    return [row for row in rows if row.type == ApprovalRecorded.TYPE and row.key.startswith(inside)]
 
 
 def rows_of(run_key: str, rows: Sequence[Event]) -> list[Event]:

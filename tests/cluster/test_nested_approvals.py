@@ -25,10 +25,12 @@ from ray_agents.requests import DecisionRequest, SendRequest
 from ray_agents.timeline import INTERRUPTED
 from ray_agents.tools import Tool, tool
 from tests.cluster import gates
+from tests.cluster.clocks import ManualClock
 from tests.cluster.conftest import SOON, log_of, spawned, turn_until
 from tests.cluster.stores import DyingBlobs, memory
 
 APPROVE = DecisionRequest(decision="approve")
+MINUTE = timedelta(minutes=1)
 DEEP = Address.parse("/deep/d")
 registry = Registry()
 
@@ -54,10 +56,10 @@ def calls(names: Sequence[str], asked: ModelRequest) -> Any:
     return " ".join(str(block["content"]) for block in last)
 
 
-def delegating(ctx: Any, name: str, tools: Sequence[Tool]) -> Tool:
+def delegating(ctx: Any, name: str, tools: Sequence[Tool], **limits: Any) -> Tool:
     async def delegate() -> str:
         model = partial(calls, [each.name for each in tools])
-        return (await ctx.use_agent(tools=tools, test_responses=model).run("do")).text
+        return (await ctx.use_agent(tools=tools, test_responses=model, **limits).run("do")).text
 
     delegate.__name__, delegate.__doc__ = name, "Have another agent do it."
     return tool(delegate)
@@ -69,6 +71,15 @@ async def deep(ctx: Any, wake: Any) -> str:
     outer = delegating(ctx, "outer", [inner])
     agent = ctx.use_agent(tools=[outer, look], test_responses=partial(calls, ["outer", "look"]))
     return (await agent.run("go")).text
+
+
+@registry.entity("timed", idle_timeout=timedelta(milliseconds=5))
+async def timed(ctx: Any, wake: Any) -> str:
+    inner = delegating(ctx, "inner", [act])
+    outer = delegating(ctx, "outer", [inner], time_max=MINUTE)
+    model = partial(calls, ["outer"])
+    result = await ctx.use_agent(tools=[outer], test_responses=model, time_max=MINUTE).run("go")
+    return f"{result.text}, {result.stop_reason}"
 
 
 async def prepared() -> Blobs:
@@ -146,3 +157,16 @@ async def test_who_was_asked_is_not_asked_in_vain_wherever_the_host_dies(after: 
         assert told == "acted seen" or INTERRUPTED in told
         assert gates.times["act"] <= 1
     assert (crash_at > 10, told) == (True, "acted seen")
+
+
+async def test_the_time_that_people_take_inside_of_a_call_is_nobodys() -> None:
+    clock = ManualClock()
+    async with LocalRuntime("memory:", clock=clock) as runtime:
+        await runtime.register(registry)
+        there, asking = await spawned(runtime, "/timed/t"), SendRequest(payload="go", id="m1")
+        await runtime.send(there, asking)
+        await turn_until(lambda: any(e.state.waiting for e in runtime.hosts.host.awake))
+        (approval,) = (await runtime.inspect(there)).approvals
+        await clock.advance(60 * MINUTE)
+        await runtime.decide(there, approval.key, APPROVE)
+        assert (await runtime.ask(there, asking, within=SOON)).value == "acted, end_turn"
