@@ -8,6 +8,10 @@ that the transcript begins with from then on. Nothing is taken out of the log: w
 without regard to such rows (``ctx.timeline_messages(whole=True)``), or as of an offset before one,
 finds the conversation whole. A later summary is made of the earlier one and what came since.
 
+A run knows nothing of what runs beside it have said since it began. If any of that stands before
+the place where its summary ends, the row is an ``own_compaction``: the run goes on with it, for all
+others the conversation is as it was, and the next run that finds it too long sums it up.
+
 The model reads the conversation as text, not as messages: so it needs no tools, may be another
 provider's, and cannot mistake what it is to sum up for what it is to go on with.
 """

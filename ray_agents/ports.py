@@ -153,7 +153,15 @@ class Journal(Protocol):
     def history(self) -> Sequence[Event]:
         """The rows before this run from which the transcript is built, oldest first.
 
-        Types inbox, run, step, tool_call, steered, wake, compaction.
+        Types inbox, run, step, tool_call, steered, wake, compaction, own_compaction.
+        """
+        ...
+
+    def is_alone(self, before: int | None) -> bool:
+        """Whether no other run has said anything since this one began that it does not know.
+
+        What was said ``before`` an offset counts, all of it if that is None, but not what agents
+        inside of this run's tools have said.
         """
         ...
 

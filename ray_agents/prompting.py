@@ -29,7 +29,7 @@ from ray_agents.model import (
     ModelRequest,
     UsageSeen,
 )
-from ray_agents.runs import COMPACTION, INTERRUPTED, TIME_MAX, text_of
+from ray_agents.runs import COMPACTION, INTERRUPTED, OWN_COMPACTION, SUMMARIES, TIME_MAX, text_of
 from ray_agents.runwriting import RunWriter
 from ray_agents.transcript import Turn, as_messages
 
@@ -120,7 +120,7 @@ class Prompting:
         record = writer.record
         return any(
             (record.row("step", record.step_key(name)) or {}).get("status") == "completed"
-            and record.row(COMPACTION, record.step_key(name)) is None
+            and not any(record.row(kind, record.step_key(name)) for kind in SUMMARIES)
             for name in record.summaries()
         )
 
@@ -208,14 +208,17 @@ class _Summary:
         summary = text_of(answer.content).strip()
         if summary and answer.stop_reason != REFUSED:
             writer.hear(self._journal.waiting())  # whoever reads on from here must find them
+            alone = self._journal.is_alone(writer.timeline.begins_at(cut))
+            kind = COMPACTION if alone else OWN_COMPACTION
             row = record.compacted(
+                kind,
                 name,
                 summary=summary,
                 turns=cut,
                 tokens=sum(each.tokens for each in turns[:cut]),
                 **writer.timeline.cut(cut),
             )
-            writer.stage(COMPACTION, row)
+            writer.stage(kind, row)
         await writer.commit()
 
     async def _answer(

@@ -11,7 +11,8 @@ Keys follow from the run's key and counters alone, so a resumed run goes on with
     approval     {run}:s1:tool:0          of the same call, if people must approve it
     steered      {run}:s1:steered:0       a message that was taken in before it; see ``steering.py``
 
-    compaction   {run}:c1                 one per summary, and the step of that key paid for it
+    compaction   {run}:c1                 one per summary, and the step of that key paid for it;
+                                          or own_compaction, see ``compaction.py``
 
 A handler's runs are ``{wake}-run-1``, ``-run-2``, …; those of an agent inside of a tool follow from
 the tool call's key instead, its colons as hyphens: ``{run}-s1-tool-0-run-1``.
@@ -45,7 +46,8 @@ Row = dict[str, Any]
 DELTA_TYPES = frozenset({"text_delta", "reasoning_delta"})
 STEERED = "steered"
 _ANSWER_TYPES = DELTA_TYPES | {"text", "reasoning", "tool_call"}
-RUN_TYPES = _ANSWER_TYPES | {"run", "step", "compaction", STEERED, ApprovalRecorded.TYPE}
+SUMMARIES = frozenset({"compaction", "own_compaction"})
+RUN_TYPES = _ANSWER_TYPES | SUMMARIES | {"run", "step", STEERED, ApprovalRecorded.TYPE}
 Number = int | str  # of a step, from 1; one that sums up has a name, c1
 ENDED = frozenset({"completed", "failed"})
 AWAITING = "awaiting"  # of a tool call: an agent inside of it waits for approval
@@ -55,6 +57,7 @@ BUDGET, GOAL_BUDGET = "budget", "goal_budget"
 LIMITS = frozenset({TURNS_MAX, TOKENS_MAX, COST_MAX, TIME_MAX, BUDGET, GOAL_BUDGET})
 VOIDED = "voided"
 COMPACTION = "compaction"
+OWN_COMPACTION = "own_compaction"  # for its own run alone: others have said what it does not know
 PURPOSE = "purpose"  # of a step that is no answer to the conversation
 CONTEXT = "context"  # of a step: the tokens it was asked with, by source
 _BILLED = (*USAGE_FIELDS, COST)
@@ -318,9 +321,9 @@ class RunRecord:
             row[CONTEXT] = asked.scaled(answer.usage).as_row()
         return self.put("step", key, row)
 
-    def compacted(self, name: str, **fields: Any) -> Draft:
+    def compacted(self, kind: str, name: str, **fields: Any) -> Draft:
         """A summary has taken the place of turns: see :mod:`ray_agents.compaction`."""
-        return self.put(COMPACTION, self.step_key(name), {"run_id": self.key, **fields})
+        return self.put(kind, self.step_key(name), {"run_id": self.key, **fields})
 
     def tool_call(self, key: str, block: Block, status: str, **fields: Any) -> Draft:
         """A tool call came to ``status``; how long it took is None where nobody knows."""

@@ -21,7 +21,7 @@ class RunWriter:
         recorded = journal.recorded()
         self.journal = journal
         self.record = RunRecord(journal.run_key, recorded, prices=prices)
-        self.timeline = Timeline((*journal.history(), *recorded))
+        self.timeline = Timeline((*journal.history(), *recorded), run=journal.run_key)
         self._staged: list[Draft] = []
 
     def stage(self, type_name: str, *drafts: Draft) -> None:

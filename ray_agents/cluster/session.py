@@ -12,6 +12,7 @@ from typing import TypeVar
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.approvals import ApprovalRecorded, AwaitsApproval
+from ray_agents.beside import SAYING, is_alone
 from ray_agents.cluster.awake import Awake
 from ray_agents.cluster.toolthreads import in_thread
 from ray_agents.collections import validated
@@ -29,7 +30,7 @@ from ray_agents.loopside import running_loop
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.prompting import Prompting, summariser_config
 from ray_agents.requests import SpawnRequest
-from ray_agents.runs import AWAITING, BUDGET, COMPACTION, ENDED, GOAL_BUDGET, RUN_TYPES, runs_inside
+from ray_agents.runs import AWAITING, BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES, SUMMARIES, runs_inside
 from ray_agents.shares import Shares
 from ray_agents.steering import is_steering, offsets_in
 from ray_agents.timeline import TYPES
@@ -181,10 +182,11 @@ class EntitySession:
         inside of it or beside have summed up since is in their words. To find one that theirs has
         replaced all is read, which is rare.
         """
+        mine = next((row for row in reversed(own) if row.type in SUMMARIES), None)
         newest = self.state.compacted
-        if newest is None or not own or newest.offset < own[0].offset:
-            return newest
-        return next((row for row in reversed(own) if row.type == COMPACTION), None)
+        if mine is not None or newest is None or not own:
+            return mine or newest
+        return newest if newest.offset < own[0].offset else None
 
     def _told_since(self, summary: Event | None) -> int:
         """The offset from which on a transcript needs the log's rows."""
@@ -351,6 +353,10 @@ class RunJournal:
     def waiting(self) -> Sequence[Event]:
         """The messages that are for later wakes, oldest first."""
         return self._session.state.pending
+
+    def is_alone(self, before: int | None) -> bool:
+        """Whether no other run has said anything since this one began that it does not know."""
+        return is_alone(self._run_key, self._session.read_wake(SAYING), before=before)
 
     def approval(self, key: str) -> ApprovalRecorded | None:
         """The approval of the tool call of that key, as it is now."""
