@@ -22,6 +22,27 @@ async def cancelled_in_the_instant_of_its_turn(lane: Lane) -> None:
         await waiting
 
 
+async def waiting_times(lane: Lane, loop: VirtualLoop) -> list[float]:
+    """What is reported of the longest wait: while two wait, one, none."""
+    calls = [asyncio.create_task(lane.admitted(Caller(name))) for name in ("/a/b", "/a/c")]
+    await loop.pause(3)
+    told = [lane.report().waited]
+    calls[0].cancel()
+    calls.append(asyncio.create_task(lane.admitted(Caller("/a/d"))))
+    await loop.pause(1)
+    lane.take(Share(calls=1, round=1, level=Level(calls=1)))
+    await loop.pause(1)
+    told.append(lane.report().waited)
+    lane.take(Share(calls=2, round=1, level=Level(calls=2)))
+    return [*told, lane.report().waited]
+
+
+def test_reports_say_how_long_the_oldest_call_waits() -> None:
+    loop = VirtualLoop()
+    lane = Lane(ModelKey("test", "u", "m", ""), loop, lambda: None)
+    assert loop.play(waiting_times(lane, loop)) == [3, 2, 0]
+
+
 def test_a_call_that_is_cancelled_in_the_instant_of_its_turn_gives_it_back() -> None:
     loop = VirtualLoop()
     lane = Lane(ModelKey("test", "u", "m", ""), loop, lambda: None)
