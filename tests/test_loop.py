@@ -77,7 +77,7 @@ class ResultSeen(MemoryJournal):
 
 
 async def test_a_picture_that_a_tool_gives_is_shown_to_the_model() -> None:
-    picture = image(b"png")
+    picture = image(b"\x89PNG\r\n\x1a\n")
 
     @tool
     async def paint() -> Any:
