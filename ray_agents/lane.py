@@ -99,6 +99,7 @@ class Lane:
         self._refused: list[Refused] = []
         self._calls = 0  # what may be in flight now
         self._starts: int | None = None
+        self._unsent = 0  # calls that had a start, and were cancelled before they were sent
         self._tokens = self._tokens_granted = self._ended = 0
         self._paused_until = -math.inf
         self._used_at = clock.monotonic()
@@ -126,7 +127,9 @@ class Lane:
                 self._turns.leave(caller.name, ticket)
                 del self._tickets[ticket]
             elif not ticket.go.cancelled():
-                self.ended(caller, ticket.go.result())
+                share = ticket.go.result()
+                self._unsent += share.starts is not None
+                self.ended(caller, share)
             raise
 
     def _words(self, caller: Caller) -> str:
@@ -207,7 +210,7 @@ class Lane:
         """What has happened; that is off our mind, and so is a share that is given back."""
         leaving = leaving or not self.lingers
         tokens_each = self.share.tokens_each if self.share else 0
-        back = max(0, self._starts or 0)
+        left = max(0, self._starts or 0)
         report = Report(
             in_flight=self._turns.in_flight,
             waiting=self._turns.waiting,
@@ -219,8 +222,8 @@ class Lane:
             ended=self._ended,
             tokens=self._tokens,
             tokens_granted=self._tokens_granted,
-            starts_back=back,
-            tokens_back=back * tokens_each,
+            starts_back=left + self._unsent,
+            tokens_back=left * tokens_each,  # those of unsent calls are in tokens_granted
             level=self.told.level if self.told else None,
             leaving=leaving,
         )
@@ -229,7 +232,7 @@ class Lane:
         self._news = False
         self.accepted.clear()
         self._refused.clear()
-        self._ended = self._tokens = self._tokens_granted = 0
+        self._ended = self._tokens = self._tokens_granted = self._unsent = 0
         if self._starts is not None:
             self._starts = 0
         return report
