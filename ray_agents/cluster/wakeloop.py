@@ -293,7 +293,7 @@ class WakeLoop:
         context = Context(session, wakes.as_seen(wake, session.events))
         self._session = session
         limit = definition.limits.handler_time_max
-        after = (limit + CANCELLED_MAX).total_seconds()
+        after = limit.total_seconds() + CANCELLED_MAX.total_seconds()
         overrun = asyncio.get_running_loop().call_later(after, self._overrun, session, wake, limit)
         try:
             returned = await _bounded(definition, context, session.interruption)

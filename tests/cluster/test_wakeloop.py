@@ -367,3 +367,16 @@ async def test_one_that_ends_soon_after_its_time_has_ended_by_itself() -> None:
         assert (await ask(runtime, at, "a while")).value == "a while"
         rows = await log_of(runtime, at)
     assert not any(event.type == "error" for event in rows)
+
+
+@registry.entity("timeless", limits=Limits(handler_time_max=timedelta.max, attempts_max=1))
+async def timeless(ctx: Any, wake: Any) -> Any:
+    """Take as long as it takes."""
+    return wake.payload
+
+
+async def test_a_handler_may_have_all_the_time_there_is() -> None:
+    async with LocalRuntime() as runtime:
+        await runtime.register(registry)
+        at = await spawned(runtime, "/timeless/a")
+        assert (await ask(runtime, at, "well")).value == "well"
