@@ -178,5 +178,7 @@ def told(approval: ApprovalRecorded) -> str:
     """What the model reads of a call that was not approved."""
     if approval.status is ApprovalStatus.EXPIRED:
         return "Not run: nobody approved this call in time."
+    if approval.status is ApprovalStatus.WITHDRAWN:
+        return "Not run: this call was withdrawn, for its run was interrupted or has ended."
     reason = f" The reason given: {approval.reason}" if approval.reason else ""
     return f"Not run: this call was denied.{reason}"

@@ -292,8 +292,13 @@ class Runtime(Protocol):
         """Make the entities of such a file, the one of them at ``to`` if given; durable then."""
         ...
 
-    async def kill(self, address: Address, *, reason: str | None = None) -> None:
-        """End the entity's life; its log remains readable."""
+    async def kill(
+        self, address: Address, *, reason: str | None = None, life: int | None = None
+    ) -> None:
+        """End the entity's life; its log remains readable.
+
+        ``life`` is the one that is meant, by its number; None is that which goes on now.
+        """
         ...
 
     async def interrupt(

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from ray_agents.callids import CallIds
 from ray_agents.events import JSON, Event, Operation, encode
-from ray_agents.media import blocks_in
+from ray_agents.media import blocks_in, check_media
 from ray_agents.model import Block, Message
 from ray_agents.runs import COMPACTION, ENDED, PURPOSE, STEERED, SUMMARIES, calls_in
 from ray_agents.transcript import Turn, as_messages, replaced, turn
@@ -325,6 +325,12 @@ def _answers_in(turns: Iterable[Turn]) -> int:
     return sum(
         role == "assistant" and before != role for before, role in pairwise(["user", *roles])
     )
+
+
+def check_said(payload: Any) -> None:
+    """Refuse what a model could not be shown; raises as :func:`ray_agents.media.check_media`."""
+    if isinstance(payload, dict) and set(cast("dict[str, JSON]", payload)) == {"content"}:
+        check_media(cast("dict[str, JSON]", payload)["content"])
 
 
 def blocks_said_in(payload: JSON) -> list[Block]:

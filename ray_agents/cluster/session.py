@@ -33,7 +33,7 @@ from ray_agents.requests import SpawnRequest
 from ray_agents.runs import AWAITING, BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES, SUMMARIES, runs_inside
 from ray_agents.shares import Shares
 from ray_agents.steering import is_steering, offsets_in
-from ray_agents.timeline import TYPES
+from ray_agents.timeline import TYPES, check_said
 from ray_agents.views import ApprovalStatus
 
 T = TypeVar("T")
@@ -457,8 +457,9 @@ def check_message(definition: Definition, message_type: str, payload: object) ->
     """Check a message's payload against the definition's inbox schemas.
 
     Raises:
-        InvalidPayload: it does not fit; the message names the field.
+        InvalidPayload: it does not fit, or shows an image that is none; the message names it.
     """
+    check_said(payload)
     schemas = definition.inbox_schemas
     schema = schemas.get(message_type) or schemas.get("*")
     if schema is not None:
