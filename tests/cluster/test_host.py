@@ -34,6 +34,7 @@ from ray_agents.views import EntityView, Receipt
 from tests.cluster import gates
 from tests.cluster.conftest import ask, inbox_of, log_of, spawned, turn_until
 from tests.cluster.stores import DyingBlobs, memory
+from tests.simulation.world import SeededClock, World, options
 
 SENDS, SENDS_MANY = 200, 10_000
 ENTITIES = 10
@@ -445,32 +446,34 @@ async def test_a_handler_that_ignores_its_cancellation_holds_up_nobody(
         assert (await ask(runtime, d, 1, "m1")).value == 1  # the attempt did not count
 
 
-async def test_an_entity_that_cannot_be_sealed_keeps_no_other_from_it(
+def test_an_entity_that_cannot_be_sealed_keeps_no_other_from_it(
     store: Blobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    io = LogIO()
-    async with LocalRuntime(store) as runtime, asyncio.timeout(20):
-        await runtime.register(registry)
-        calm = [await spawned(runtime, f"/calm/{name}") for name in ("fails", "hangs", "seals")]
-        fails, hangs = (entity_of(runtime, address) for address in calm[:2])
-        assert fails is not None
-        assert hangs is not None
-        monkeypatch.setattr(fails.owner, "seal", _raise)
-        monkeypatch.setattr(hangs.owner, "seal", asyncio.Event().wait)
-        with pytest.raises(RuntimeUnavailable, match="/calm/fails, /calm/hangs"):
-            await runtime.hosts.host.stop(timedelta(seconds=1))
-        heads = [await read_head(runtime.blobs, entity_folder(each), io=io) for each in calm]
-        host_log = await read_head(runtime.blobs, host_folder(runtime.hosts.id), io=io)
-        assert [head and head.sealed for head in heads] == [False, False, True]
-        assert host_log is not None
-        assert host_log.sealed
-        with pytest.raises(RayAgentsError):
-            hangs.owner.enqueue([Draft.of("text", "t", value="late")])
-        assert "/calm/hangs is given up, not sealed" in caplog.text
-        monkeypatch.undo()
-        for each in (fails, hangs):
-            await each.owner.abandon()
-    io.close()
+    async def stopped() -> None:
+        world = options(Random(4), SeededClock())
+        async with LocalRuntime(store, **world) as runtime, asyncio.timeout(20):
+            await runtime.register(registry)
+            calm = [await spawned(runtime, f"/calm/{name}") for name in ("fails", "hangs", "seals")]
+            fails, hangs = (entity_of(runtime, address) for address in calm[:2])
+            assert fails is not None
+            assert hangs is not None
+            monkeypatch.setattr(fails.owner, "seal", _raise)
+            monkeypatch.setattr(hangs.owner, "seal", asyncio.Event().wait)
+            with pytest.raises(RuntimeUnavailable, match="/calm/fails, /calm/hangs"):
+                await runtime.hosts.host.stop(timedelta(seconds=1))
+            folders = [*map(entity_folder, calm), host_folder(runtime.hosts.id)]
+            heads = [await read_head(runtime.blobs, each, io=world["io"]) for each in folders]
+            assert [head and head.sealed for head in heads] == [False, False, True, True]
+            with pytest.raises(RayAgentsError):
+                hangs.owner.enqueue([Draft.of("text", "t", value="late")])
+            assert "/calm/hangs is given up, not sealed" in caplog.text
+            monkeypatch.undo()
+            for each in (fails, hangs):
+                await each.owner.abandon()
+        world["io"].close()
+
+    with asyncio.Runner(loop_factory=World) as runner:
+        runner.run(stopped())
 
 
 async def _raise() -> None:
