@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(seconds=10)
 POLL = timedelta(milliseconds=5)
 LAST_TURNS_OF_A_CANCELLED_TASK = 10
+GARBAGE_OBJECTS = 10_000  # looked for when so many more have come than gone, not Python's 700
 RAY_MODULE = re.compile(r"^pytestmark = .*\bpytest\.mark\.(ray|benchmark)\b", re.MULTILINE)
 
 # No deadline: other work shares the machine. `.ci/run` asks for the full number of examples.
@@ -84,6 +85,7 @@ def pytest_collection() -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was made so far is kept to the end: full collections need not look through it."""
     gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
     gc.enable()
 
 
