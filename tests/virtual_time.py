@@ -65,6 +65,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self.close()
 
 
+def let_pass(duration: timedelta) -> None:
+    """Let the running loop's clock leap; what waited for less than that is due."""
+    loop = asyncio.get_running_loop()
+    before, seconds = loop.time, duration.total_seconds()
+    vars(loop)["time"] = lambda: before() + seconds
+
+
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """The test in a loop of its own: how busy the machine is decides nothing in it."""
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
 from ray_agents.model import AnswerBroken, ModelEvent
+from tests.virtual_time import let_pass
 
 SILENCE = timedelta(seconds=30)
 TURNS = 100  # in which all that was said is heard
@@ -43,10 +44,3 @@ async def heard(
             let_pass(SILENCE)
     await listening
     return events
-
-
-def let_pass(duration: timedelta) -> None:
-    """Let the running loop's clock leap; what waited for less than that is due."""
-    loop = asyncio.get_running_loop()
-    before, seconds = loop.time, duration.total_seconds()
-    vars(loop)["time"] = lambda: before() + seconds
