@@ -27,7 +27,7 @@ from ray_agents.errors import (
 from ray_agents.events import Draft, Event
 from ray_agents.log import owner
 from ray_agents.log.codec import to_events
-from ray_agents.log.owner import LogIO, read_head
+from ray_agents.log.owner import read_head
 from ray_agents.ports import Blobs
 from ray_agents.requests import ListQuery, SendRequest
 from ray_agents.views import EntityView, Receipt
@@ -400,24 +400,26 @@ async def waits_for_ever(host: str, address: Address) -> None:
     await gates.wait("check")
 
 
-async def test_an_entity_whose_waking_hangs_keeps_no_other_from_being_sealed(
+def test_an_entity_whose_waking_hangs_keeps_no_other_from_being_sealed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = memory()
-    async with LocalRuntime(store) as old, LocalRuntime(store) as runtime:
-        await old.register(registry)
-        c, g = await spawned(runtime, "/calm/c"), await spawned(old, "/gated/g")
-        monkeypatch.setattr(runtime.hosts, "check", waits_for_ever)
-        hanging = asyncio.create_task(runtime.send(g, SendRequest(payload=1)))
-        await gates.reached["check"].wait()
-        await runtime.hosts.host.stop(timedelta(seconds=1))
-        with pytest.raises(RuntimeUnavailable):
-            await hanging
-        io = LogIO()
-        head = await read_head(store, entity_folder(c), io=io)
-        io.close()
-        assert head is not None
-        assert head.sealed
+    store, world = memory(), options(Random(4), SeededClock())
+
+    async def stopped() -> bool | None:
+        async with LocalRuntime(store, **world) as old, LocalRuntime(store, **world) as runtime:
+            await old.register(registry)
+            c, g = await spawned(runtime, "/calm/c"), await spawned(old, "/gated/g")
+            monkeypatch.setattr(runtime.hosts, "check", waits_for_ever)
+            hanging = asyncio.create_task(runtime.send(g, SendRequest(payload=1)))
+            await gates.reached["check"].wait()
+            await runtime.hosts.host.stop(timedelta(seconds=1))
+            with pytest.raises(RuntimeUnavailable):
+                await hanging
+            head = await read_head(store, entity_folder(c), io=world["io"])
+            return head and head.sealed
+
+    with asyncio.Runner(loop_factory=World) as runner:
+        assert runner.run(stopped())
 
 
 async def test_a_stopped_host_refuses_new_calls(runtime: LocalRuntime) -> None:
