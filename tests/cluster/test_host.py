@@ -453,7 +453,7 @@ def test_an_entity_that_cannot_be_sealed_keeps_no_other_from_it(
 ) -> None:
     async def stopped() -> None:
         world = options(Random(4), SeededClock())
-        async with LocalRuntime(store, **world) as runtime, asyncio.timeout(20):
+        async with LocalRuntime(store, **world) as runtime:
             await runtime.register(registry)
             calm = [await spawned(runtime, f"/calm/{name}") for name in ("fails", "hangs", "seals")]
             fails, hangs = (entity_of(runtime, address) for address in calm[:2])
@@ -461,8 +461,9 @@ def test_an_entity_that_cannot_be_sealed_keeps_no_other_from_it(
             assert hangs is not None
             monkeypatch.setattr(fails.owner, "seal", _raise)
             monkeypatch.setattr(hangs.owner, "seal", asyncio.Event().wait)
-            with pytest.raises(RuntimeUnavailable, match="/calm/fails, /calm/hangs"):
-                await runtime.hosts.host.stop(timedelta(seconds=1))
+            async with asyncio.timeout(1):
+                with pytest.raises(RuntimeUnavailable, match="/calm/fails, /calm/hangs"):
+                    await runtime.hosts.host.stop(timedelta(seconds=1))
             folders = [*map(entity_folder, calm), host_folder(runtime.hosts.id)]
             heads = [await read_head(runtime.blobs, each, io=world["io"]) for each in folders]
             assert [head and head.sealed for head in heads] == [False, False, True, True]
