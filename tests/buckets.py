@@ -22,9 +22,6 @@ from socket import SHUT_RDWR
 from typing import Any, Self
 from urllib.request import Request, urlopen
 
-import moto.moto_server.werkzeug_app as moto_app  # pyright: ignore[reportMissingTypeStubs]
-from werkzeug.serving import WSGIRequestHandler, make_server
-
 from ray_agents.log.bucket import Bucket, Patience, open_bucket
 from ray_agents.log.objects import ObjectBlobs
 
@@ -72,20 +69,32 @@ def serve_all(_method: str, _path: str) -> Fate:
     return Fate.SERVED
 
 
-class _Quiet(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"  # connections are kept, as S3 does
+def _quiet() -> Any:
+    """The class of what handles a request."""
+    from werkzeug.serving import WSGIRequestHandler
 
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Say nothing."""
+    class Quiet(WSGIRequestHandler):
+        protocol_version = "HTTP/1.1"  # connections are kept, as S3 does
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            """Say nothing."""
+
+    return Quiet
 
 
 class BucketServer:
     """The server; ``script`` decides about each request, ``requests`` counts them by method."""
 
     def __init__(self) -> None:
-        moto: Any = moto_app
+        # Imported by who needs a server: all tests are collected, most of them without one.
+        import moto.moto_server.werkzeug_app as app  # pyright: ignore[reportMissingTypeStubs]
+        from werkzeug.serving import make_server
+
+        moto: Any = app
         self._app: Any = moto.DomainDispatcherApplication(moto.create_backend_app)
-        self._server = make_server(LOOPBACK, 0, self._serve, threaded=True, request_handler=_Quiet)
+        self._server = make_server(
+            LOOPBACK, 0, self._serve, threaded=True, request_handler=_quiet()
+        )
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True
         )

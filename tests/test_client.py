@@ -253,8 +253,8 @@ with local_client() as client:
     client.register(registry())
     client.spawn(ADA)
     client.send(ADA, "never")
-    print("observing", flush=True)
     try:
+        print("observing", flush=True)
         list(client.observe(ADA, offset=-1))
     except KeyboardInterrupt:
         print(followers(client), client.inspect(ADA).address)
@@ -289,7 +289,7 @@ print(client.types())
 def test_an_interpreter_ends_though_a_client_is_open(tmp_path: Path) -> None:
     script = UNCLOSED.format(root=str(ROOT), store=str(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 

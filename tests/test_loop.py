@@ -29,7 +29,7 @@ from ray_agents.narration import WINDOW
 from ray_agents.testing.journal import MemoryJournal, current_scope
 from ray_agents.testing.rules import check_messages
 from ray_agents.tools import Tool, tool
-from tests.virtual_time import VirtualLoop
+from tests.virtual_time import VirtualLoop, in_virtual_time
 
 
 @tool
@@ -232,16 +232,23 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 async def test_a_plain_function_that_finds_no_thread_is_told_of_as_not_begun(
     one_thread: threading.Event,
 ) -> None:
-    begun: list[int] = []
+    begun, has_begun = list[int](), threading.Event()
+
+    class FirstInItsThread(MemoryJournal):
+        def in_thread(self, work: Any) -> Any:
+            future = super().in_thread(work)
+            assert has_begun.wait(60)  # before the loop sees what time it is
+            return future
 
     @tool(timeout=timedelta(milliseconds=50))
     def hang(number: int) -> None:
         """Hang."""
         begun.append(number)
+        has_begun.set()
         one_thread.wait(60)
 
     asked = ("", [("hang", {"number": number}) for number in (1, 2)])
-    result = await run([asked, "Sorry."], hang)
+    result = await run([asked, "Sorry."], hang, journal=FirstInItsThread())
     assert [call.error for call in result.tool_calls] == [
         "Timed out: 'hang' did not end within 0.05 s. It may still be running.",
         "Not run: no thread was free for 'hang' within 0.05 s.",
@@ -268,16 +275,34 @@ async def test_a_plain_function_whose_thread_comes_too_late_does_nothing() -> No
     assert done == []
 
 
-async def test_the_time_of_a_plain_function_begins_when_it_has_a_thread(
-    one_thread: threading.Event,
-) -> None:
-    @tool(timeout=timedelta(seconds=1))
-    def rest() -> bool:
-        """Take more than half of the time there is."""
-        return one_thread.wait(0.6)
+class OneThread(MemoryJournal):
+    """Works in one thread for all, which each work keeps for 0.6 s of the loop's time."""
 
-    result = await run([("", [("rest", {}), ("rest", {})]), "Done."], rest)
-    assert [call.error for call in result.tool_calls] == [None, None]
+    free_at = 0.0
+
+    def in_thread(self, work: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[object] = loop.create_future()
+
+        def begin() -> None:
+            result = work()
+            loop.call_later(0.6, lambda: ended.cancelled() or ended.set_result(result))
+
+        begins = max(loop.time(), self.free_at)
+        self.free_at = begins + 0.6
+        loop.call_at(begins, begin)
+        return ended
+
+
+@in_virtual_time
+async def test_the_time_of_a_plain_function_begins_when_it_has_a_thread() -> None:
+    @tool(timeout=timedelta(seconds=1))
+    def rest() -> str:
+        """Take more than half of the time there is."""
+        return "rested"
+
+    result = await run([("", [("rest", {})] * 2), "Done."], rest, journal=OneThread())
+    assert [(call.result, call.error) for call in result.tool_calls] == [("rested", None)] * 2
 
 
 async def test_an_unknown_tool_is_answered_with_the_known_ones() -> None:

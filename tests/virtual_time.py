@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -61,6 +63,29 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return self.run_until_complete(work)
         finally:
             self.close()
+
+
+def let_pass(duration: timedelta) -> None:
+    """Let the running loop's clock leap; what waited for less than that is due."""
+    loop = asyncio.get_running_loop()
+    before, seconds = loop.time, duration.total_seconds()
+    vars(loop)["time"] = lambda: before() + seconds
+
+
+def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """The test in a loop of its own: how busy the machine is decides nothing in it."""
+
+    @wraps(test)
+    def played(*args: P.args, **kwargs: P.kwargs) -> None:
+        VirtualLoop().play(_alone(test(*args, **kwargs)))
+
+    return played
+
+
+async def _alone(work: Coroutine[Any, Any, None]) -> None:
+    await work
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"asyncio tasks left running: {left}"
 
 
 def _finish(future: asyncio.Future[None]) -> None:

@@ -27,13 +27,14 @@ from ray_agents.errors import (
 from ray_agents.events import Draft, Event
 from ray_agents.log import owner
 from ray_agents.log.codec import to_events
-from ray_agents.log.owner import LogIO, read_head
+from ray_agents.log.owner import read_head
 from ray_agents.ports import Blobs
 from ray_agents.requests import ListQuery, SendRequest
 from ray_agents.views import EntityView, Receipt
 from tests.cluster import gates
 from tests.cluster.conftest import ask, inbox_of, log_of, spawned, turn_until
 from tests.cluster.stores import DyingBlobs, memory
+from tests.simulation.world import SeededClock, World, options
 
 SENDS, SENDS_MANY = 200, 10_000
 ENTITIES = 10
@@ -399,24 +400,26 @@ async def waits_for_ever(host: str, address: Address) -> None:
     await gates.wait("check")
 
 
-async def test_an_entity_whose_waking_hangs_keeps_no_other_from_being_sealed(
+def test_an_entity_whose_waking_hangs_keeps_no_other_from_being_sealed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = memory()
-    async with LocalRuntime(store) as old, LocalRuntime(store) as runtime:
-        await old.register(registry)
-        c, g = await spawned(runtime, "/calm/c"), await spawned(old, "/gated/g")
-        monkeypatch.setattr(runtime.hosts, "check", waits_for_ever)
-        hanging = asyncio.create_task(runtime.send(g, SendRequest(payload=1)))
-        await gates.reached["check"].wait()
-        await runtime.hosts.host.stop(timedelta(seconds=1))
-        with pytest.raises(RuntimeUnavailable):
-            await hanging
-        io = LogIO()
-        head = await read_head(store, entity_folder(c), io=io)
-        io.close()
-        assert head is not None
-        assert head.sealed
+    store, world = memory(), options(Random(4), SeededClock())
+
+    async def stopped() -> bool | None:
+        async with LocalRuntime(store, **world) as old, LocalRuntime(store, **world) as runtime:
+            await old.register(registry)
+            c, g = await spawned(runtime, "/calm/c"), await spawned(old, "/gated/g")
+            monkeypatch.setattr(runtime.hosts, "check", waits_for_ever)
+            hanging = asyncio.create_task(runtime.send(g, SendRequest(payload=1)))
+            await gates.reached["check"].wait()
+            await runtime.hosts.host.stop(timedelta(seconds=1))
+            with pytest.raises(RuntimeUnavailable):
+                await hanging
+            head = await read_head(store, entity_folder(c), io=world["io"])
+            return head and head.sealed
+
+    with asyncio.Runner(loop_factory=World) as runner:
+        assert runner.run(stopped())
 
 
 async def test_a_stopped_host_refuses_new_calls(runtime: LocalRuntime) -> None:
@@ -445,32 +448,35 @@ async def test_a_handler_that_ignores_its_cancellation_holds_up_nobody(
         assert (await ask(runtime, d, 1, "m1")).value == 1  # the attempt did not count
 
 
-async def test_an_entity_that_cannot_be_sealed_keeps_no_other_from_it(
+def test_an_entity_that_cannot_be_sealed_keeps_no_other_from_it(
     store: Blobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    io = LogIO()
-    async with LocalRuntime(store) as runtime, asyncio.timeout(20):
-        await runtime.register(registry)
-        calm = [await spawned(runtime, f"/calm/{name}") for name in ("fails", "hangs", "seals")]
-        fails, hangs = (entity_of(runtime, address) for address in calm[:2])
-        assert fails is not None
-        assert hangs is not None
-        monkeypatch.setattr(fails.owner, "seal", _raise)
-        monkeypatch.setattr(hangs.owner, "seal", asyncio.Event().wait)
-        with pytest.raises(RuntimeUnavailable, match="/calm/fails, /calm/hangs"):
-            await runtime.hosts.host.stop(timedelta(seconds=1))
-        heads = [await read_head(runtime.blobs, entity_folder(each), io=io) for each in calm]
-        host_log = await read_head(runtime.blobs, host_folder(runtime.hosts.id), io=io)
-        assert [head and head.sealed for head in heads] == [False, False, True]
-        assert host_log is not None
-        assert host_log.sealed
-        with pytest.raises(RayAgentsError):
-            hangs.owner.enqueue([Draft.of("text", "t", value="late")])
-        assert "/calm/hangs is given up, not sealed" in caplog.text
-        monkeypatch.undo()
-        for each in (fails, hangs):
-            await each.owner.abandon()
-    io.close()
+    async def stopped() -> None:
+        world = options(Random(4), SeededClock())
+        async with LocalRuntime(store, **world) as runtime:
+            await runtime.register(registry)
+            calm = [await spawned(runtime, f"/calm/{name}") for name in ("fails", "hangs", "seals")]
+            fails, hangs = (entity_of(runtime, address) for address in calm[:2])
+            assert fails is not None
+            assert hangs is not None
+            monkeypatch.setattr(fails.owner, "seal", _raise)
+            monkeypatch.setattr(hangs.owner, "seal", asyncio.Event().wait)
+            async with asyncio.timeout(1):
+                with pytest.raises(RuntimeUnavailable, match="/calm/fails, /calm/hangs"):
+                    await runtime.hosts.host.stop(timedelta(seconds=1))
+            folders = [*map(entity_folder, calm), host_folder(runtime.hosts.id)]
+            heads = [await read_head(runtime.blobs, each, io=world["io"]) for each in folders]
+            assert [head and head.sealed for head in heads] == [False, False, True, True]
+            with pytest.raises(RayAgentsError):
+                hangs.owner.enqueue([Draft.of("text", "t", value="late")])
+            assert "/calm/hangs is given up, not sealed" in caplog.text
+            monkeypatch.undo()
+            for each in (fails, hangs):
+                await each.owner.abandon()
+        world["io"].close()
+
+    with asyncio.Runner(loop_factory=World) as runner:
+        runner.run(stopped())
 
 
 async def _raise() -> None:

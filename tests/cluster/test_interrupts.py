@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from random import Random
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tests.cluster import gates
 from tests.cluster.conftest import ask, log_of, spawned, turn_until
 from tests.cluster.paced import Paced, words_of
 from tests.cluster.stores import memory
+from tests.simulation.world import SeededClock, World, options
 
 WITHIN = timedelta(milliseconds=200)
 AT_ONCE = Limits(retry_delay=timedelta(milliseconds=1), attempts_max=10)
@@ -147,20 +149,28 @@ async def test_it_stops_a_stream_and_what_was_said_stands() -> None:
     assert again.text == "Again."
 
 
-async def test_the_end_of_the_run_is_in_the_log_within_200_ms() -> None:
-    model = Paced(*[["Well, ", f"@speaking{n}"] for n in range(5)])
-    async with LocalRuntime(model_for=model.for_any) as runtime:
-        at = await running(runtime, "speaking0")
-        for number in range(5):
-            await gates.reached[f"speaking{number}"].wait()
-            asked = runtime.hosts.host.awake[0].services.clock.now()
-            answer = await runtime.interrupt(at)
-            assert answer.offset is not None
-            await handled(runtime, at, answer.offset)
-            rows = [e for e in await log_of(runtime, at) if e.type == "run"]
-            assert rows[-1].value["finish_reason"] == "interrupted"
-            assert rows[-1].time - asked < WITHIN / timedelta(microseconds=1)
-            await runtime.send(at, SendRequest(payload="more"))
+def test_the_end_of_the_run_is_in_the_log_within_200_ms() -> None:
+    """In the time of a world: all that waits on the way counts, and how busy we are does not."""
+
+    async def five() -> list[float]:
+        model, clock = Paced(*[["Well, ", f"@speaking{n}"] for n in range(5)]), SeededClock()
+        taken = list[float]()
+        async with LocalRuntime(model_for=model.for_any, **options(Random(4), clock)) as runtime:
+            at = await running(runtime, "speaking0")
+            for number in range(5):
+                await gates.reached[f"speaking{number}"].wait()
+                asked = clock.now()
+                answer = await runtime.interrupt(at)
+                assert answer.offset is not None
+                await handled(runtime, at, answer.offset)
+                rows = [e for e in await log_of(runtime, at) if e.type == "run"]
+                assert rows[-1].value["finish_reason"] == "interrupted"
+                taken.append(rows[-1].time - asked)
+                await runtime.send(at, SendRequest(payload="more"))
+        return taken
+
+    with asyncio.Runner(loop_factory=World) as runner:
+        assert max(runner.run(five())) < WITHIN / timedelta(microseconds=1)
 
 
 async def test_the_signal_is_in_the_log() -> None:

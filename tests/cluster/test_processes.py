@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ PARENT = (
     f"child = subprocess.Popen([sys.executable, '-c', {STAY!r}]); child.wait()"
 )
 SOON = timedelta(milliseconds=200)
+Block = Callable[..., object]
 
 
 @pytest.fixture
@@ -55,10 +56,13 @@ def test_a_mark_finds_its_process_and_no_other(started: subprocess.Popen[bytes])
     assert mark.find() is None
 
 
-def test_a_dead_process_that_nobody_has_reaped_is_dead(started: subprocess.Popen[bytes]) -> None:
-    mark = ProcessMark.of(psutil.Process(started.pid))
+def test_a_dead_process_that_nobody_has_reaped_is_dead(
+    started: subprocess.Popen[bytes], block_until: Block
+) -> None:
+    process = psutil.Process(started.pid)
+    mark = ProcessMark.of(process)
     started.kill()
-    psutil.wait_procs([psutil.Process(started.pid)], timeout=0.1)
+    block_until(lambda: process.status() == psutil.STATUS_ZOMBIE)  # waiting for it would reap it
     assert mark.find() is None
 
 

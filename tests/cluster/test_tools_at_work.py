@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -17,10 +18,12 @@ from ray_agents.models.scripted import Says, ScriptedModel
 from ray_agents.progress import ToolProgress
 from ray_agents.tools import Tool, tool
 from tests.cluster import gates
-from tests.cluster.conftest import ask, log_of, spawned
+from tests.cluster.conftest import ask, log_of, spawned, turn_until
+from tests.virtual_time import let_pass
 
 registry = Registry()
 WITHIN_SECONDS = 10
+TIME = timedelta(seconds=5)  # which passes on the loop's clock, once the tool does nothing but wait
 Calling = tuple[str, dict[str, Any]]
 
 
@@ -38,10 +41,11 @@ def note(key: str, ctx: Context) -> str:
     return ctx.state.notes.get(key).text
 
 
-@tool(timeout=timedelta(milliseconds=20))
+@tool(timeout=TIME)
 def too_slow(ctx: Context) -> str:
     """Note something before the time is up, and something after it."""
     ctx.state.notes.insert({"key": "in time"})
+    gates.threads["waits"].set()
     gates.threads["go on"].wait(WITHIN_SECONDS)
     try:
         ctx.state.notes.insert({"key": "late"})
@@ -109,7 +113,10 @@ async def test_a_thread_that_outlives_its_call_writes_nothing_more() -> None:
     async with LocalRuntime("memory:", model_for=saying(*steps)) as runtime:
         await runtime.register(registry)
         w = await spawned(runtime, "/worker/w")
-        told, gone = (await ask(runtime, w, "go")).value
+        asking = asyncio.create_task(ask(runtime, w, "go"))
+        await turn_until(gates.threads["waits"].is_set)
+        let_pass(TIME)
+        told, gone = (await asking).value
         assert (told.partition(":")[0], gone) == ("Timed out", "True")
         assert (await runtime.state(w)).collections.get("notes", []) == []
 

@@ -29,6 +29,7 @@ from ray_agents.models.permission import forbid_real_model_calls
 from ray_agents.models.scripted import signature_of
 from ray_agents.testing.messages_api import MessagesApi
 from ray_agents.testing.script import OVERLOADED, Answer, Refusal
+from tests.models.silence import SILENCE, heard
 
 FOUND = {
     "type": "web_search_result",
@@ -193,31 +194,28 @@ async def test_an_error_in_the_middle_that_will_come_again_is_reported() -> None
 
 
 async def test_a_stream_that_falls_silent_is_begun_again() -> None:
-    script = [Answer(text="Hello there.", stalls_after=4), "Hi."]
-    async with MessagesApi(script=script) as api:
-        settings = ModelSettings(
-            base_url=api.url, silence_timeout=timedelta(milliseconds=300), retry_delay=NOW
-        )
-        events = [event async for event in AnthropicModel(settings).stream(request())]
+    async with MessagesApi(script=[Answer(text="Hello there.", stalls_after=4), "Hi."]) as api:
+        settings = ModelSettings(base_url=api.url, silence_timeout=SILENCE / 2, retry_delay=NOW)
+        stream = AnthropicModel(settings).stream(request())
+        events = await heard(stream, silent=lambda events: len(events) == 2)
     kinds = [type(event) for event in events]
     assert kinds == [UsageSeen, TextDelta, AnswerBroken, UsageSeen, TextDelta, Answered]
 
 
 async def test_one_that_is_accepted_and_says_nothing_is_told_of_as_it_may_have_cost() -> None:
     async with MessagesApi(script=[Answer(text="Hello.", stalls_after=0), "Hi."]) as api:
-        settings = ModelSettings(
-            base_url=api.url, silence_timeout=timedelta(milliseconds=300), retry_delay=NOW
-        )
-        events = [event async for event in AnthropicModel(settings).stream(request())]
+        settings = ModelSettings(base_url=api.url, silence_timeout=SILENCE / 2, retry_delay=NOW)
+        events = await heard(AnthropicModel(settings).stream(request()), silent=lambda _: api.calls)
     assert [type(event) for event in events] == [AnswerBroken, UsageSeen, TextDelta, Answered]
 
 
 async def test_an_answer_that_takes_too_long_is_ended() -> None:
     async with MessagesApi(script=[Answer(text="Hello.", stalls_after=4)]) as api:
-        settings = ModelSettings(base_url=api.url, call_timeout=timedelta(milliseconds=300))
+        stream = AnthropicModel(ModelSettings(base_url=api.url, call_timeout=SILENCE)).stream(
+            request()
+        )
         with pytest.raises(ModelUnavailable, match="within call_timeout"):
-            async for _ in AnthropicModel(settings).stream(request()):
-                pass
+            await heard(stream, silent=bool)
 
 
 async def test_the_pause_between_attempts_is_the_servers() -> None:

@@ -33,6 +33,7 @@ from ray_agents.requests import SendRequest, SpawnRequest
 from ray_agents.testing.chat_api import ChatApi
 from ray_agents.testing.recorded import Recording
 from ray_agents.testing.script import OVERLOADED, Answer, Body, Refusal
+from tests.models.silence import SILENCE, heard
 
 HI: Message = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
 LOOK = ToolSpec(name="look", description="Look.", input_schema={"type": "object", "properties": {}})
@@ -103,8 +104,8 @@ async def test_a_stream_that_breaks_is_taken_back_and_begun_again(accident: Any)
 async def test_a_stream_that_falls_silent_is_begun_again(frames: int) -> None:
     """And is told of, as it may have cost, though nothing was said."""
     async with ChatApi([Answer(text="Hello there.", stalls_after=frames), "Hi."]) as api:
-        model = OpenAIModel(settings(api, silence_timeout=timedelta(milliseconds=300)))
-        events = await ask(model)
+        model = OpenAIModel(settings(api, silence_timeout=SILENCE / 2))
+        events = await heard(model.stream(request()), silent=lambda _: api.calls)
     assert AnswerBroken in [type(event) for event in events]
 
 
