@@ -161,7 +161,9 @@ def _adopt_segment(
     empty = _empty(base.preamble.epoch)
     if base.sealed:
         entry = acknowledged(base)
-        return ([entry], {entry.name: Rows(base.batches[:-1])}) if entry.rows else ([empty], {})
+        if not entry.rows:
+            return [empty], {}
+        return [entry], {entry.name: files.keep_rows(entry, Rows(base.batches[:-1]))}
     rows = check_order(base.name, Rows(base.batches), start=0)
     entry = write_sealed(files.blobs, files.folder, rows=rows, epoch=epoch)
     return [entry, empty], {entry.name: rows}

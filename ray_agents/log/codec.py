@@ -23,6 +23,7 @@ from ray_agents.log.arrow import Batch, ipc, pa
 from ray_agents.log.marker import BLANK, Places, find_places, seal
 
 COLUMNS = ("offset", "time", "type", "key", "operation", "value", "headers")
+VALUE_COLUMN = COLUMNS.index("value")
 SCHEMA: Any = pa.schema(
     [("offset", pa.int64()), ("time", pa.timestamp("us", tz="UTC"))]
     + [(name, pa.string()) for name in COLUMNS[2:]]

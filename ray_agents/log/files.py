@@ -7,7 +7,9 @@ from collections.abc import Callable
 from functools import partial
 
 from ray_agents.errors import CorruptLog, Fenced
-from ray_agents.log.codec import chain_digest, to_events
+from ray_agents.events import JSON, decode
+from ray_agents.log.arrow import Batch
+from ray_agents.log.codec import VALUE_COLUMN, chain_digest
 from ray_agents.log.keyindex import KeyIndex, decode_index
 from ray_agents.log.listed import Listed
 from ray_agents.log.manifest import FileEntry, Manifest
@@ -87,17 +89,15 @@ class LogFiles:
         ends_right: Callable[[Rows], bool],
     ) -> Rows | None:
         """What ``read`` gives, checked against its entry and kept; None if the file is gone."""
-        name = f"{self.folder}/{entry.name}"
-        key = (self.blobs, name, entry.digest)
-        known: Rows | None = self._kept.get(key)
+        known: Rows | None = self._kept.get(self._key(entry))
         if known is not None:
             return known
         rows = read(entry)
-        if rows is not None:
-            if rows.count != entry.rows or rows.first != entry.first or not ends_right(rows):
-                raise _not_as_listed(name, entry)
-            self._kept.put(key, check_order(name, rows, start=entry.first), size=rows.size)
-        return rows
+        if rows is None:
+            return None
+        if rows.count != entry.rows or rows.first != entry.first or not ends_right(rows):
+            raise _not_as_listed(f"{self.folder}/{entry.name}", entry)
+        return self.keep_rows(entry, rows)
 
     def read_listed(self, entry: FileEntry, *, epoch: int) -> Rows:
         """The rows a manifest lists, for the owner of ``epoch``, who deletes none of them.
@@ -119,9 +119,29 @@ class LogFiles:
     def part(self, entry: FileEntry, *, epoch: int) -> Listed:
         """The rows a manifest lists, to be read when they are asked for, by ``epoch``'s owner.
 
-        The index of its message ids is read at once, if there is one.
+        The index of its message ids is read at once, if there is one. Without one each fresh id
+        asks for the rows: those that are kept are there at once, and nobody waits for a thread.
         """
-        return Listed(entry, read=partial(self.read_listed, epoch=epoch), keys=self.keys(entry))
+        read = partial(self.read_listed, epoch=epoch)
+        kept: Rows | None = None if entry.keys else self._kept.get(self._key(entry))
+        return Listed(entry, read=read, keys=self.keys(entry), rows=kept)
+
+    def keep_rows(self, entry: FileEntry, rows: Rows) -> Rows:
+        """Keep the rows of a file that somebody has in memory, as if they had been read.
+
+        Raises:
+            CorruptLog: they are out of order.
+        """
+        key = self._key(entry)
+        known: Rows | None = self._kept.get(key)
+        if known is not None:
+            return known
+        self._kept.put(key, check_order(key[1], rows, start=entry.first), size=rows.size)
+        return rows
+
+    def _key(self, entry: FileEntry) -> tuple[Blobs, str, str]:
+        """Under which the rows of a file are kept."""
+        return self.blobs, f"{self.folder}/{entry.name}", entry.digest
 
     def keys(self, entry: FileEntry) -> KeyIndex | None:
         """The index beside a sealed file; None if there is none, or none that can be used.
@@ -192,21 +212,26 @@ def _not_as_listed(name: str, entry: FileEntry) -> CorruptLog:
 
 def manifest_of(segment: Segment) -> Manifest:
     """The manifest in a begun segment's first row."""
-    return Manifest.of(to_events(segment.batches[0].slice(0, 1))[0])
+    return Manifest.of_value(_value(segment.batches[0], 0))
 
 
 def tidied_of(segment: Segment) -> Manifest | None:
     """What the owner of a segment has made of its manifest by its end, if anything."""
     if not segment.sealed:
         return None
-    closing = to_events(segment.batches[-1].slice(segment.batches[-1].num_rows - 1, 1))[0]
-    tidied = closing.value.get(TIDIED)
+    closing = segment.batches[-1]
+    tidied = _value(closing, closing.num_rows - 1).get(TIDIED)
     return Manifest.of_value(tidied) if tidied else None
 
 
 def listing_of(segment: Segment) -> Manifest:
     """The newest manifest in a begun segment."""
     return tidied_of(segment) or manifest_of(segment)
+
+
+def _value(batch: Batch, row: int) -> JSON:
+    """The value of one row; its other columns, which nobody asks for, take longer to decode."""
+    return decode(batch.column(VALUE_COLUMN)[row].as_py())
 
 
 def acknowledged(segment: Segment) -> FileEntry:

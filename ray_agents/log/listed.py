@@ -14,10 +14,18 @@ from ray_agents.log.rows import Rows
 
 
 class Listed:
-    """The rows of one file; ``read`` blocks and gives them, or raises what is wrong with them."""
+    """The rows of one file; ``read`` blocks and gives them, or raises what is wrong with them.
+
+    ``rows`` are what it would give, if that is known.
+    """
 
     def __init__(
-        self, entry: FileEntry, *, read: Callable[[FileEntry], Rows], keys: KeyIndex | None = None
+        self,
+        entry: FileEntry,
+        *,
+        read: Callable[[FileEntry], Rows],
+        keys: KeyIndex | None = None,
+        rows: Rows | None = None,
     ) -> None:
         self.entry = entry
         self.first = entry.first
@@ -25,7 +33,7 @@ class Listed:
         self.count = entry.rows
         self._read = read
         self._keys = keys
-        self._rows: Rows | None = None
+        self._rows = rows
 
     @property
     def loaded(self) -> bool:

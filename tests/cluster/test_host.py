@@ -275,8 +275,7 @@ async def test_a_look_at_a_sleeper_costs_its_state_not_its_history(
         decoded.extend(events)
         return events
 
-    for module in ("rows", "files"):
-        monkeypatch.setattr(f"ray_agents.log.{module}.to_events", counted)
+    monkeypatch.setattr("ray_agents.log.rows.to_events", counted)
     asleep = await runtime.inspect(c)
     assert len(decoded) < 50
     assert (asleep.events, asleep.last_event) == (awake.events, awake.last_event)
