@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ray_agents.agent import AgentConfig
 from ray_agents.errors import ModelUnavailable
-from ray_agents.events import Draft, Event, MessageReceived
+from ray_agents.events import Draft, Event, MessageReceived, decode
 from ray_agents.loop import run_agent
 from ray_agents.media import image
 from ray_agents.model import Answered, Block, Message, ModelEvent, ModelRequest
@@ -115,6 +115,7 @@ def test_calls_of_the_same_id_are_told_apart() -> None:
     messages = Timeline(events).messages()
     check_messages(messages)
     assert words_of(messages)[2::2] == [("user", ["seen", "b"]), ("user", ["2"])]
+    assert words_of(Timeline(events[:-1]).messages())[-1] == ("user", [INTERRUPTED])
     assert messages[-1]["content"][0]["tool_use_id"] == "a_2"
 
 
@@ -138,6 +139,86 @@ def test_a_second_summary_names_the_runs_that_the_first_one_did() -> None:
     timeline = Timeline([Event.at(4 + at, 0, row) for at, row in enumerate([first, *read])])
     cut = timeline.cut(3)
     assert (cut["kept_from"], cut["read_from"], cut["runs"]) == ("step q:s1", 5, ["r"])
+    assert (cut["answers"], timeline.answers) == (2, 3)
+
+
+def over(key: str = "r", status: str = "completed") -> Draft:
+    return Draft.of("run", key, value={"input": None, "status": status})
+
+
+def steered(key: str, offset: int) -> Draft:
+    value = {"run_id": "r", "message": key, "offset": offset}
+    return Draft.of("steered", f"r:steered:{offset}", value=value)
+
+
+def summed_up(rows: list[Event], count: int) -> tuple[list[Event], list[Event]]:
+    """All rows, a summary of so many turns behind them; and those to read from then on."""
+    cut = Timeline(rows).cut(count)
+    draft = Draft.of("compaction", "r:c1", value={"summary": "all"} | cut)
+    row = Event.at(len(rows), 0, draft)
+    return [*rows, row], [row, *rows[cut["read_from"] :]]
+
+
+def test_a_run_that_goes_on_is_told_of_once_also_behind_a_summary() -> None:
+    rows = log(begun(text="go"), answered(text("a")), over(status="failed"), begun("q"))
+    again = Event.at(9, 0, begun(text="go"))
+    whole, read = summed_up(rows, 1)
+    for before in (rows, whole, read):
+        assert Timeline([*before, again]).messages() == Timeline(before).messages()
+
+
+def test_a_summary_takes_away_none_of_what_a_run_behind_it_said() -> None:
+    rows = log(begun("old", "go"), answered(text("a"), key="old:s1"), over("old"))
+    rows += [Event.at(3, 0, begun("r", "do")), Event.at(4, 0, answered(text("b")))]
+    assert Timeline(rows).cut(2)["runs"] == []
+    for said in (Timeline(each).turns("r") for each in summed_up(rows, 2)):
+        assert words_of([{"role": t.role, "content": list(t.content)} for t in said]) == [
+            ("user", ["do"]),
+            ("assistant", ["b"]),
+        ]
+
+
+def test_a_summary_of_what_was_let_go_stands_before_all_that_is_left() -> None:
+    gone = {"summary": "old", "kept_from": "step gone:s1", "read_from": None, "answers": 1}
+    summaries = [Draft.of("compaction", f"gone:c{number}", value=gone) for number in (1, 2)]
+    messages = Timeline(log(begun(text="go"), answered(text("a")), *summaries)).messages()
+    assert [len(message["content"]) for message in messages] == [2, 1]
+    assert words_of(messages)[0][1][1:] == ["go"]
+
+
+def test_where_to_read_from_is_unknown_until_all_that_is_kept_is_in_the_log() -> None:
+    timeline = Timeline(log(begun(text="go"), inbox("more")))
+    timeline.take("step", "r:s1", decode(answered(text("a")).text))
+    timeline.take("steered", "k", {"message": "m", "offset": 1})
+    assert timeline.cut(1)["read_from"] is None
+    timeline.placed("step", "r:s1", 2)
+    assert timeline.cut(1)["read_from"] == 1
+
+
+def test_a_log_that_begins_within_a_run_is_told_from_the_next_one_on() -> None:
+    events = log(wake(0), answered(text("old")), inbox("m"), steered("m", 2), begun("q", "go"))
+    assert words_of(Timeline(events).messages()) == [("user", ["go"])]
+
+
+def test_a_wake_that_is_told_of_late_takes_nothing_back() -> None:
+    late = Draft.of("wake", "w0", value={"to_offset": 1, "source": "inbox"})
+    events = log(inbox("one", "m1"), inbox("two", "m2"), wake(2), late)
+    assert [said.key for said in Timeline(events).waiting()] == ["m1", "m2"]
+    assert [said.key for said in Timeline(events[:2] + log(*[late] * 3)[2:]).waiting()] == ["m1"]
+
+
+def test_results_of_two_runs_that_call_side_by_side_stand_each_with_its_own() -> None:
+    inner = [begun("inner", "do"), answered(call("a"), key="inner:s1")]
+    events = log(begun(text="go"), answered(call("a")), *inner, ended("a"))
+    assert words_of(Timeline(events).messages())[2::2] == [
+        ("user", ["seen", "do"]),
+        ("user", [INTERRUPTED]),
+    ]
+    third = log(*[begun("third", "and")] * 5, ended("a"))[4:]
+    assert words_of(Timeline([*events[:-1], *third]).messages())[2::2] == [
+        ("user", ["seen", "do"]),
+        ("user", [INTERRUPTED, "and"]),
+    ]
 
 
 def test_results_and_the_next_message_are_one_turn_results_first() -> None:
