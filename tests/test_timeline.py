@@ -159,6 +159,25 @@ def summed_up(rows: list[Event], count: int) -> tuple[list[Event], list[Event]]:
     return [*rows, row], [row, *rows[cut["read_from"] :]]
 
 
+def test_wherever_a_summary_may_be_followed_the_rows_it_names_give_what_all_rows_give() -> None:
+    first = [wake(0, "cron"), begun(), answered(text("a")), inbox(""), steered("m", 3)]
+    second = [answered(call("x"), key="r:s2"), ended("x"), over(), begun("q", "more")]
+    third = [
+        answered(text("b"), key="q:s1"),
+        over("q"),
+        begun("p"),
+        answered(text("c"), key="p:s1"),
+    ]
+    rows, places = log(*first, *second, *third), list[str]()
+    for kept, said in enumerate(Timeline(rows).turns()):
+        if kept and said.anchor is not None:
+            whole, read = summed_up(rows, kept)
+            assert Timeline(read).messages() == Timeline(whole).messages()
+            assert Timeline(whole).turns()[0].at == said.at
+            places.append(said.anchor)
+    assert places == ["step r:s1", "step r:s2", "run q", "step q:s1", "step p:s1"]
+
+
 def test_a_run_that_goes_on_is_told_of_once_also_behind_a_summary() -> None:
     rows = log(begun(text="go"), answered(text("a")), over(status="failed"), begun("q"))
     again = Event.at(9, 0, begun(text="go"))
