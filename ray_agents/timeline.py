@@ -136,7 +136,7 @@ class Timeline:
         begun = {
             run
             for run, since in self._begun.items()
-            if since < count and self._offsets.get(f"run {run}", read_from) < read_from
+            if since <= count and self._offsets.get(f"run {run}", read_from) < read_from
         }
         told = {run for run, offset in self._gone_on.items() if offset >= read_from}
         before = [

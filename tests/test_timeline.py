@@ -178,6 +178,14 @@ def test_wherever_a_summary_may_be_followed_the_rows_it_names_give_what_all_rows
     assert places == ["step r:s1", "step r:s2", "run q", "step q:s1", "step p:s1"]
 
 
+def test_a_run_that_had_said_nothing_before_a_summary_is_known_behind_it() -> None:
+    rows = log(begun("other", "do"), begun(), answered(call("x")))
+    after = log(*[begun("inner", "do")] * 4, ended("x"))[3:]
+    whole, read = summed_up(rows, 1)
+    assert words_of(Timeline([*whole, *after]).messages())[-1] == ("user", ["seen", "do"])
+    assert Timeline([*read, *after]).messages() == Timeline([*whole, *after]).messages()
+
+
 def test_a_run_that_goes_on_is_told_of_once_also_behind_a_summary() -> None:
     rows = log(begun(text="go"), answered(text("a")), over(status="failed"), begun("q"))
     again = Event.at(9, 0, begun(text="go"))
