@@ -180,6 +180,11 @@ def test_a_quiet_host_has_places_to_spare_but_not_all() -> None:
     assert other.report(0).calls > 5
 
 
+def test_quiet_hosts_have_a_part_each_of_what_there_is_to_spare() -> None:
+    centre, want = sharing(64), Report(waiting=2, entities=2)
+    assert [centre.report(name, want, now=0).calls for name in "abc"] == [33, 17, 11]
+
+
 def test_all_hosts_hear_of_a_pause() -> None:
     centre = sharing(20)
     one, other = Host("one", centre, waiting=50), Host("other", centre, waiting=50)
