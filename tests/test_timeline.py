@@ -20,6 +20,7 @@ from ray_agents.testing.journal import MemoryJournal
 from ray_agents.testing.rules import check_messages
 from ray_agents.timeline import INTERRUPTED, Timeline
 from ray_agents.tools import tool
+from ray_agents.transcript import replaced, turn
 
 
 def log(*drafts: Draft) -> list[Event]:
@@ -284,6 +285,11 @@ def test_messages_already_given_out_do_not_change() -> None:
     copy = words_of(before)
     timeline.take("run", "r2", {"input": "more"})
     assert words_of(before) == copy
+
+
+def test_a_turn_with_other_content_has_its_tokens() -> None:
+    short, long = (turn("run", "r", role="user", content=[text("a" * n)]) for n in (4, 400))
+    assert replaced(short, long.content) == long
 
 
 # -- any log -----------------------------------------------------------------------------------
