@@ -221,6 +221,26 @@ def test_calls_by_the_minute_are_handed_out_and_taken_back() -> None:
     assert centre.report("one", replace(want, starts_back=3), now=0).starts == 3
 
 
+def test_of_two_budgets_the_smaller_counts_and_each_host_has_its_part() -> None:
+    centre = sharing(20, requests_per_minute=120, tokens_per_minute=12_000_000)
+    quiet, busy = Report(in_flight=9, entities=9), Report(waiting=9, entities=9)
+    assert centre.report("quiet", quiet, now=0).starts == 1  # so that its next call need not ask
+    assert centre.report("busy", busy, now=0).starts == 5
+
+
+def test_who_has_calls_waiting_counts_with_all_it_may_have_in_flight() -> None:
+    centre = sharing(20)
+    centre.report("one", Report(in_flight=3, waiting=5, entities=8), now=0)
+    refused = Report(in_flight=4, entities=4, share=4, refused=[Refused(round=0)])
+    assert centre.report("other", refused, now=0).level.known == 18
+
+
+def test_a_limit_that_nobody_comes_up_to_is_not_raised() -> None:
+    centre = ModelSharing(Allowance(calls_start=8), now=0)
+    centre.report("one", Report(in_flight=1, entities=1, accepted={0: 8}), now=0)
+    assert centre.limit.calls == 8
+
+
 def test_tokens_are_counted_by_what_calls_have_used() -> None:
     centre = sharing(20, tokens_per_minute=120_000)
     want = Report(waiting=9, entities=9, share=20)
