@@ -143,6 +143,15 @@ def test_a_second_summary_names_the_runs_that_the_first_one_did() -> None:
     assert (cut["answers"], timeline.answers) == (2, 3)
 
 
+def test_what_a_summary_says_of_runs_and_wakes_the_next_one_says_again() -> None:
+    known = {"read_from": 5, "answers": 1, "wake": [5, "w"], "runs": ["r"]}
+    first = Draft.of("compaction", "c1", value=known | {"summary": "", "kept_from": "step r:s2"})
+    read = [answered(text("b"), key="r:s2"), begun("q", "next"), answered(text("c"), key="q:s1")]
+    rows = [Event.at(4 + at, 0, row) for at, row in enumerate([first, *read])]
+    cut = Timeline(rows).cut(3)
+    assert (cut["runs"], cut["wake"]) == (["q", "r"], (5, "w"))
+
+
 def over(key: str = "r", status: str = "completed") -> Draft:
     return Draft.of("run", key, value={"input": None, "status": status})
 
@@ -277,6 +286,20 @@ def test_a_paused_turn_that_is_not_continued_loses_its_open_server_tools() -> No
     assert words_of(Timeline(events).messages())[-1] == ("assistant", ["hm", "server_tool_use"])
     after = Timeline([*events, *log(begun("r2", "more"))]).messages()
     assert words_of(after)[-2:] == [("assistant", ["hm"]), ("user", ["more"])]
+    thought = {"type": "thinking", "thinking": "so", "signature": "s"}
+    events = log(begun(text="go"), answered(text("hm"), thought, server), begun("r2", "more"))
+    assert words_of(Timeline(events).messages())[1:] == words_of(after)[-2:]
+
+
+def test_a_paused_turn_and_what_continues_it_are_one_answer() -> None:
+    rows = [answered(text("1"), reason="pause_turn"), answered(text("2"), key="r:s2")]
+    assert Timeline(log(begun(text="go"), *rows)).answers == 1
+
+
+def test_a_payload_that_is_more_than_a_text_is_told_as_json() -> None:
+    more, number = {"text": "one", "n": 1}, {"text": 5}
+    messages = Timeline(log(inbox(more), inbox(number), wake(2), begun())).messages()
+    assert words_of(messages) == [("user", ['{"text":"one","n":1}', '{"text":5}'])]
 
 
 def test_messages_already_given_out_do_not_change() -> None:
