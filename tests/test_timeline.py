@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ray_agents.agent import AgentConfig
 from ray_agents.errors import ModelUnavailable
-from ray_agents.events import Draft, Event, MessageReceived, decode
+from ray_agents.events import Draft, Event, MessageReceived, decode, encode
 from ray_agents.loop import run_agent
 from ray_agents.media import image
 from ray_agents.model import Answered, Block, Message, ModelEvent, ModelRequest
@@ -291,15 +291,24 @@ def test_a_paused_turn_that_is_not_continued_loses_its_open_server_tools() -> No
     assert words_of(Timeline(events).messages())[1:] == words_of(after)[-2:]
 
 
+def test_of_two_paused_turns_the_thoughts_of_the_first_and_the_order_stay() -> None:
+    thought = {"type": "thinking", "thinking": "so", "signature": "s"}
+    server: Block = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
+    first = answered(text("1"), thought, server | {"id": "s1"})
+    second = answered(text("2"), server, key="r:s2")
+    messages = Timeline(log(begun(text="go"), first, second, begun("r2", "more"))).messages()
+    assert words_of(messages)[1] == ("assistant", ["1", "thinking", "2"])
+
+
 def test_a_paused_turn_and_what_continues_it_are_one_answer() -> None:
     rows = [answered(text("1"), reason="pause_turn"), answered(text("2"), key="r:s2")]
     assert Timeline(log(begun(text="go"), *rows)).answers == 1
 
 
 def test_a_payload_that_is_more_than_a_text_is_told_as_json() -> None:
-    more, number = {"text": "one", "n": 1}, {"text": 5}
-    messages = Timeline(log(inbox(more), inbox(number), wake(2), begun())).messages()
-    assert words_of(messages) == [("user", ['{"text":"one","n":1}', '{"text":5}'])]
+    payloads = [{"text": "one", "n": 1}, {"text": 5}, {"content": [image(b"png")], "n": 1}]
+    messages = Timeline(log(*map(inbox, payloads), wake(3), begun())).messages()
+    assert words_of(messages) == [("user", [encode(payload) for payload in payloads])]
 
 
 def test_messages_already_given_out_do_not_change() -> None:
