@@ -228,6 +228,22 @@ def test_of_two_budgets_the_smaller_counts_and_each_host_has_its_part() -> None:
     assert centre.report("busy", busy, now=0).starts == 5
 
 
+def test_tokens_set_aside_for_nothing_come_back_and_who_leaves_takes_none() -> None:
+    centre = sharing(20, tokens_per_minute=120_000)
+    want = Report(waiting=9, entities=9, share=20)
+    assert centre.report("one", want, now=0).starts == 2
+    back = replace(want, starts_back=2, tokens_back=8_000)
+    assert centre.report("one", replace(back, leaving=True), now=0).starts == 0
+    assert centre.report("one", want, now=0).starts == 2
+
+
+def test_when_the_limit_has_fallen_below_what_others_hold_there_is_nothing() -> None:
+    centre = sharing(20)
+    centre.report("one", Report(in_flight=20, entities=20, share=20), now=0)
+    refused = Report(waiting=1, entities=1, refused=[Refused(round=0)] * 2)
+    assert centre.report("other", refused, now=0).calls == 0
+
+
 def test_who_has_calls_waiting_counts_with_all_it_may_have_in_flight() -> None:
     centre = sharing(20)
     centre.report("one", Report(in_flight=3, waiting=5, entities=8), now=0)
