@@ -225,7 +225,6 @@ class ModelSharing:
         if report.accepted:
             host.served_at = now
         host.report, host.seen_at = report, now
-        host.held = max(report.in_flight, report.share)
         return host
 
     def _learn(self, report: Report, now: float) -> None:

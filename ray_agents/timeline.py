@@ -153,7 +153,7 @@ class Timeline:
         begun = {
             run
             for run, since in self._begun.items()
-            if since < count and self._offsets.get(f"run {run}", read_from) < read_from
+            if since <= count and self._offsets.get(f"run {run}", read_from) < read_from
         }
         told = {run for run, offset in self._gone_on.items() if offset >= read_from}
         before = [
@@ -185,12 +185,14 @@ class Timeline:
         covered = [offset for offset in self._waiting if self._is_covered(offset)]
         seen = [self._waiting.pop(offset) for offset in covered]
         told = [] if text is None else _text(text)
+        anchor: str | None = f"run {run}"
         if not told and not any(said for _, said in seen) and self._needs_user():
+            anchor = None  # behind a summary nothing would be told
             told = _text(f"Woken by {self._source}." if self._source else "Continue.")
         self._source = None
         for key, said in seen:
             self._say(turn("inbox", key, role="user", content=said, at=at, anchor=f"inbox {key}"))
-        self._say(turn("run", run, role="user", content=told, at=at, anchor=f"run {run}"))
+        self._say(turn("run", run, role="user", content=told, at=at, anchor=anchor))
 
     def _say(self, said: Turn) -> None:
         if said.content:
@@ -204,9 +206,10 @@ class Timeline:
         _, said = self._waiting.pop(offset, (key, list[Block]()))
         self._close()
         self._drop_unfinished_server_tools()
+        anchor: str | None = f"inbox {key}"
         if not said and self._needs_user():
-            said = _text("Continue.")
-        self._say(turn("inbox", key, role="user", content=said, at=at, anchor=f"inbox {key}"))
+            said, anchor = _text("Continue."), None
+        self._say(turn("inbox", key, role="user", content=said, at=at, anchor=anchor))
 
     @property
     def _has_begun(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ray_agents.agent import AgentConfig, AgentRunResult
-from ray_agents.compaction import Compaction, cut_of
+from ray_agents.compaction import PIECE_CHARS_MAX, Compaction, cut_of, summary_messages
 from ray_agents.contextplan import plan_of
 from ray_agents.conversation import timed_messages
 from ray_agents.errors import InvalidDefinition, ModelUnavailable
@@ -20,13 +20,14 @@ from ray_agents.estimates import tokens_in_blocks
 from ray_agents.events import Event
 from ray_agents.ledger import Spent
 from ray_agents.loop import run_agent
-from ray_agents.model import AnswerBroken, ModelEvent, ModelRequest, Usage, UsageSeen
+from ray_agents.model import AnswerBroken, Block, ModelEvent, ModelRequest, Usage, UsageSeen
 from ray_agents.models.scripted import FunctionModel, Says
 from ray_agents.prompting import Prompting
 from ray_agents.testing.journal import Crashed, MemoryJournal
 from ray_agents.testing.rules import check_messages
 from ray_agents.timeline import Timeline
 from ray_agents.tools import tool
+from ray_agents.transcript import Turn
 
 LONG = "word " * 80  # 100 tokens
 SMALL = Compaction(threshold=600, keep_last=4, max_tokens=50)
@@ -344,8 +345,49 @@ def test_its_settings_are_checked() -> None:
         Compaction(threshold=1_000, keep_last=0, max_tokens=10)
     with pytest.raises(InvalidDefinition, match=r"threshold=1000, max_tokens=4000"):
         Compaction(threshold=1_000)
+    with pytest.raises(InvalidDefinition, match=r"threshold=9, max_tokens=9"):
+        Compaction(threshold=9, max_tokens=9)
     with pytest.raises(InvalidDefinition, match="no price of 'unheard-of'"):
         AgentConfig(cost_max=Decimal(1), compaction=Compaction(threshold=9_000, model="unheard-of"))
+
+
+def said(role: str, tokens: int = 0, *content: Block, **fields: Any) -> Turn:
+    given: dict[str, Any] = {"kind": "run", "key": "r", "anchor": "step r:s1"}
+    return Turn(**given | fields, role=role, content=content, tokens=tokens)
+
+
+@pytest.mark.parametrize(("tokens", "cut"), [(99, None), (100, 2)])
+def test_a_quarter_of_what_makes_it_necessary_must_go_an_earlier_summary_not_counted(
+    tokens: int, cut: int | None
+) -> None:
+    turns = [said("user", 900, kind="summary"), said("user", tokens), said("assistant", 900)]
+    assert cut_of(turns, Compaction(threshold=400, keep_last=1, max_tokens=9)) == cut
+
+
+def test_the_summariser_is_told_all_but_thoughts_and_of_what_is_long_both_ends() -> None:
+    call: Block = {"type": "tool_use", "name": "look", "input": {"n": 1}}
+    results: list[Block] = [
+        {"type": "tool_result", "content": "no", "is_error": True},
+        {"type": "tool_result", "content": None},
+        {"type": "tool_result", "content": [{"type": "text", "text": "so"}, {"type": "image"}]},
+    ]
+    long = "a" * PIECE_CHARS_MAX + "b" * PIECE_CHARS_MAX
+    hidden: Block = {"type": "redacted_thinking", "data": "x"}
+    (asked,) = summary_messages(
+        [
+            said("user", 0, {"type": "text", "text": long}, {"type": "document"}),
+            said("assistant", 0, hidden, call),
+            said("user", 0, *results),
+        ]
+    )
+    assert asked["content"][0]["text"].split("\n\n")[:-1] == [
+        f"<conversation>\nUSER: {'a' * 4_000}\n[8000 characters left out]\n{'b' * 4_000}",
+        "USER: [document]",
+        'ASSISTANT CALLS look {"n":1}',
+        "RESULT (failed): no",
+        "RESULT: ",
+        "RESULT: so\n[image]\n</conversation>",
+    ]
 
 
 def test_the_readmes_example_can_come_to_its_threshold() -> None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from ray_agents.gateway import FIRST_ANSWER_MAX, Gateway
+from ray_agents.gateway import FIRST_ANSWER_MAX, GOODBYE_MAX, Gateway
 from ray_agents.pacing import Allowance
 from ray_agents.sharing import ModelKey, Report, Share, Sharing
 from tests.test_gateway import KEY, WAY, Swarm
@@ -88,6 +88,18 @@ def test_whatever_the_centre_raises_at_the_end_keeps_no_host_from_leaving() -> N
         return len(centre.asked) - asked
 
     assert loop.play(play()) == 1
+
+
+def test_a_host_that_leaves_waits_for_a_silent_centre_no_longer_than_it_says() -> None:
+    swarm = Swarm(takes=3, hosts=2)
+
+    async def play() -> float:
+        await swarm.call(swarm.gateways[0])
+        swarm.centre.silent, begun = 30, swarm.loop.time()
+        await swarm.close()
+        return swarm.loop.time() - begun
+
+    assert swarm.loop.play(play()) == pytest.approx(GOODBYE_MAX.total_seconds())
 
 
 def test_a_host_that_has_given_its_share_back_sends_nothing_by_it(

@@ -257,6 +257,21 @@ async def test_it_never_gives_more_time_than_there_was() -> None:
             assert scope.when() == before
 
 
+async def test_what_has_failed_is_cut_no_more() -> None:
+    interruption = Interruption()
+
+    async def failing() -> None:
+        async with asyncio.timeout(None) as scope:
+            with interruption.cuts(scope):
+                await asyncio.sleep(0)
+                raise ValueError("as ever")
+
+    with pytest.raises(ValueError, match="as ever"):
+        await failing()
+    interruption.set()  # which would raise, were the scope still known
+    assert interruption.is_set
+
+
 def test_the_row_is_read_back() -> None:
     row = InterruptReceived(key="s", wake="w", reason="enough", sender="/a/b", timestamp=5)
     assert InterruptReceived.of(Event.at(3, 0, row.draft())) == row

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 
 import pytest
 
 from ray_agents.lane import Lane
 from ray_agents.pacing import Level
-from ray_agents.sharing import ModelKey, Share
+from ray_agents.sharing import ModelKey, Refused, Share
 from ray_agents.turns import Caller
 from tests.virtual_time import VirtualLoop
 
@@ -68,3 +69,61 @@ def test_and_its_start_of_the_minutes_budget_which_was_not_used(
     left = 0 if reported else max(0, (starts or 0) - 1)
     assert report.tokens_back + report.tokens_granted == 100 * (left + 1)
     assert lane.report().starts_back == 0
+
+
+def share(calls: int, level: int = 1) -> Share:
+    return Share(calls=calls, round=1, level=Level(calls=level))
+
+
+async def begun(lane: Lane, calls: int) -> asyncio.Task[Share]:
+    """So many calls in flight, and one that waits."""
+    lane.take(share(calls))
+    for _ in range(calls):
+        await lane.admitted(Caller("/a/b"))
+    waiting = asyncio.create_task(lane.admitted(Caller("/a/c")))
+    await asyncio.sleep(0)
+    return waiting
+
+
+async def refused_before_the_centre_knows(lane: Lane) -> None:
+    waiting = await begun(lane, 2)
+    lane.refuse(Refused(round=1))
+    lane.take(share(9))
+    assert lane.report().waiting == 1
+    lane.refuse(Refused(round=1, retry_after=30))
+    lane.refuse(Refused(round=1))
+    assert lane.pause_left == 30
+    lane.take(share(9))
+    assert lane.pause_left == 30
+    waiting.cancel()
+
+
+async def refused_with_more_in_flight_than_the_share(lane: Lane) -> None:
+    waiting = await begun(lane, 4)
+    lane.take(share(2))
+    lane.refuse(Refused(round=1))
+    for _ in range(2):
+        lane.ended(Caller("/a/b"), share(4))
+    assert (lane.report().in_flight, lane.report().waiting) == (2, 1)
+    waiting.cancel()
+
+
+async def alone_after_the_centre_had_spoken(lane: Lane) -> None:
+    lane.told = share(9, level=20)
+    lane.take(share(1, level=5))
+    assert lane.report().level == Level(calls=20)
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        refused_before_the_centre_knows,
+        refused_with_more_in_flight_than_the_share,
+        alone_after_the_centre_had_spoken,
+    ],
+)
+def test_a_lane_keeps_what_it_has_heard(
+    scene: Callable[[Lane], Coroutine[None, None, None]],
+) -> None:
+    loop = VirtualLoop()
+    loop.play(scene(Lane(ModelKey("test", "u", "m", ""), loop, lambda: None)))

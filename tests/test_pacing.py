@@ -101,6 +101,60 @@ def test_after_a_success_the_next_try_comes_at_once_and_goes_further() -> None:
     assert seen == [6, 8, 12, 20, 36]
 
 
+def test_beyond_its_start_it_tries_one_by_one() -> None:
+    limit = Limit.at(Level(calls=5, known=5), start=8, now=0)
+    assert limit.calls == 5
+    take_whole(limit, now=PROBE - 1)
+    assert limit.calls == 5
+    seen: list[int] = []
+    for _ in range(4):
+        take_whole(limit, now=PROBE)
+        seen.append(limit.calls)
+    assert seen == [6, 8, 9, 10]
+
+
+def test_after_a_try_in_vain_steps_are_small_and_after_a_success_pauses_short_again() -> None:
+    limit = Limit.at(Level(calls=5, known=5), start=64, now=0)
+    take_whole(limit, now=PROBE, rounds=3)
+    assert limit.calls == 12
+    limit.refused(round=limit.round, in_flight=8, now=PROBE)
+    take_whole(limit, now=PROBE * 3)
+    assert limit.calls == 9
+    take_whole(limit, now=PROBE * 3)  # was a success: 10 is tried at once, in vain
+    limit.refused(round=limit.round, in_flight=9, now=PROBE * 3)
+    take_whole(limit, now=PROBE * 5)
+    assert limit.calls == 10
+
+
+def test_a_try_in_vain_lets_nobody_doubt_what_was_known() -> None:
+    limit = Limit.at(Level(calls=20, known=20), now=0)
+    take_whole(limit, now=PROBE)
+    sent = limit.round
+    for in_flight in (20, 3):
+        limit.refused(round=sent, in_flight=in_flight, now=PROBE)
+    assert (limit.known, limit.calls) == (20, 20)
+
+
+def test_only_a_whole_round_of_its_own_while_more_was_wanted_raises_it() -> None:
+    opening = Limit(start=64, now=0)
+    take_whole(opening, now=0)
+    assert opening.calls == OPENING
+    limit = opened(30)
+    limit.accepted(30, round=limit.round, now=100, wanted=29)
+    limit.accepted(30, round=limit.round - 1, now=100, wanted=1000)
+    limit.accepted(29, round=limit.round, now=100, wanted=1000)
+    assert limit.calls == 30
+    limit.refused(round=limit.round, in_flight=29, now=100)
+    limit.accepted(1, round=limit.round, now=100, wanted=1000)
+    assert limit.calls == 26
+
+
+def test_no_more_was_taken_than_was_allowed() -> None:
+    limit = opened(20)
+    limit.refused(round=limit.round, in_flight=50, now=100)
+    assert (limit.known, limit.calls) == (20, 18)
+
+
 def test_one_that_was_never_refused_goes_beyond_its_start_one_by_one() -> None:
     limit = opened(10)
     take_whole(limit, now=100, rounds=3)
@@ -134,6 +188,33 @@ def test_pauses_double_while_everything_is_refused() -> None:
     assert max(pauses) == PAUSE_MAX.total_seconds()
 
 
+def test_what_was_sent_before_ends_no_row_of_refusals_and_no_row_is_too_long() -> None:
+    limit = opened()
+    sent = limit.round
+    limit.refused(round=sent, in_flight=0, now=100)
+    limit.accepted(5, round=sent, now=100, wanted=1000)
+    limit.refused(round=limit.round, in_flight=0, now=200)
+    assert limit.paused_until == 201
+    for now in range(300, 1500):
+        limit.refused(round=limit.round, in_flight=0, now=now)
+    assert limit.paused_until == 1499 + PAUSE_MAX.total_seconds()
+
+
+def test_refusals_in_a_row_are_answered_by_a_pause_though_others_are_in_flight() -> None:
+    limit, paused = opened(), list[bool]()
+    for now in range(100, 104):
+        limit.refused(round=limit.round, in_flight=20, now=now)
+        paused.append(limit.paused_until > now)
+    assert paused == [False, False, False, True]
+
+
+def test_behind_a_short_pause_it_opens_no_faster_than_ever() -> None:
+    limit = opened()
+    limit.refused(round=limit.round, in_flight=30, now=100, retry_after=0.01)
+    limit.open(100.02, wanted=1000)
+    assert limit.calls == 1
+
+
 def test_a_refusal_while_others_are_answered_needs_no_pause() -> None:
     limit = opened()
     limit.refused(round=limit.round, in_flight=20, now=100)
@@ -146,7 +227,8 @@ def test_a_refusal_while_others_are_answered_needs_no_pause() -> None:
             some.sampled_from(["open", "taken", "refused", "old"]),
             some.integers(0, 100),
             some.floats(0, 20),
-        )
+        ),
+        min_size=20,
     )
 )
 def test_whatever_happens_it_stays_between_one_and_the_most(
@@ -189,12 +271,12 @@ def test_no_minute_has_more_than_its_worth(per_minute: int, waits: list[float]) 
 
 @pytest.mark.parametrize("per_minute", [1, 7, 60, 6000])
 def test_hardly_less_goes_than_is_allowed(per_minute: int) -> None:
-    bucket, taken = Bucket(per_minute, now=0), 0
-    for tick in range(1, 60 * 60 * 10):
-        count = bucket.times(1, tick / 10)
-        bucket.take(count, tick / 10)
-        taken += count
-    assert taken >= 60 * per_minute * 0.9
+    bucket, taken = Bucket(per_minute, now=0), list[int]()
+    for tick in range(60 * 60 * 10):
+        taken.append(bucket.times(1, tick / 10))
+        bucket.take(taken[-1], tick / 10)
+    assert sum(taken) >= 60 * per_minute * 0.9
+    assert sum(taken[:600]) <= per_minute
 
 
 def test_more_than_fits_goes_once_all_is_there_and_is_paid_for_later() -> None:
@@ -218,20 +300,23 @@ def test_a_wrong_guess_is_corrected() -> None:
     bucket.take(100, 0)
     bucket.give(40, 0)
     assert bucket.room(0) == 40
+    assert bucket.times(0, 0) == 40
 
 
 def test_the_part_of_one_host_is_never_nothing() -> None:
     part = Allowance(calls_start=64, calls_max=3, requests_per_minute=50).part(8)
     assert (part.calls_start, part.calls_max, part.requests_per_minute) == (8, 1, 6)
     assert part.tokens_per_minute is None
+    small = Allowance(calls_start=4, tokens_per_minute=800).part(8)
+    assert (small.calls_start, small.tokens_per_minute) == (1, 100)
 
 
 def test_pauses_of_tries_grow_only_with_tries_in_vain() -> None:
     limit, at, tries = Limit.at(Level(calls=20, known=20), now=0), 0.0, list[float]()
-    while at < 300:
+    while at < 1000:
         at += 1
         take_whole(limit, now=at)
         if limit.calls > 20:
             tries.append(at)
             limit.refused(round=limit.round, in_flight=20, now=at)
-    assert [b - a for a, b in pairwise(tries)] == [20, 40, 80, 160][: len(tries) - 1]
+    assert [b - a for a, b in pairwise(tries)] == [20, 40, 80, 160, 300, 300]

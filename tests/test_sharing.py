@@ -180,6 +180,11 @@ def test_a_quiet_host_has_places_to_spare_but_not_all() -> None:
     assert other.report(0).calls > 5
 
 
+def test_quiet_hosts_have_a_part_each_of_what_there_is_to_spare() -> None:
+    centre, want = sharing(64), Report(waiting=2, entities=2)
+    assert [centre.report(name, want, now=0).calls for name in "abc"] == [33, 17, 11]
+
+
 def test_all_hosts_hear_of_a_pause() -> None:
     centre = sharing(20)
     one, other = Host("one", centre, waiting=50), Host("other", centre, waiting=50)
@@ -238,6 +243,42 @@ def test_status_does_not_tell_of_hosts_that_have_died() -> None:
         0,
         0,
     )
+
+
+def test_of_two_budgets_the_smaller_counts_and_each_host_has_its_part() -> None:
+    centre = sharing(20, requests_per_minute=120, tokens_per_minute=12_000_000)
+    quiet, busy = Report(in_flight=9, entities=9), Report(waiting=9, entities=9)
+    assert centre.report("quiet", quiet, now=0).starts == 1  # so that its next call need not ask
+    assert centre.report("busy", busy, now=0).starts == 5
+
+
+def test_tokens_set_aside_for_nothing_come_back_and_who_leaves_takes_none() -> None:
+    centre = sharing(20, tokens_per_minute=120_000)
+    want = Report(waiting=9, entities=9, share=20)
+    assert centre.report("one", want, now=0).starts == 2
+    back = replace(want, starts_back=2, tokens_back=8_000)
+    assert centre.report("one", replace(back, leaving=True), now=0).starts == 0
+    assert centre.report("one", want, now=0).starts == 2
+
+
+def test_when_the_limit_has_fallen_below_what_others_hold_there_is_nothing() -> None:
+    centre = sharing(20)
+    centre.report("one", Report(in_flight=20, entities=20, share=20), now=0)
+    refused = Report(waiting=1, entities=1, refused=[Refused(round=0)] * 2)
+    assert centre.report("other", refused, now=0).calls == 0
+
+
+def test_who_has_calls_waiting_counts_with_all_it_may_have_in_flight() -> None:
+    centre = sharing(20)
+    centre.report("one", Report(in_flight=3, waiting=5, entities=8), now=0)
+    refused = Report(in_flight=4, entities=4, share=4, refused=[Refused(round=0)])
+    assert centre.report("other", refused, now=0).level.known == 18
+
+
+def test_a_limit_that_nobody_comes_up_to_is_not_raised() -> None:
+    centre = ModelSharing(Allowance(calls_start=8), now=0)
+    centre.report("one", Report(in_flight=1, entities=1, accepted={0: 8}), now=0)
+    assert centre.limit.calls == 8
 
 
 def test_tokens_are_counted_by_what_calls_have_used() -> None:

@@ -158,7 +158,8 @@ def test_a_step_that_is_begun_again_takes_more_in_behind_what_it_had() -> None:
     assert not has_joined(record, 2)
     (first,) = joining(record, 2, [message("one", 7)])
     (second,) = joining(record, 2, [message("two", 8)])
-    assert (first.key, second.key) == ("r:s2:steered:0", "r:s2:steered:1")
+    (third,) = joining(record, 2, [message("three", 9)])
+    assert [each.key for each in (first, second, third)] == [f"r:s2:steered:{n}" for n in range(3)]
     assert has_joined(record, 2)
     assert not has_joined(record, 1)
 

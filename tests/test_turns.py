@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,10 @@ def test_it_tells_how_many_are_ahead() -> None:
     assert [turns.ahead_of(name) for name in "abc"] == [0, 1, 2]
     turns.next()
     assert turns.ahead_of("c") == 1
+    turns.join("d", "d")
+    assert turns.ahead_of("d") == 2
+    turns.leave("b", "b")
+    assert [turns.ahead_of(name) for name in "cd"] == [0, 1]
 
 
 def test_who_leaves_is_forgotten() -> None:
@@ -75,6 +80,13 @@ def test_a_caller_says_what_its_oldest_call_waits_for() -> None:
     assert caller.waiting_for is None
 
 
+def test_a_call_that_fails_while_it_waits_is_waited_for_no_more() -> None:
+    caller = Caller("/a/b")
+    with suppress(ValueError), caller.waiting(lambda: "one"):
+        raise ValueError
+    assert caller.waiting_for is None
+
+
 def test_a_caller_says_nothing_of_a_call_that_waits_no_more() -> None:
     caller, turn = Caller("/a/b"), list[str]()
     with caller.waiting(lambda: None if turn else "one"), caller.waiting(lambda: "two"):
@@ -86,6 +98,7 @@ def test_a_caller_says_nothing_of_a_call_that_waits_no_more() -> None:
 @given(
     steps=some.lists(
         some.tuples(some.sampled_from(["join", "next", "done", "leave"]), some.integers(0, 4)),
+        min_size=40,
         max_size=200,
     )
 )

@@ -14,6 +14,7 @@ from ray_agents.cluster.local import LocalRuntime
 from ray_agents.deferral import DeliveryDeferred
 from ray_agents.definition import Registry
 from ray_agents.errors import RuntimeUnavailable
+from ray_agents.events import Operation
 from ray_agents.ports import Blobs
 from ray_agents.requests import SendRequest
 from ray_agents.views import Status
@@ -193,3 +194,9 @@ async def test_a_crash_loses_neither_the_message_nor_its_next_try(
         await until_due(clock, waits)
         await wait_until(lambda: inbox_of(after, t))
         assert await inbox_of(after, t) == ["1"]
+
+
+def test_the_row_of_a_target_takes_the_place_of_the_one_before() -> None:
+    row = DeliveryDeferred(target="/a/b", retry_at=1, tries=1, error="gone")
+    assert (row.draft().key, row.ended().key) == ("/a/b", "/a/b")
+    assert (row.draft().operation, row.ended().operation) == (Operation.UPSERT, Operation.DELETE)

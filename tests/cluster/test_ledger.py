@@ -18,6 +18,7 @@ import pytest
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
+from ray_agents.budgets import COST_MAX
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Budget, Definition, Limits, Registry
 from ray_agents.errors import (
@@ -26,7 +27,7 @@ from ray_agents.errors import (
     ModelUnavailable,
     RayAgentsError,
 )
-from ray_agents.events import Event
+from ray_agents.events import Event, decode, encode
 from ray_agents.ledger import Spent
 from ray_agents.model import (
     Answered,
@@ -392,6 +393,21 @@ async def test_a_budget_of_money_refuses_a_model_without_a_price() -> None:
 def test_a_budget_that_cannot_be_kept_is_refused(wrong: dict[str, Any], told: str) -> None:
     with pytest.raises(InvalidDefinition, match=told):
         Budget(**wrong)
+
+
+@pytest.mark.parametrize("budget", [Budget(cost_max=Decimal("0.1")), Budget(tokens_max=9)])
+def test_a_budget_is_read_back_to_the_cent(budget: Budget) -> None:
+    assert Budget.of_row(decode(encode(budget.as_row()))) == budget
+
+
+def test_a_budget_may_be_as_large_as_money_goes() -> None:
+    assert Budget(cost_max=COST_MAX).limits == {"micros": 10**15}
+
+
+@pytest.mark.parametrize("unpriced", [0, AT_MOST.tokens])
+def test_what_a_row_says_was_spent_is_read_back(unpriced: int) -> None:
+    spent = Spent(usage=AT_MOST, unpriced=unpriced, uncounted=2)
+    assert Spent.in_row(spent.as_row()) == spent
 
 
 async def test_a_definition_with_another_budget_is_another_version() -> None:

@@ -163,6 +163,16 @@ async def test_a_spawn_without_a_share_is_refused(share: Any, said: str) -> None
             await runtime.ask(t, SendRequest(payload=share), within=SOON)
 
 
+async def test_a_budget_of_one_entity_asks_for_no_share() -> None:
+    registry = Registry()
+    registry.define("t", handler=unshared, budget=Budget(tokens_max=9))
+    async with LocalRuntime("memory:") as runtime:
+        await runtime.register(registry)
+        t = await spawned(runtime, "/t/a")
+        await ask(runtime, t, None)
+        assert (await runtime.inspect(t)).granted_tokens == 0
+
+
 async def hiring(ctx: Any, wake: Any) -> Any:
     """A tool that spawns and fails, and one that spawns."""
 
