@@ -117,6 +117,24 @@ async def test_an_owner_stopped_for_long_finds_itself_merged_away(log: Log) -> N
     await stopped.seal()
 
 
+@pytest.mark.parametrize("latest_only", [False, True])
+async def test_a_late_claim_brings_no_owner_of_the_past_back(log: Log, latest_only: bool) -> None:
+    """It creates the name anew that an owner, stopped for long, had; that goes with the next."""
+    stopped = await log.claim()
+    await stopped.append([message("a")])
+    for key, tidies in (("b", True), ("c", False), ("d", True)):
+        owner = await log.claim(upkeep=Upkeep(latest_only=latest_only))
+        await owner.append([message(key)])
+        if tidies:
+            await owner.tidy_up()
+        await owner.seal()
+        with pytest.raises(ClaimLost):
+            await log.claim_after(None)
+    await zombie_writes(stopped, "late")
+    assert await read_afresh(log) == ["a", "b", "c", "d"]
+    await stopped.abandon()
+
+
 async def test_a_sealed_log_is_read_in_full_while_a_new_owner_has_not_begun(log: Log) -> None:
     await log.wake("a", "b")
     new = await log.claim()
