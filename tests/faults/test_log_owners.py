@@ -197,6 +197,9 @@ async def test_deletions_that_a_death_prevented_are_done_by_the_next_owner(log: 
     assert not log.blobs.exists(segment_name(FOLDER, 1))
     assert log.blobs.exists(segment_name(FOLDER, 18))
     assert len(await read_afresh(log)) == 20
+    await log.wake("later")
+    assert (last := files(log).segment(21))
+    assert not manifest_of(last).dropped  # what is done is not done again, wake after wake
 
 
 async def test_nothing_is_deleted_by_an_owner_that_acknowledged_nothing(log: Log) -> None:
