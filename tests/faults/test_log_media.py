@@ -192,6 +192,30 @@ async def test_batch_durability_syncs_later_and_before_the_end(
     assert blobs.calls["sync"] == 1
 
 
+async def test_a_sync_of_a_batch_that_outlasts_the_next_one_is_waited_for_at_the_end(
+    log: Log, blobs: FaultyBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_agents.log.owner.BATCH_SYNC_WITHIN", 0)
+    owner = await log.claim(durability=Durability.BATCH)
+    syncs = [(threading.Event(), threading.Event()) for _ in range(2)]
+    for key, (under_way, go_on) in zip("ab", syncs, strict=True):
+        blobs.meanwhile["sync"] = lambda a=under_way, b=go_on: (a.set(), b.wait(10))
+        await owner.append([message(key)])
+        if key == "a":
+            assert await asyncio.to_thread(under_way.wait, 10)
+    (_, first_ends), (second_begins, second_ends) = syncs
+    await log.io.run(str)  # the second is due by now
+    first_ends.set()
+    assert await asyncio.to_thread(second_begins.wait, 10)
+    await log.io.run(str)  # and the loop knows that the first has ended
+    sealing = asyncio.create_task(owner.seal())
+    await log.io.run(str)
+    assert not sealing.done()
+    second_ends.set()
+    await sealing
+    assert blobs.calls["sync"] == 2
+
+
 async def test_batch_durability_that_fails_later_ends_the_ownership(
     log: Log, blobs: FaultyBlobs
 ) -> None:
