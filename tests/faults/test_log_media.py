@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -189,7 +190,19 @@ async def test_batch_durability_syncs_later_and_before_the_end(
     await owner.append([message("a")])
     assert blobs.calls["sync"] == 0
     await owner.seal()
-    assert blobs.calls["sync"] == 1
+    assert (blobs.calls["sync"], blobs.calls["sync_names"]) == (1, 1)
+
+
+async def test_batch_durability_syncs_the_rest_before_the_end(
+    log: Log, blobs: FaultyBlobs, monkeypatch: pytest.MonkeyPatch, wait_until: Any
+) -> None:
+    owner = await log.claim(durability=Durability.BATCH)
+    for key, seconds in (("a", 0), ("b", 3600)):
+        monkeypatch.setattr("ray_agents.log.owner.BATCH_SYNC_WITHIN", seconds)
+        await owner.append([message(key)])
+        await wait_until(lambda: blobs.calls["sync"] == 1)
+    await owner.seal()
+    assert blobs.calls["sync"] == 2
 
 
 async def test_a_sync_of_a_batch_that_outlasts_the_next_one_is_waited_for_at_the_end(
@@ -214,6 +227,24 @@ async def test_a_sync_of_a_batch_that_outlasts_the_next_one_is_waited_for_at_the
     second_ends.set()
     await sealing
     assert blobs.calls["sync"] == 2
+
+
+async def test_an_ownership_that_was_given_up_writes_nothing_that_still_waits(
+    log: Log, blobs: FaultyBlobs
+) -> None:
+    owner = await log.claim()
+    under_way, go_on = threading.Event(), threading.Event()
+    blobs.meanwhile["sync"] = lambda: (under_way.set(), go_on.wait(10))
+    owner.enqueue([message("early")])
+    assert await asyncio.to_thread(under_way.wait, 10)
+    late = owner.enqueue([message("late")])
+    owner.give_up(FULL)
+    go_on.set()
+    with pytest.raises(StoreFull):
+        await late.durable()
+    owner.give_up(BROKEN)
+    await owner.seal()
+    assert (owner.cause, blobs.calls["write"]) == (FULL, 1)
 
 
 async def test_batch_durability_that_fails_later_ends_the_ownership(

@@ -13,6 +13,7 @@ import pytest
 from ray_agents.errors import CorruptLog, Fenced, StoreUnavailable
 from ray_agents.events import Event
 from ray_agents.log.adoption import adopt
+from ray_agents.log.arrow import pa
 from ray_agents.log.claiming import take
 from ray_agents.log.codec import encode_frame
 from ray_agents.log.files import LogFiles, manifest_of
@@ -202,6 +203,59 @@ async def test_deletions_that_a_death_prevented_are_done_by_the_next_owner(log: 
     assert not manifest_of(last).dropped  # what is done is not done again, wake after wake
 
 
+@pytest.mark.parametrize("idle", [False, True])
+async def test_they_are_so_if_the_owner_between_has_tidied(
+    log: Log, idle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its claim, as that was overdue; or while it was idle, so that it deleted nothing."""
+    await dies_before_it_deletes(log)
+    if idle:
+        owner = await log.claim()
+        await owner.tidy_up()
+        await owner.seal()
+    else:
+        monkeypatch.setattr("ray_agents.log.adoption.is_overdue", lambda _: True)
+    await log.wake("after")
+    assert next(filter(None, map(epoch_of, log.blobs.names(FOLDER)))) > 17
+    assert len(await read_afresh(log)) == 19
+
+
+async def test_an_owner_that_finds_tidying_overdue_does_it_at_its_claim(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_agents.log.tidying.OVERDUE_SEGMENTS_MAX", 3)
+    for key in "abcdefgh":
+        await log.wake(key)
+    assert len([name for name in log.blobs.names(FOLDER) if epoch_of(name)]) <= 5
+    assert await read_afresh(log) == [*"abcdefgh"]
+
+
+@pytest.mark.parametrize("error", [pa.ArrowInvalid("bad"), OverflowError(), StoreUnavailable("no")])
+async def test_a_claim_does_not_depend_on_tidying(
+    log: Log, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    await log.wake("a")
+    monkeypatch.setattr("ray_agents.log.adoption.is_overdue", lambda _: True)
+    monkeypatch.setattr("ray_agents.log.adoption.tidied", fails)
+    await log.wake("b")
+    assert await read_afresh(log) == ["a", "b"]
+
+
+async def test_frames_out_of_order_are_not_taken_over(log: Log) -> None:
+    owner = await log.claim()
+    await owner.append([message("a")])
+    await owner.abandon()
+    file = log.blobs.append(segment_name(FOLDER, 1))
+    file.write(encode_frame([Event.at(0, 1, message("again"))]).data)
+    file.close()
+    with pytest.raises(CorruptLog, match="out of order"):
+        await log.claim()
+    assert log.blobs.names(f"{FOLDER}/sealed") == []
+
+
 async def test_nothing_is_deleted_by_an_owner_that_acknowledged_nothing(log: Log) -> None:
     await dies_before_it_deletes(log)
     await log.wake()
@@ -227,6 +281,7 @@ async def test_an_owner_that_was_replaced_while_it_tidied_deletes_nothing(log: L
     new = await log.claim()
     with pytest.raises(Fenced):
         await stale.seal()
+    assert isinstance(stale.cause, Fenced)
     assert log.blobs.exists(segment_name(FOLDER, 1))
     await new.append([message("m18")])
     await new.seal()
