@@ -98,6 +98,20 @@ async def test_a_row_written_after_the_adoption_is_in_no_history(log: Log) -> No
     await old.abandon()
 
 
+@pytest.mark.parametrize("prompt", [True, False])
+async def test_an_owner_that_is_followed_while_it_syncs_acknowledges_nothing(
+    log: Log, prompt: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FaultyBlobs, "prompt", prompt)
+    log.blobs = blobs = FaultyBlobs(log.blobs)
+    old = await log.claim()
+    await old.append([message("a")])
+    new, head = Claim(host="h", token="new"), files(log).head()
+    blobs.meanwhile["sync"] = lambda: take(files(log), head=head, claim=new)
+    await zombie_writes(old, "late")
+    await old.abandon()
+
+
 async def test_an_owner_whose_segment_was_deleted_acknowledges_nothing(log: Log) -> None:
     old = await log.claim()
     await old.append([message("a")])
