@@ -66,6 +66,29 @@ async def test_after_a_failed_sync_the_file_is_never_written_or_synced_again(
     assert keys_of(owner.history.read(0)) == ["a"]
 
 
+async def test_nothing_is_deleted_before_what_replaces_it_is_durable(
+    log: Log, blobs: FaultyBlobs
+) -> None:
+    await log.wake("a")
+    owner = await log.claim()
+    await owner.append([message("b")])
+    await owner.tidy_up()
+    blobs.refuse["sync"] = BROKEN
+    with pytest.raises(StoreUnavailable):
+        await owner.seal()
+    assert blobs.deleted == []
+
+
+async def test_a_segment_has_a_durable_name_before_it_ends(log: Log, blobs: FaultyBlobs) -> None:
+    """Else whoever finds it sealed claims the next one, and of two names the later may survive."""
+    order, written = list[str](), threading.Event()
+    blobs.meanwhile["sync_names"] = lambda: (written.wait(0.05), order.append("named"))
+    blobs.meanwhile["write"] = lambda: (order.append("ended"), written.set())
+    owner = await log.claim()
+    await owner.seal()
+    assert order == ["named", "ended"]
+
+
 async def test_a_full_disk_is_named_and_the_next_owner_goes_on_from_what_was_acknowledged(
     log: Log, blobs: FaultyBlobs
 ) -> None:
