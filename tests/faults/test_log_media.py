@@ -13,7 +13,7 @@ import pytest
 from ray_agents.errors import StoreFull, StoreUnavailable
 from ray_agents.events import Event
 from ray_agents.log.memory import MemoryBlobs
-from ray_agents.log.owner import LogIO
+from ray_agents.log.owner import LogIO, read_head
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import Log, keys_of, message
 from ray_agents.views import Durability
@@ -181,6 +181,16 @@ async def test_a_log_that_was_sealed_in_this_process_is_not_read_again(blobs: Fa
     assert blobs.calls["read"] == 0
     with closing(Log(blobs)) as afresh:
         assert keys_of((await afresh.claim()).history.read(0)) == [f"m{n}" for n in range(5)]
+
+
+async def test_a_segment_that_may_grow_is_read_anew(blobs: FaultyBlobs) -> None:
+    with closing(Log(blobs, io=LogIO())) as log:
+        owner = await log.claim()
+        for key in "ab":
+            await owner.append([message(key)])
+            assert await read_head(blobs, log.folder, io=log.io)  # reads it whole
+        await owner.abandon()
+        assert keys_of((await log.claim()).history.read(0)) == ["a", "b"]
 
 
 async def test_a_file_that_is_read_page_by_page_is_read_once(log: Log, blobs: FaultyBlobs) -> None:

@@ -60,6 +60,10 @@ def rewrite(blobs: Blobs, name: str, change: Callable[[bytes], bytes]) -> None:
     blobs.create(name, change(data))
 
 
+def overdue(_: Manifest) -> bool:
+    return True
+
+
 async def read_afresh(log: Log) -> list[str]:
     with closing(LogIO(threads_max=1)) as io:
         return keys_of((await LogReader(log.blobs, FOLDER, io).read(0)).events)
@@ -228,7 +232,7 @@ async def test_they_are_so_if_the_owner_between_has_tidied(
         await owner.tidy_up()
         await owner.seal()
     else:
-        monkeypatch.setattr("ray_agents.log.adoption.is_overdue", lambda _: True)
+        monkeypatch.setattr("ray_agents.log.adoption.is_overdue", overdue)
     await log.wake("after")
     assert next(filter(None, map(epoch_of, log.blobs.names(FOLDER)))) > 17
     assert len(await read_afresh(log)) == 19
@@ -252,7 +256,7 @@ async def test_a_claim_does_not_depend_on_tidying(
         raise error
 
     await log.wake("a")
-    monkeypatch.setattr("ray_agents.log.adoption.is_overdue", lambda _: True)
+    monkeypatch.setattr("ray_agents.log.adoption.is_overdue", overdue)
     monkeypatch.setattr("ray_agents.log.adoption.tidied", fails)
     await log.wake("b")
     assert await read_afresh(log) == ["a", "b"]
