@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+from ray_agents.address import Address
+from ray_agents.cluster.calls import Due
 from ray_agents.cluster.local import LocalRuntime
+from ray_agents.cluster.timers import Timers
 from ray_agents.definition import Registry
+from ray_agents.projection import State
 from ray_agents.requests import SendRequest, SpawnRequest
 from tests.cluster.clocks import ManualClock
 from tests.cluster.conftest import inbox_of, spawned
@@ -35,3 +40,24 @@ async def test_a_life_that_begins_in_the_instant_another_ends_has_timers(wait_un
         await clock.advance(timedelta(seconds=1))
         await wait_until(lambda: inbox_of(runtime, n))
         assert await inbox_of(runtime, n) == [1]
+
+
+async def test_a_time_that_changes_while_the_index_is_told_is_told_anew() -> None:
+    told: list[int | None] = []
+    outbox = SimpleNamespace(next_due=2_000)
+
+    async def register(due: Due) -> None:
+        told.append(due.at)
+        outbox.next_due = 1_000
+
+    entity: Any = SimpleNamespace(
+        address=Address.of("note", "n"),
+        state=State(),
+        owner=SimpleNamespace(epoch=1),
+        services=SimpleNamespace(clock=ManualClock(), register=register),
+    )
+    nobody: Any = None
+    timers = Timers(entity, arrives=nobody, fired=nobody, outbox=cast("Any", outbox))
+    assert [await timers.agree(), timers.agreed] == [False, False]
+    assert [await timers.agree(), timers.agreed] == [True, True]
+    assert told == [2_000, 1_000]
