@@ -61,3 +61,5 @@ async def test_a_time_that_changes_while_the_index_is_told_is_told_anew() -> Non
     assert [await timers.agree(), timers.agreed] == [False, False]
     assert [await timers.agree(), timers.agreed] == [True, True]
     assert told == [2_000, 1_000]
+    timers.called()
+    assert not timers.agreed  # the index calls nobody twice who has not told it anew

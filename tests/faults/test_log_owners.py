@@ -342,6 +342,8 @@ async def test_damage_in_the_newest_segment_prevents_the_next_claim(log: Log, bl
     rewrite(blobs, segment_name(FOLDER, 1), lambda data: data[:-300] + b"?" + data[-299:])
     with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="after offset"):
         await afresh.claim()
+    with pytest.raises(CorruptLog, match="after offset"):
+        await read_afresh(log)
     assert blobs.names(FOLDER) == ["0000000001.arrows"]
 
 
@@ -381,6 +383,8 @@ async def test_damage_below_a_segment_that_never_began_is_reported(log: Log, blo
     rewrite(blobs, segment_name(FOLDER, 1), lambda data: data[:-300] + b"?" + data[-299:])
     with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="after offset"):
         await afresh.claim()
+    with pytest.raises(CorruptLog, match="after offset"):
+        await read_afresh(log)
 
 
 async def test_intact_frames_that_are_not_the_listed_ones_are_reported(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from ray_agents.log.files import LogFiles
 from ray_agents.log.manifest import FileEntry
 from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.rows import Rows
-from ray_agents.log.sealed import write_sealed
+from ray_agents.log.sealed import write_sealed, write_snapshot
 from ray_agents.log.threads import Kept
 from ray_agents.testing.log_suite import FOLDER, message
+from ray_agents.testing.lossy_blobs import LossyBlobs
 
 
 def sealed(*offsets: int) -> tuple[LogFiles, FileEntry]:
@@ -40,3 +42,25 @@ def test_a_sealed_file_whose_offsets_do_not_rise_is_not_served() -> None:
     files, entry = sealed(4, 6, 5)
     with pytest.raises(CorruptLog, match="out of order"):
         files.listed(entry)
+
+
+class Worst(Random):
+    """Chance that lets nothing unsynced survive."""
+
+    def random(self) -> float:
+        return 1.0
+
+    def randint(self, a: int, b: int) -> int:
+        return a
+
+
+def test_a_file_is_durable_when_it_is_written_and_so_is_its_index() -> None:
+    blobs, rows = LossyBlobs(), Rows([to_batch([Event.at(0, 1, message("m"))])])
+    entries = [
+        write_sealed(blobs, FOLDER, rows=rows, epoch=1, indexed=True),
+        write_snapshot(blobs, FOLDER, rows=rows, end=1, epoch=1),
+    ]
+    names = [f"{FOLDER}/{name}" for entry in entries for name in entry.names]
+    assert len(names) == 3
+    after = blobs.after_power_loss(Worst())
+    assert [name for name in names if not after.exists(name)] == []
