@@ -67,6 +67,18 @@ async def test_the_number_of_files_grows_with_the_logarithm_of_the_rows(log: Log
     assert len(await sealed(log)) <= 6
 
 
+@pytest.mark.parametrize("place", ["sealed", "snapshots", "ids"])
+async def test_what_no_manifest_came_to_name_goes_unless_a_later_owner_made_it(
+    log: Log, blobs: FaultyBlobs, place: str
+) -> None:
+    dead, later = (f"{log.folder}/{place}/{n:016d}-{n:010d}-{0:016x}.arrow" for n in (1, 99))
+    for name in (dead, later):
+        blobs.create(name, b"")
+    await append(log, 1)
+    await append(log, 1)
+    assert (blobs.exists(dead), blobs.exists(later)) == (False, True)
+
+
 def test_what_is_not_merged_yet_is_too_old_for_no_retention() -> None:
     """It says nothing of its age; else every wake would tidy up."""
     segment = FileEntry(name="0000000001.arrows", end=1, rows=1, digest="0")
