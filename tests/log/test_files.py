@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from random import Random
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from ray_agents.log.sealed import write_sealed, write_snapshot
 from ray_agents.log.threads import Kept
 from ray_agents.testing.log_suite import FOLDER, message
 from ray_agents.testing.lossy_blobs import LossyBlobs
+from tests.faults.test_log_unsynced import Worst
 
 
 def sealed(*offsets: int) -> tuple[LogFiles, FileEntry]:
@@ -42,16 +42,6 @@ def test_a_sealed_file_whose_offsets_do_not_rise_is_not_served() -> None:
     files, entry = sealed(4, 6, 5)
     with pytest.raises(CorruptLog, match="out of order"):
         files.listed(entry)
-
-
-class Worst(Random):
-    """Chance that lets nothing unsynced survive."""
-
-    def random(self) -> float:
-        return 1.0
-
-    def randint(self, a: int, b: int) -> int:
-        return a
 
 
 def test_a_file_is_durable_when_it_is_written_and_so_is_its_index() -> None:
