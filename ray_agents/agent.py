@@ -36,9 +36,10 @@ class AgentConfig:
     ``test_responses`` replaces the model: see :mod:`ray_agents.models.scripted`. ``turns_max``
     bounds the model calls of one run, ``tokens_max`` its tokens of all kinds, ``cost_max`` its cost
     in dollars by ``prices``, ``time_max`` its wall time from its first start: interruptions and
-    waiting for a turn at the model count, waiting for approvals does not. They are looked at before
-    each model call, so the step that goes beyond one is the last; only ``time_max`` cuts a model
-    call off, too. ``compaction`` says when and how a long transcript is summed up; None never does.
+    waiting for a turn at the model count, waiting for approvals does not, be they asked for by this
+    agent or by one inside of its tools. They are looked at before each model call, so the step that
+    goes beyond one is the last; only ``time_max`` cuts a model call off, too. ``compaction`` says
+    when and how a long transcript is summed up; None never does.
     """
 
     system_prompt: str = ""

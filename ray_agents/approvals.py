@@ -164,21 +164,21 @@ def undecided(
 def awaited(approvals: Iterable[ApprovalRecorded]) -> int:
     """How long a run has waited for people, in microseconds, as far as that has ended.
 
-    Calls of one step wait side by side, until the last of them is decided on.
+    What several were asked at the same time is waited for once.
     """
-    spans: dict[str, tuple[int, int]] = {}
-    for each in approvals:
-        if each.decided_at is None:
-            continue
-        step = each.key.partition(":tool:")[0]
-        first, last = spans.get(step, (each.requested_at, each.decided_at))
-        spans[step] = (min(first, each.requested_at), max(last, each.decided_at))
-    return sum(last - first for first, last in spans.values())
+    waits = [(each.requested_at, each.decided_at) for each in approvals if each.decided_at]
+    whole = until = 0
+    for first, last in sorted(waits):
+        whole += max(0, last - max(first, until))
+        until = max(until, last)
+    return whole
 
 
 def told(approval: ApprovalRecorded) -> str:
     """What the model reads of a call that was not approved."""
     if approval.status is ApprovalStatus.EXPIRED:
         return "Not run: nobody approved this call in time."
+    if approval.status is ApprovalStatus.WITHDRAWN:
+        return "Not run: this call was withdrawn, for its run was interrupted or has ended."
     reason = f" The reason given: {approval.reason}" if approval.reason else ""
     return f"Not run: this call was denied.{reason}"

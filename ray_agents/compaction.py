@@ -8,6 +8,14 @@ that the transcript begins with from then on. Nothing is taken out of the log: w
 without regard to such rows (``ctx.timeline_messages(whole=True)``), or as of an offset before one,
 finds the conversation whole. A later summary is made of the earlier one and what came since.
 
+What is too long to be read at once, as when compaction is switched on late, is summed up in parts,
+one call after another: the first part, then its summary and the next one. No part is longer than
+the threshold, which a prompt may be; how long the models' contexts are is not known here.
+
+A run knows nothing of what runs beside it have said since it began. If any of that stands before
+the place where its summary ends, the row is an ``own_compaction``: the run goes on with it, for all
+others the conversation is as it was, and the next run that finds it too long sums it up.
+
 The model reads the conversation as text, not as messages: so it needs no tools, may be another
 provider's, and cannot mistake what it is to sum up for what it is to go on with.
 """
@@ -16,9 +24,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, cast
 
 from ray_agents.errors import InvalidDefinition
+from ray_agents.estimates import tokens_in_text
 from ray_agents.events import encode
 from ray_agents.model import Block, Message, ModelRequest
 from ray_agents.transcript import Turn
@@ -32,6 +42,9 @@ PROMPT = (
 )
 PIECE_CHARS_MAX = 8_000  # of one text or result, as the summariser reads it
 WORTHWHILE_SHARE = 4  # what goes must come to at least this part of the threshold
+PARTS = (
+    2  # to a threshold, of what is read in parts: estimates may be too low, see ``estimates.py``
+)
 KEEP_LAST = 10
 SUMMARY_TOKENS_MAX = 4_000
 
@@ -42,7 +55,7 @@ class Compaction:
 
     Attributes:
         threshold: tokens of messages above which it is, looked at before each step. At least a
-            quarter of it must go, else it is left until that is so.
+            quarter of it must go, else it is left until that is so. No more is summed up at once.
         keep_last: so many messages at the end stay, or a few more: no call is parted from its
             result.
         model: who sums up; None for the agent's own model.
@@ -72,8 +85,32 @@ class Compaction:
             raise InvalidDefinition(message, field="max_tokens")
 
 
-def cut_of(turns: Sequence[Turn], compaction: Compaction) -> int | None:
-    """How many turns at the beginning a summary should take the place of; None for none yet."""
+def cut_of(turns: Sequence[Turn], compaction: Compaction, *, scale: float = 1.0) -> int | None:
+    """How many turns at the beginning a summary should take the place of; None for none yet.
+
+    If all that should go cannot be read at once, those of its first part. ``scale`` is how many
+    tokens of the provider one of our estimate is.
+    """
+    cut = _whole_cut(turns, compaction)
+    return None if cut is None else _part_of(turns, cut, room=compaction.threshold / scale)
+
+
+def _part_of(turns: Sequence[Turn], cut: int, *, room: float) -> int:
+    """As many of the turns before a cut as can be read at once, but one more than a summary."""
+    sizes = list(accumulate(0 if each.kind == "summary" else _size(each) for each in turns[:cut]))
+    if sizes[-1] <= room:
+        return cut
+    least = 1 + (turns[0].kind == "summary")
+    places = [at for at in range(least, cut) if turns[at].anchor is not None]
+    fitting = [at for at in places if sizes[at - 1] * PARTS <= room]
+    return (fitting[-1:] or places[:1] or [cut])[0]
+
+
+def _size(said: Turn) -> int:
+    return sum(tokens_in_text(piece) for piece in _pieces(said))
+
+
+def _whole_cut(turns: Sequence[Turn], compaction: Compaction) -> int | None:
     kept, role = 0, ""
     for index in range(len(turns) - 1, 0, -1):
         kept += turns[index].role != role

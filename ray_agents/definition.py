@@ -66,7 +66,9 @@ Placement = Dedicated | Packed
 class Limits:
     """Bounds on one entity of a type, each with a name.
 
-    ``handler_time_max`` bounds a handler with all that it waits for, turns at models included.
+    ``handler_time_max`` bounds a handler with all that it waits for, turns at models included. One
+    that swallows its cancellation then and has not ended two seconds later has failed, too: the
+    entity goes on without it, and nothing that it still does is recorded.
     """
 
     handler_time_max: timedelta = timedelta(minutes=30)

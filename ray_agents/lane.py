@@ -80,6 +80,7 @@ class _Ticket:
 
     caller: Caller
     go: asyncio.Future[Share]
+    since: float
     taken: bool = False
 
 
@@ -91,12 +92,14 @@ class Lane:
         self._clock = clock
         self._hurry = hurry
         self._turns: Turns[_Ticket] = Turns()
+        self._tickets: dict[_Ticket, None] = {}  # those that wait, the oldest first
         self.share: Share | None = None
         self.told: Share | None = None  # by the centre
         self.accepted: Counter[int] = Counter()
         self._refused: list[Refused] = []
         self._calls = 0  # what may be in flight now
         self._starts: int | None = None
+        self._unsent = 0  # calls that had a start, and were cancelled before they were sent
         self._tokens = self._tokens_granted = self._ended = 0
         self._paused_until = -math.inf
         self._used_at = clock.monotonic()
@@ -106,9 +109,10 @@ class Lane:
 
     async def admitted(self, caller: Caller) -> Share:
         """Wait for a turn; the share under which the call goes."""
-        self._used_at = self._clock.monotonic()
-        ticket = _Ticket(caller, asyncio.get_running_loop().create_future())
+        self._used_at = now = self._clock.monotonic()
+        ticket = _Ticket(caller, asyncio.get_running_loop().create_future(), since=now)
         self._turns.join(caller.name, ticket)
+        self._tickets[ticket] = None
         self.pump()
         if not ticket.go.done() and (self._turns.waiting == 1 or self.share is None):
             self._news = True
@@ -121,8 +125,11 @@ class Lane:
         except asyncio.CancelledError:
             if not ticket.taken:
                 self._turns.leave(caller.name, ticket)
+                del self._tickets[ticket]
             elif not ticket.go.cancelled():
-                self.ended(caller, ticket.go.result())
+                share = ticket.go.result()
+                self._unsent += share.starts is not None
+                self.ended(caller, share)
             raise
 
     def _words(self, caller: Caller) -> str:
@@ -134,6 +141,7 @@ class Lane:
         """Let calls go, as far as the share reaches."""
         while self._turns.waiting and self._may_start():
             ticket = self._turns.next()
+            del self._tickets[ticket]
             ticket.taken = True
             if ticket.go.done():  # cancelled, and about to leave
                 self._turns.done(ticket.caller.name)
@@ -192,14 +200,21 @@ class Lane:
         idle = self._clock.monotonic() - self._used_at
         return self.busy or idle < LINGER.total_seconds()
 
+    @property
+    def _waited(self) -> float:
+        """Seconds for which the call waits that has waited longest; 0 if none does."""
+        oldest = next(iter(self._tickets), None)
+        return 0.0 if oldest is None else self._clock.monotonic() - oldest.since
+
     def report(self, *, leaving: bool = False) -> Report:
         """What has happened; that is off our mind, and so is a share that is given back."""
         leaving = leaving or not self.lingers
         tokens_each = self.share.tokens_each if self.share else 0
-        back = max(0, self._starts or 0)
+        left = max(0, self._starts or 0)
         report = Report(
             in_flight=self._turns.in_flight,
             waiting=self._turns.waiting,
+            waited=self._waited,
             entities=self._turns.entities,
             share=self.share.calls if self.share else 0,
             accepted=dict(self.accepted),
@@ -207,8 +222,8 @@ class Lane:
             ended=self._ended,
             tokens=self._tokens,
             tokens_granted=self._tokens_granted,
-            starts_back=back,
-            tokens_back=back * tokens_each,
+            starts_back=left + self._unsent,
+            tokens_back=left * tokens_each,  # those of unsent calls are in tokens_granted
             level=self.told.level if self.told else None,
             leaving=leaving,
         )
@@ -217,7 +232,7 @@ class Lane:
         self._news = False
         self.accepted.clear()
         self._refused.clear()
-        self._ended = self._tokens = self._tokens_granted = 0
+        self._ended = self._tokens = self._tokens_granted = self._unsent = 0
         if self._starts is not None:
             self._starts = 0
         return report

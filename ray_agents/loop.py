@@ -121,15 +121,22 @@ class _Loop:
         If it took time, a limit may have been reached meanwhile, or another run may have taken in
         the messages for which this one goes on.
         """
-        prompting = self._prompting
+        prompting, summed_up = self._prompting, True
         waited = not prompting.is_ready
         if waited and (reason := await self._in_time(prompting.ready())) is not None:
             return reason
-        compacting = prompting.compact(self._writer, seconds=self._seconds_left())
-        summed_up = await self._unless_interrupted(compacting)
-        if summed_up and (reason := await self._in_time(prompting.ready())) is not None:
+        while summed_up:  # each time a part of what is too long
+            compacting = prompting.compact(self._writer, seconds=self._seconds_left())
+            summed_up = await self._unless_interrupted(compacting)
+            waited = waited or summed_up is not None or self._journal.interruption.is_set
+            if waited and (reason := self._stop_after(number)) is not None:
+                return reason
+        if (
+            not prompting.is_ready
+            and (reason := await self._in_time(prompting.ready())) is not None
+        ):
             return reason
-        return None if summed_up is False and not waited else self._stop_after(number)
+        return self._stop_after(number) if waited else None
 
     async def _in_time(self, work: Coroutine[Any, Any, None]) -> str | None:
         """Do what the run's time and interrupts cut short; which of them did, if one did."""

@@ -2,12 +2,15 @@
 
 A message shows them to the agent by a payload ``{"content": [block, …]}``, a tool by returning a
 block or a list of blocks and strings. Blocks are in the shape of the Messages API; what only
-resembles one stays plain JSON, so that nothing a provider would refuse gets into a transcript.
+resembles one stays plain JSON, so that nothing a provider would refuse gets into a transcript. One
+whose data is not what it says is refused where it comes in (:func:`check_media`).
 """
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
+from binascii import a2b_base64
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -18,6 +21,13 @@ IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 PDF = "application/pdf"
 MEDIA_CHARS_MAX = 2_000_000  # of base64 in one result, 1.5 MB of data; the log carries every one
 PLAIN = "text/plain"
+BEGINNINGS = {
+    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
+    "image/gif": re.compile(rb"GIF8[79]a"),
+    "image/webp": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+    PDF: re.compile(rb".{0,1020}%PDF", re.DOTALL),  # readers find it in the first 1,024 bytes
+}
 _CACHE = "cache_control"  # there are few marks in a prompt, and they are not for senders to set
 _OPTIONS = {"image": frozenset[str](), "document": frozenset({"title", "context", "citations"})}
 _BY_NAME = {"url": "url", "file": "file_id"}  # sources that only point somewhere
@@ -27,7 +37,7 @@ def image(data: bytes, media_type: str = "image/png") -> Block:
     """A picture for the model.
 
     Raises:
-        InvalidPayload: it is empty, or of a type that no model reads.
+        InvalidPayload: it is empty, of a type that no model reads, or does not begin like it.
     """
     return _made("image", data, media_type, allowed=IMAGE_TYPES)
 
@@ -36,7 +46,7 @@ def document(data: bytes, *, title: str | None = None) -> Block:
     """A PDF for the model.
 
     Raises:
-        InvalidPayload: it is empty.
+        InvalidPayload: it is empty, or no PDF.
     """
     block = _made("document", data, PDF, allowed=frozenset({PDF}))
     return block | {"title": title} if title else block
@@ -52,6 +62,25 @@ def is_media(value: Any) -> bool:
         return False
     options = {name: each for name, each in block.items() if name not in ("type", "source")}
     return _are_options(kind, options) and _is_source(kind, cast("dict[str, Any]", source))
+
+
+def check_media(value: Any) -> None:
+    """Refuse images and documents whose data is not what they say; a provider would, with the run.
+
+    ``value`` is one block, or a sequence of blocks and whatever else.
+
+    Raises:
+        InvalidPayload: one is of no type that a model reads, not base64, or begins differently.
+    """
+    items = cast("Sequence[Any]", value) if isinstance(value, list | tuple) else [value]
+    for item in items:
+        block = cast("Block", item) if isinstance(item, dict) else {}
+        kind, source = block.get("type"), block.get("source")
+        if kind not in ("image", "document") or not _carries_data(source):
+            continue
+        fault = _fault_of(kind, cast("dict[str, str]", source))
+        if fault is not None:
+            raise InvalidPayload(f"this {kind} cannot be shown to a model: {fault}")
 
 
 def is_block(value: Any) -> bool:
@@ -111,7 +140,9 @@ def _made(kind: str, data: bytes, media_type: str, *, allowed: frozenset[str]) -
         )
         raise InvalidPayload(message, media_type=media_type)
     source = {"type": "base64", "media_type": media_type, "data": b64encode(data).decode()}
-    return {"type": kind, "source": source}
+    block = {"type": kind, "source": source}
+    check_media(block)
+    return block
 
 
 def _unmarked(item: Any) -> Any:
@@ -141,9 +172,32 @@ def _is_source(kind: str, source: dict[str, Any]) -> bool:
         return False
     if form == "text":
         return kind == "document" and source["media_type"] == PLAIN and _is_filled(data)
+    return _carries_data(source) and _fault_of(kind, source) is None
+
+
+def _carries_data(source: Any) -> bool:
+    if not isinstance(source, dict):
+        return False
+    fields = cast("dict[str, Any]", source)
+    given = fields.keys() == {"type", "media_type", "data"} and fields["type"] == "base64"
+    return given and _is_str(fields["media_type"]) and _is_str(fields["data"])
+
+
+def _fault_of(kind: str, source: dict[str, str]) -> str | None:
+    """Why a provider would refuse what a source carries; None if it would not."""
+    media_type = source["media_type"]
     types = IMAGE_TYPES if kind == "image" else {PDF}
-    whole = isinstance(data, str) and data.isascii() and len(data) % 4 == 0
-    return form == "base64" and source.get("media_type") in types and whole and _is_filled(data)
+    if media_type not in types:
+        known = ", ".join(sorted(types))
+        return f"{media_type!r} is no type of {kind} that a model reads; give {known}"
+    try:
+        data = a2b_base64(source["data"], strict_mode=True)
+    except ValueError as error:
+        return f"its data is not base64, in one line and padded ({error})"
+    if BEGINNINGS[media_type].match(data):
+        return None
+    others = (f", but like {name}" for name, begins in BEGINNINGS.items() if begins.match(data))
+    return f"its data does not begin like {media_type}{next(others, '')}"
 
 
 def _is_filled(value: Any) -> bool:

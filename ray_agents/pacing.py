@@ -27,6 +27,7 @@ Time is handed in, as monotonic seconds.
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Self
@@ -218,6 +219,7 @@ class Bucket:
         self._rate = (per_minute - self.capacity + 1) / MINUTE
         self._level = float(self.capacity) if full else 0.0
         self._at = now
+        self._uses: deque[tuple[int, float]] = deque()  # by the second, those of the last minute
 
     def room(self, now: float) -> float:
         """What may be taken now; below zero while more was taken than there was."""
@@ -234,10 +236,25 @@ class Bucket:
     def take(self, amount: float, now: float) -> None:
         """Use some, or more than there is."""
         self._level = self.room(now) - amount
+        self._note(amount, now)
 
     def give(self, amount: float, now: float) -> None:
         """Take some back that was not used."""
         self._level = min(self.capacity, self.room(now) + amount)
+        self._note(-amount, now)
+
+    def used(self, now: float) -> float:
+        """What was taken in the last minute, less what was given back in it."""
+        self._note(0, now)
+        return max(0.0, sum(amount for _, amount in self._uses))
+
+    def _note(self, amount: float, now: float) -> None:
+        second = int(now)
+        if self._uses and self._uses[-1][0] == second:
+            amount += self._uses.pop()[1]
+        self._uses.append((second, amount))
+        while self._uses[0][0] <= second - MINUTE:
+            self._uses.popleft()
 
 
 def _part(whole: int | None, hosts: int) -> int | None:

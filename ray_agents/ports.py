@@ -144,13 +144,24 @@ class Journal(Protocol):
         ...
 
     def recorded(self) -> Sequence[Event]:
-        """This run's rows that are already in the log, oldest first; empty for a new run."""
+        """This run's rows that are already in the log, oldest first; empty for a new run.
+
+        And the approvals that runs have asked for inside of its tool calls, which it waits for.
+        """
         ...
 
     def history(self) -> Sequence[Event]:
         """The rows before this run from which the transcript is built, oldest first.
 
-        Types inbox, run, step, tool_call, steered, wake, compaction.
+        Types inbox, run, step, tool_call, steered, wake, compaction, own_compaction.
+        """
+        ...
+
+    def is_alone(self, before: int | None) -> bool:
+        """Whether no other run has said anything since this one began that it does not know.
+
+        What was said ``before`` an offset counts, all of it if that is None, but not what agents
+        inside of this run's tools have said.
         """
         ...
 
@@ -158,6 +169,13 @@ class Journal(Protocol):
         """Append ``drafts`` and everything the handler has staged; return once it is durable.
 
         A commit point of DESIGN invariant 3: nothing that follows happens if this raises.
+        """
+        ...
+
+    async def commit_waiting(self, drafts: Sequence[Draft]) -> Sequence[Event]:
+        """The last commit of a run that waits for people; those it asks are asked by it.
+
+        If it is inside of a tool call, they are asked with the row by which that call waits, too.
         """
         ...
 
@@ -274,8 +292,13 @@ class Runtime(Protocol):
         """Make the entities of such a file, the one of them at ``to`` if given; durable then."""
         ...
 
-    async def kill(self, address: Address, *, reason: str | None = None) -> None:
-        """End the entity's life; its log remains readable."""
+    async def kill(
+        self, address: Address, *, reason: str | None = None, life: int | None = None
+    ) -> None:
+        """End the entity's life; its log remains readable.
+
+        ``life`` is the one that is meant, by its number; None is that which goes on now.
+        """
         ...
 
     async def interrupt(

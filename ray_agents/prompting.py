@@ -29,7 +29,7 @@ from ray_agents.model import (
     ModelRequest,
     UsageSeen,
 )
-from ray_agents.runs import COMPACTION, INTERRUPTED, TIME_MAX, text_of
+from ray_agents.runs import COMPACTION, INTERRUPTED, OWN_COMPACTION, SUMMARIES, TIME_MAX, text_of
 from ray_agents.runwriting import RunWriter
 from ray_agents.transcript import Turn, as_messages
 
@@ -62,17 +62,19 @@ class Prompting:
         self._summariser = summariser or model
         self._tools_tokens = tokens_in_tools(agent.specs)
         self._filled: list[Filled] | None = None
+        self._stale = False  # what the sources told may stand in a summary now
         self._seen = seen
 
     @property
     def is_ready(self) -> bool:
         """Whether prompts can be composed without waiting."""
-        return self._plan is None or self._filled is not None
+        return self._plan is None or (self._filled is not None and not self._stale)
 
     async def ready(self) -> None:
-        """See to it that they can: ask the sources, once."""
-        if self._plan is not None and self._filled is None:
+        """See to it that they can: ask the sources, once, and once more after a summary."""
+        if self._plan is not None and not self.is_ready:
             self._filled = await self._fill(self._plan)
+            self._stale = False
 
     def request(self, writer: RunWriter, number: int) -> ModelRequest:
         """What to ask the model for the step of that number, when all is ready."""
@@ -92,35 +94,36 @@ class Prompting:
             answers=writer.timeline.answers,
         )
 
-    async def compact(self, writer: RunWriter, *, seconds: float | None) -> bool:
-        """Sum the conversation up if it is too long; whether a model was asked to.
+    async def compact(self, writer: RunWriter, *, seconds: float | None) -> bool | None:
+        """Sum the conversation up if it is too long, or its first part if that is; whether it was.
 
-        All must be ready before, and be made so again if it was. ``seconds`` is how long that may
-        take, None for as long as it likes.
+        All must be ready before the first part, and be made so again after the last one: when it
+        is None, for then no model was asked. ``seconds`` is how long a part may take, None for as
+        long as it likes.
 
         Raises:
             ModelUnavailable: the summariser cannot be reached; running again goes on from here.
         """
         compaction = self._agent.compaction
         if compaction is None or self._in_vain(writer):
-            return False
-        prompt = self._prompt(writer)
-        if prompt.message_tokens * (writer.record.scale or 1.0) <= compaction.threshold:
-            return False
+            return None
+        scale = writer.record.scale or 1.0
+        if self._prompt(writer).message_tokens * scale <= compaction.threshold:
+            return None
         turns = writer.timeline.turns()
-        cut = cut_of(turns, compaction)
+        cut = cut_of(turns, compaction, scale=scale)
         if cut is None:
-            return False
-        await _Summary(writer, self._agent, compaction, self._summariser).write(turns, cut, seconds)
-        self._filled = None  # what the sources told may stand in the summary now
-        return True
+            return None
+        summary = _Summary(writer, self._agent, compaction, self._summariser)
+        self._stale = True
+        return await summary.write(turns, cut, seconds)
 
     def _in_vain(self, writer: RunWriter) -> bool:
         """Whether this run has asked for a summary and got none that could be used."""
         record = writer.record
         return any(
             (record.row("step", record.step_key(name)) or {}).get("status") == "completed"
-            and record.row(COMPACTION, record.step_key(name)) is None
+            and not any(record.row(kind, record.step_key(name)) for kind in SUMMARIES)
             for name in record.summaries()
         )
 
@@ -176,8 +179,12 @@ class _Summary:
         self._compaction = compaction
         self._model_id = compaction.model or agent.model
 
-    async def write(self, turns: Sequence[Turn], cut: int, seconds: float | None) -> None:
-        """Ask for a summary of the first ``cut`` turns, and record it in their place."""
+    async def write(self, turns: Sequence[Turn], cut: int, seconds: float | None) -> bool:
+        """Ask for a summary of the first ``cut`` turns, and record it in their place, if it is one.
+
+        Returns:
+            Whether it is.
+        """
         writer, record, compaction = self._writer, self._record, self._compaction
         begun = [
             name
@@ -203,20 +210,25 @@ class _Summary:
             raise
         if answer is None:
             writer.stage_unsaid(record.step_cut_off(name, TIME_MAX))
-            return
+            return False
         writer.stage_unsaid([record.step_completed(name, answer, self._journal.now())])
         summary = text_of(answer.content).strip()
-        if summary and answer.stop_reason != REFUSED:
+        is_one = bool(summary) and answer.stop_reason != REFUSED
+        if is_one:
             writer.hear(self._journal.waiting())  # whoever reads on from here must find them
+            alone = self._journal.is_alone(writer.timeline.begins_at(cut))
+            kind = COMPACTION if alone else OWN_COMPACTION
             row = record.compacted(
+                kind,
                 name,
                 summary=summary,
                 turns=cut,
                 tokens=sum(each.tokens for each in turns[:cut]),
                 **writer.timeline.cut(cut),
             )
-            writer.stage(COMPACTION, row)
+            writer.stage(kind, row)
         await writer.commit()
+        return is_one
 
     async def _answer(
         self, request: ModelRequest, name: str, seconds: float | None

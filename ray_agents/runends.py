@@ -15,7 +15,7 @@ from ray_agents.approvals import undecided
 from ray_agents.events import Draft, Event
 from ray_agents.ledger import Spent, added_by, billed_in
 from ray_agents.projection import State
-from ray_agents.runs import BEGUN, INTERRUPTED, RunRecord
+from ray_agents.runs import AWAITING, BEGUN, INTERRUPTED, RunRecord
 from ray_agents.timeline import INTERRUPTED as DIED
 from ray_agents.timeline import NOT_RUN
 
@@ -23,16 +23,21 @@ LOST = (
     "Interrupted: the run was told to stop while this tool ran, and its result was not recorded. "
     "It may or may not have taken effect."
 )
+WAITED = (
+    "Not finished: {reason} while people were still to approve what an agent inside of this tool "
+    "had asked for. What the tool had done before that may have taken effect."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """What a model reads of the tool calls of a run that ends so, those that had begun and others.
+    """What a model reads of the tool calls of a run that ends so, by how far they had come.
 
     ``failure`` is why the run has failed; without one it counts as completed, being interrupted.
     """
 
     begun: str
+    awaiting: str
     unbegun: str
     failure: str | None = None
 
@@ -40,7 +45,12 @@ class End:
     def of(cls, reason: str) -> End:
         """Nobody goes on with the run, for that reason."""
         failure = f"the run was interrupted: {reason}"
-        return cls(begun=DIED, unbegun=NOT_RUN.format(reason=reason), failure=failure)
+        return cls(
+            begun=DIED,
+            awaiting=WAITED.format(reason=reason),
+            unbegun=NOT_RUN.format(reason=reason),
+            failure=failure,
+        )
 
 
 def unbegun(stop_reason: str) -> str:
@@ -48,13 +58,20 @@ def unbegun(stop_reason: str) -> str:
     return NOT_RUN.format(reason=f"the run stopped ({stop_reason})")
 
 
-STOPPED = End(begun=LOST, unbegun=unbegun(INTERRUPTED))
+def waited(stop_reason: str) -> str:
+    """What a model reads of a tool call inside of which an agent waited when its run stopped."""
+    return WAITED.format(reason=f"the run stopped ({stop_reason})")
+
+
+STOPPED = End(begun=LOST, awaiting=waited(INTERRUPTED), unbegun=unbegun(INTERRUPTED))
 
 
 def ended_runs(rows: Iterable[Event], end: End, *, now: int) -> list[Draft]:
     """The rows that end every run which is open by ``rows``, those of runs in a log's order."""
 
     def told(status: str | None) -> str:
+        if status == AWAITING:
+            return end.awaiting
         return end.begun if status in BEGUN else end.unbegun
 
     return [

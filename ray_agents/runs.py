@@ -11,7 +11,8 @@ Keys follow from the run's key and counters alone, so a resumed run goes on with
     approval     {run}:s1:tool:0          of the same call, if people must approve it
     steered      {run}:s1:steered:0       a message that was taken in before it; see ``steering.py``
 
-    compaction   {run}:c1                 one per summary, and the step of that key paid for it
+    compaction   {run}:c1                 one per summary, and the step of that key paid for it;
+                                          or own_compaction, see ``compaction.py``
 
 A handler's runs are ``{wake}-run-1``, ``-run-2``, …; those of an agent inside of a tool follow from
 the tool call's key instead, its colons as hyphens: ``{run}-s1-tool-0-run-1``.
@@ -35,7 +36,7 @@ from ray_agents.approvals import ApprovalRecorded, awaited
 from ray_agents.contextreport import ContextReport
 from ray_agents.errors import NondeterministicWake
 from ray_agents.events import Draft, Event, Operation
-from ray_agents.ledger import COST, UNCOUNTED, Spent
+from ray_agents.ledger import COST, STEP, UNCOUNTED, Spent
 from ray_agents.model import USAGE_FIELDS, Answered, Block, Usage
 from ray_agents.prices import PRICES, Prices, dollars_of
 from ray_agents.views import ApprovalStatus
@@ -45,7 +46,8 @@ Row = dict[str, Any]
 DELTA_TYPES = frozenset({"text_delta", "reasoning_delta"})
 STEERED = "steered"
 _ANSWER_TYPES = DELTA_TYPES | {"text", "reasoning", "tool_call"}
-RUN_TYPES = _ANSWER_TYPES | {"run", "step", "compaction", STEERED, ApprovalRecorded.TYPE}
+SUMMARIES = frozenset({"compaction", "own_compaction"})
+RUN_TYPES = _ANSWER_TYPES | SUMMARIES | {"run", "step", STEERED, ApprovalRecorded.TYPE}
 Number = int | str  # of a step, from 1; one that sums up has a name, c1
 ENDED = frozenset({"completed", "failed"})
 AWAITING = "awaiting"  # of a tool call: an agent inside of it waits for approval
@@ -55,6 +57,7 @@ BUDGET, GOAL_BUDGET = "budget", "goal_budget"
 LIMITS = frozenset({TURNS_MAX, TOKENS_MAX, COST_MAX, TIME_MAX, BUDGET, GOAL_BUDGET})
 VOIDED = "voided"
 COMPACTION = "compaction"
+OWN_COMPACTION = "own_compaction"  # for its own run alone: others have said what it does not know
 PURPOSE = "purpose"  # of a step that is no answer to the conversation
 CONTEXT = "context"  # of a step: the tokens it was asked with, by source
 _BILLED = (*USAGE_FIELDS, COST)
@@ -75,6 +78,9 @@ class RunRecord:
         self._approvals: dict[str, ApprovalRecorded] = {}
         self._asked: dict[Number, ContextReport] = {}
         self._queued: set[Number] = set()
+        self._steps_completed = 0  # as far as was looked; a complete step stays one
+        self._summaries: list[str] = []
+        self._spent = Spent()
         for event in recorded:
             self._take(event)
 
@@ -85,7 +91,17 @@ class RunRecord:
         elif event.operation is Operation.DELETE:
             self._rows.pop(at, None)
         else:
-            self._rows[at] = {} if event.type in DELTA_TYPES else event.value
+            self._keep(at, {} if event.type in DELTA_TYPES else event.value)
+
+    def _keep(self, at: tuple[str, str], row: Row) -> None:
+        """Keep a row, and with it what would else be asked of all rows before each step."""
+        kind, key = at
+        before = self._rows.get(at)
+        if kind == STEP:
+            self._spent += Spent.in_row(row) - Spent.in_row(before or {})
+            if PURPOSE in row and before is None:
+                self._summaries.append(key[len(self.key) + 1 :])
+        self._rows[at] = row
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -104,7 +120,10 @@ class RunRecord:
 
     @property
     def awaited(self) -> int:
-        """How long the run has waited for people, in microseconds, as far as that has ended."""
+        """How long the run has waited for people, in microseconds, as far as that has ended.
+
+        Those asked inside of its tool calls count, if their rows were among those given.
+        """
         return awaited(self._approvals.values())
 
     def step_key(self, number: Number) -> str:
@@ -123,19 +142,13 @@ class RunRecord:
     @property
     def steps_completed(self) -> int:
         """How many steps are complete; they are numbered without a gap."""
-        number = 0
-        while self.completed_step(number + 1) is not None:
-            number += 1
-        return number
+        while self.completed_step(self._steps_completed + 1) is not None:
+            self._steps_completed += 1
+        return self._steps_completed
 
     def summaries(self) -> list[str]:
         """The names of the steps that were to sum up, in order."""
-        start = len(self.key) + 1
-        return [
-            key[start:]
-            for (kind, key), row in self._rows.items()
-            if kind == "step" and PURPOSE in row
-        ]
+        return list(self._summaries)
 
     def unanswered(self, number: int) -> list[tuple[str, Block, str | None]]:
         """Tool calls of a completed step without a result: key, block, and status so far."""
@@ -160,8 +173,7 @@ class RunRecord:
     @property
     def spent(self) -> Spent:
         """What the run has cost so far, failed steps included."""
-        steps = [row for (kind, _), row in self._rows.items() if kind == "step"]
-        return sum((Spent.in_row(step) for step in steps), Spent())
+        return self._spent
 
     def result(self) -> AgentRunResult:
         """What the completed run gave, from its rows alone."""
@@ -201,7 +213,7 @@ class RunRecord:
     def put(self, type_name: str, key: str, row: Row) -> Draft:
         """``row`` under its key: an insert the first time, then an update of the whole row."""
         known = (type_name, key) in self._rows
-        self._rows[type_name, key] = row
+        self._keep((type_name, key), row)
         operation = Operation.UPDATE if known else Operation.INSERT
         return Draft.of(type_name, key, value={"key": key, **row}, operation=operation)
 
@@ -246,8 +258,10 @@ class RunRecord:
             "attempt": 1 + (before["attempt"] if before else 0),
             "started_at": now,
         }
-        if before is not None:  # whoever left it "started" died, so nobody saw its end
-            row |= _voided(before, broken=before["status"] == "started")
+        if before is None:
+            return [self.put("step", key, row)]
+        # Whoever left it "started" died, so nobody saw its end.
+        row |= _voided(before, broken=before["status"] == "started")
         return [*self.answer_voided(number), self.put("step", key, row)]
 
     def queued(self, number: Number) -> None:
@@ -307,9 +321,9 @@ class RunRecord:
             row[CONTEXT] = asked.scaled(answer.usage).as_row()
         return self.put("step", key, row)
 
-    def compacted(self, name: str, **fields: Any) -> Draft:
+    def compacted(self, kind: str, name: str, **fields: Any) -> Draft:
         """A summary has taken the place of turns: see :mod:`ray_agents.compaction`."""
-        return self.put(COMPACTION, self.step_key(name), {"run_id": self.key, **fields})
+        return self.put(kind, self.step_key(name), {"run_id": self.key, **fields})
 
     def tool_call(self, key: str, block: Block, status: str, **fields: Any) -> Draft:
         """A tool call came to ``status``; how long it took is None where nobody knows."""

@@ -21,7 +21,7 @@ class RunWriter:
         recorded = journal.recorded()
         self.journal = journal
         self.record = RunRecord(journal.run_key, recorded, prices=prices)
-        self.timeline = Timeline((*journal.history(), *recorded))
+        self.timeline = Timeline((*journal.history(), *recorded), run=journal.run_key)
         self._staged: list[Draft] = []
 
     def stage(self, type_name: str, *drafts: Draft) -> None:
@@ -46,3 +46,8 @@ class RunWriter:
         staged, self._staged = self._staged, []
         for event in await self.journal.commit(staged):
             self.timeline.placed(event.type, event.key, event.offset)
+
+    async def commit_waiting(self) -> None:
+        """The same for a run that waits for people and comes to its end here."""
+        staged, self._staged = self._staged, []
+        await self.journal.commit_waiting(staged)

@@ -62,15 +62,17 @@ class Refused:
 class Report:
     """What a host does with one model.
 
-    ``share`` is what it has been told it may have in flight; ``entities`` have calls. Since the
-    last report: ``accepted`` calls were taken by the server, by the round they were sent in;
-    ``ended`` calls have used ``tokens``, for which ``tokens_granted`` had been set aside, and
-    ``starts_back`` (with ``tokens_back``) were not used. ``level`` is what the host was last told.
-    ``leaving`` says that it has had no calls for a while, and gives its share back.
+    ``share`` is what it has been told it may have in flight; ``entities`` have calls, of which the
+    oldest waits for ``waited`` seconds. Since the last report: ``accepted`` calls were taken by the
+    server, by the round they were sent in; ``ended`` calls have used ``tokens``, for which
+    ``tokens_granted`` had been set aside, and ``starts_back`` (with ``tokens_back``) were not used.
+    ``level`` is what the host was last told. ``leaving`` says that it has had no calls for a while,
+    and gives its share back.
     """
 
     in_flight: int = 0
     waiting: int = 0
+    waited: float = 0.0
     entities: int = 0
     share: int = 0
     accepted: Mapping[int, int] = field(default_factory=dict[int, int])
@@ -264,15 +266,28 @@ class ModelSharing:
         every = BUSY_EVERY if busy else QUIET_EVERY
         return max(every.total_seconds(), len(self._hosts) / REPORTS_PER_SECOND_MAX)
 
-    def status(self) -> dict[str, Any]:
-        """What is known, and what goes on."""
-        reports = [each.report for each in self._hosts.values()]
+    def status(self, *, now: float) -> dict[str, Any]:
+        """What is known, and what goes on, as hosts last told.
+
+        ``limit`` is how many calls may be in flight now, ``known`` the most that the server is
+        known to take; ``waited_seconds`` is for how long the oldest waits, ``paused_seconds`` for
+        how long none may be sent. ``requests`` and ``tokens`` are what the last minute used, with
+        what is set aside for calls, of what a minute may; None for no limit.
+        """
+        self._expire(now)
+        hosts = self._hosts.values()
+        waits = (h.report.waited + now - h.seen_at for h in hosts if h.report.waiting)
+        allowed = self._allowance
         return {
-            "calls": self.limit.calls,
+            "limit": self.limit.calls,
             "known": self.limit.known,
-            "in_flight": sum(report.in_flight for report in reports),
-            "waiting": sum(report.waiting for report in reports),
-            "hosts": len(reports),
+            "in_flight": sum(each.report.in_flight for each in hosts),
+            "waiting": sum(each.report.waiting for each in hosts),
+            "waited_seconds": round(max(waits, default=0.0), 3),
+            "paused_seconds": round(max(0.0, self.limit.paused_until - now), 3),
+            "requests": _used(self._requests, allowed.requests_per_minute, now),
+            "tokens": _used(self._tokens, allowed.tokens_per_minute, now),
+            "hosts": len(hosts),
         }
 
     # -- budgets by the minute ----------------------------------------------------------------
@@ -308,6 +323,12 @@ def _bucket(per_minute: int | None, now: float, *, full: bool) -> Bucket | None:
     return None if per_minute is None else Bucket(per_minute, now=now, full=full)
 
 
+def _used(bucket: Bucket | None, per_minute: int | None, now: float) -> dict[str, int] | None:
+    if bucket is None or per_minute is None:
+        return None
+    return {"used": int(bucket.used(now)), "allowed": per_minute}
+
+
 class Sharing:
     """The limits of all models; ``allowance_of`` a model, by name, is what an operator allows."""
 
@@ -324,10 +345,10 @@ class Sharing:
             for key, report in reports.items()
         }
 
-    def status(self) -> list[dict[str, Any]]:
-        """What is known of each model, and what its hosts do."""
+    def status(self, *, now: float) -> list[dict[str, Any]]:
+        """What is known of each model, and what its hosts do; see ``ModelSharing.status``."""
         return [
-            {"provider": key.provider, "model": key.model} | sharing.status()
+            {"provider": key.provider, "model": key.model} | sharing.status(now=now)
             for key, sharing in self._models.items()
         ]
 

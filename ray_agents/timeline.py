@@ -21,12 +21,12 @@ from typing import Any, cast
 
 from ray_agents.callids import CallIds
 from ray_agents.events import JSON, Event, Operation, encode
-from ray_agents.media import blocks_in
+from ray_agents.media import blocks_in, check_media
 from ray_agents.model import Block, Message
-from ray_agents.runs import COMPACTION, ENDED, PURPOSE, STEERED, calls_in
+from ray_agents.runs import COMPACTION, ENDED, PURPOSE, STEERED, SUMMARIES, calls_in
 from ray_agents.transcript import Turn, as_messages, replaced, turn
 
-TYPES = frozenset({"inbox", "wake", "run", "step", "tool_call", STEERED, COMPACTION})
+TYPES = SUMMARIES | {"inbox", "wake", "run", "step", "tool_call", STEERED}
 INTERRUPTED = (
     "Interrupted: the process ended while this tool ran, before its result was recorded. It may "
     "or may not have taken effect, and it was not run again."
@@ -37,10 +37,16 @@ SUMMARY = "Summary of the conversation so far, of which only the end follows:\n\
 
 
 class Timeline:
-    """Turns built from rows, fed in log order; a ``whole`` one passes over compactions."""
+    """Turns built from rows, fed in log order; a ``whole`` one passes over compactions.
 
-    def __init__(self, events: Iterable[Event] = (), *, whole: bool = False) -> None:
+    ``run`` is the run for which it is: of the summaries that are for one run alone it takes its.
+    """
+
+    def __init__(
+        self, events: Iterable[Event] = (), *, whole: bool = False, run: str | None = None
+    ) -> None:
         self._whole = whole
+        self._run = run
         self._turns: list[Turn] = []
         self._waiting: dict[int, tuple[str, list[Block]]] = {}  # messages no wake has covered yet
         self._covered: int | None = None
@@ -88,8 +94,12 @@ class Timeline:
             self._join(row["message"], row["offset"], at)
         elif type_name == "tool_call" and row["status"] in ENDED:
             self._hear_result(row)
-        elif type_name == COMPACTION and not self._whole:
+        elif type_name in SUMMARIES and self._takes_summary(type_name, key):
             self._compact(key, row)
+
+    def _takes_summary(self, type_name: str, key: str) -> bool:
+        own = type_name == COMPACTION or key.partition(":")[0] == self._run
+        return own and not self._whole
 
     def placed(self, type_name: str, key: str, at: int) -> None:
         """Take note of the offset of a row that was taken in before it had one."""
@@ -117,6 +127,13 @@ class Timeline:
             for at, (key, said) in self._waiting.items()
             if said and self._is_covered(at)
         ]
+
+    def begins_at(self, count: int) -> int | None:
+        """The offset behind which stands all but the first ``count`` turns; None if not known."""
+        kept = self._turns[count]
+        if kept.at is not None or kept.kind != "run" or kept.anchor is None:
+            return kept.at
+        return self._offsets.get(kept.anchor)
 
     def cut(self, count: int) -> dict[str, Any]:
         """What the row of a compaction says of the place behind the first ``count`` turns.
@@ -308,6 +325,12 @@ def _answers_in(turns: Iterable[Turn]) -> int:
     return sum(
         role == "assistant" and before != role for before, role in pairwise(["user", *roles])
     )
+
+
+def check_said(payload: Any) -> None:
+    """Refuse what a model could not be shown; raises as :func:`ray_agents.media.check_media`."""
+    if isinstance(payload, dict) and set(cast("dict[str, JSON]", payload)) == {"content"}:
+        check_media(cast("dict[str, JSON]", payload)["content"])
 
 
 def blocks_said_in(payload: JSON) -> list[Block]:

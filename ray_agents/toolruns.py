@@ -35,7 +35,7 @@ from ray_agents.errors import (
 from ray_agents.interruption import told_of
 from ray_agents.model import Block
 from ray_agents.progress import Channel
-from ray_agents.runends import unbegun
+from ray_agents.runends import unbegun, waited
 from ray_agents.runwriting import RunWriter
 from ray_agents.timeline import INTERRUPTED, NOT_RUN
 from ray_agents.tools import ERROR_CHARS_MAX, Tool, cut
@@ -69,14 +69,23 @@ class ToolRuns:
         self._journal = writer.journal
         self._agent = agent
         self._begun: dict[str, int] = {}  # when tools began in this process, by the call's key
+        self._at_work: dict[str, _AtWork] = {}  # those that were announced in it
 
     def refuse(self, number: int, reason: str) -> None:
         """Answer the calls of the last step, which will not run, or not again."""
-        told = unbegun(reason)
         for key, block, status in self._record.unanswered(number):
-            tool = self._agent.tools_by_name.get(block["name"])
-            begun = told_of(tool) if reason == runs.INTERRUPTED else INTERRUPTED
-            self._fail(key, block, begun if status in runs.BEGUN else told)
+            self._fail(key, block, self._why_unanswered(key, block, status, reason=reason))
+
+    def _why_unanswered(self, key: str, block: Block, status: str | None, *, reason: str) -> str:
+        """What the model reads of a call that has come as far as its row and we know."""
+        if status == runs.AWAITING:
+            return waited(reason)
+        at_work = self._at_work.get(key)
+        if status not in runs.BEGUN or (at_work is not None and not at_work.begun):
+            return unbegun(reason)
+        if at_work is None:  # it is of an attempt before, whose process has ended
+            return INTERRUPTED
+        return told_of(self._agent.tools_by_name.get(block["name"]))
 
     def _fail(self, key: str, block: Block, error: str) -> None:
         approval = self._journal.approval(key)
@@ -107,7 +116,7 @@ class ToolRuns:
             admitted = [call for call in admitted if self._record.approval(call.key) is None]
         waiting = [*undecided, *(await self._run_all(admitted) if admitted else ())]
         if waiting:
-            await self._writer.commit()
+            await self._writer.commit_waiting()
             names = ", ".join(call.tool.name for call in waiting)
             raise AwaitsApproval(f"run {self._record.key!r} waits for approval of {names}")
 
@@ -135,6 +144,7 @@ class ToolRuns:
     async def _run_all(self, calls: Sequence[_Call]) -> list[_Call]:
         """Run them side by side; those inside of which an agent waits for people."""
         for call in calls:
+            self._at_work[call.key] = _AtWork(asyncio.timeout(None))
             self._writer.stage(
                 "tool_call", self._record.tool_call(call.key, call.block, "executing")
             )
@@ -190,7 +200,8 @@ class ToolRuns:
         async with gate:
             self._begun[call.key] = self._journal.now()
             limit = asyncio.timeout(call.tool.timeout.total_seconds())
-            at_work = _AtWork(limit)
+            at_work = self._at_work[call.key]
+            at_work.limit = limit
             try:
                 with self._journal.effects_of(call.key), self._progress_of(call).listening():
                     async with limit:

@@ -34,7 +34,7 @@ from pydantic_core import to_json
 from ray_agents.docstrings import argument_docs, without_arguments
 from ray_agents.errors import InvalidDefinition, InvalidPayload
 from ray_agents.injected import Injected, asked_by
-from ray_agents.media import blocks_in, fitted, is_block, is_media
+from ray_agents.media import blocks_in, check_media, fitted, is_block, is_media
 from ray_agents.model import Block, ToolSpec
 from ray_agents.progress import ToolProgress
 
@@ -186,12 +186,13 @@ class Tool:
         what else is in it stands as text between them.
 
         Raises:
-            InvalidPayload: the result cannot be written as JSON.
+            InvalidPayload: the result cannot be written as JSON, or an image in it is none.
         """
         if isinstance(result, str):
             return cut(result, chars_max=self.result_chars_max) or "(empty text)"
         if result is None:
             return "(no result)"
+        check_media(result)
         if (blocks := blocks_in(self._told_apart(result))) is not None:
             return [self._cut_text(block) for block in fitted(blocks)]
         return cut(self._json(result), chars_max=self.result_chars_max)

@@ -195,10 +195,16 @@ async def inspect(at: At, runtime: AnyRuntime) -> EntityView:
 
 @entities.delete("/{type}/{id}", status_code=HTTP_204_NO_CONTENT)
 async def kill(
-    at: At, runtime: AnyRuntime, reason: Annotated[str | None, Query(max_length=1_000)] = None
+    at: At,
+    runtime: AnyRuntime,
+    reason: Annotated[str | None, Query(max_length=1_000)] = None,
+    life: Annotated[int | None, Query(ge=0, description="the one meant, as GET tells it")] = None,
 ) -> None:
-    """End the entity's life; its log remains readable."""
-    await runtime.kill(at, reason=reason)
+    """End the entity's life; its log remains readable.
+
+    One that names its ``life`` and is made again does not end one that was begun since.
+    """
+    await runtime.kill(at, reason=reason, life=life)
 
 
 @entities.post("/{type}/{id}/messages", status_code=HTTP_202_ACCEPTED)

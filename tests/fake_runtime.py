@@ -58,6 +58,7 @@ class FakeRuntime:
         self.spawned: dict[Address, SpawnRequest] = {}
         self.sent: list[tuple[Address, SendRequest]] = []
         self.killed: dict[Address, str | None] = {}
+        self.ended: list[int | None] = []
         self.queries: list[ListQuery] = []
         self.registered: list[tuple[Registry, str | None]] = []
         self.parked: list[tuple[str, Address, str | None]] = []
@@ -223,9 +224,12 @@ class FakeRuntime:
         address = to or Address.of("assistant", "imported")
         return [await self.spawn(address, SpawnRequest())]
 
-    async def kill(self, address: Address, *, reason: str | None = None) -> None:
+    async def kill(
+        self, address: Address, *, reason: str | None = None, life: int | None = None
+    ) -> None:
         self._log(address)
         self.killed[address] = reason
+        self.ended.append(life)
 
     async def interrupt(
         self,

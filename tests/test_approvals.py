@@ -11,7 +11,14 @@ import pytest
 
 from ray_agents import schedule, wakes
 from ray_agents.agent import AgentConfig, AgentRunResult
-from ray_agents.approvals import ApprovalRecorded, AwaitsApproval, named, only_awaits, undecided
+from ray_agents.approvals import (
+    ApprovalRecorded,
+    AwaitsApproval,
+    named,
+    only_awaits,
+    told,
+    undecided,
+)
 from ray_agents.definition import Limits
 from ray_agents.errors import AmbiguousApproval, ApprovalDecided, InvalidDefinition
 from ray_agents.events import WAKE_HEADER, Event, WakeRecorded, WakeStatus
@@ -139,12 +146,12 @@ async def test_nothing_runs_that_was_not_approved(status: ApprovalStatus) -> Non
 
 
 async def test_approved_calls_are_run_and_denied_ones_explained() -> None:
-    for status, told in ((APPROVED, "deleted a"), (DENIED, "denied. The reason given: no")):
+    for status, said in ((APPROVED, "deleted a"), (DENIED, "denied. The reason given: no")):
         world = World(DELETE, LOOK)
         await world.attempt()
         world.decide(status, reason="no")
         assert await world.attempt() is not None
-        assert told in world.told[0]
+        assert said in world.told[0]
         assert world.told[1] == "looked"
 
 
@@ -207,6 +214,8 @@ def test_waiting_side_by_side_is_waited_once() -> None:
 
     recorded = [span(10, 100, 200), span(11, 100, 300), span(20, 500, 550), span(30, 600, None)]
     assert RunRecord("r", recorded).awaited == 250
+    inside = [span(40, 150, 350), span(50, 400, 450), span(60, 410, 420)]
+    assert RunRecord("r", [*recorded, *inside]).awaited == 350
 
 
 def test_a_row_is_read_back_as_it_was_written() -> None:
@@ -237,6 +246,20 @@ def test_why_no_other_decision_can_be_made_is_told(
 ) -> None:
     with pytest.raises(ApprovalDecided, match=words):
         WAITS.decided(status, now=5, by=by).decided(DENIED, now=6)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "words"),
+    [
+        (DENIED, "too much", "Not run: this call was denied. The reason given: too much"),
+        (ApprovalStatus.EXPIRED, None, "Not run: nobody approved this call in time."),
+        (ApprovalStatus.WITHDRAWN, None, "Not run: this call was withdrawn, for its run was "),
+    ],
+)
+def test_a_model_is_told_why_a_call_was_not_run(
+    status: ApprovalStatus, reason: str | None, words: str
+) -> None:
+    assert told(WAITS.decided(status, now=5, reason=reason)).startswith(words)
 
 
 def test_a_call_is_named_by_its_key_or_by_an_id_that_no_other_has() -> None:

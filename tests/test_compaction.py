@@ -1,6 +1,7 @@
 """Compaction: when it comes, what stays, that it is paid once, and that nothing is lost by it."""
 
 import re
+import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import timedelta
@@ -15,6 +16,7 @@ from ray_agents.compaction import Compaction, cut_of
 from ray_agents.contextplan import plan_of
 from ray_agents.conversation import timed_messages
 from ray_agents.errors import InvalidDefinition, ModelUnavailable
+from ray_agents.estimates import tokens_in_blocks
 from ray_agents.events import Event
 from ray_agents.ledger import Spent
 from ray_agents.loop import run_agent
@@ -247,6 +249,90 @@ async def test_a_summariser_that_cannot_be_reached_fails_the_run_and_is_asked_ag
     assert (result.text, len(again.summaries) > 0) == ("Done.", True)
 
 
+async def test_a_step_costs_as_much_however_many_were_before_it() -> None:
+    few, many = [await calls_made_by(steps) for steps in (30, 120)]
+    assert many < 6 * few
+
+
+WINDOW = 900  # tokens; the threshold is 600
+
+
+class Narrow(Looking):
+    """A model that refuses whatever is beyond its window, as providers do."""
+
+    def __call__(self, request: ModelRequest) -> Says:
+        asked = [block for each in request.messages for block in each["content"]]
+        if tokens_in_blocks(asked) > WINDOW:
+            raise ModelUnavailable("prompt is too long", model=request.model)
+        return super().__call__(request)
+
+
+async def long_history(looks: int) -> list[Event]:
+    """A conversation of about 130 tokens a look, before compaction was switched on."""
+    journal = MemoryJournal("run-0")
+    await run(Looking(looks), journal, compaction=None, turns_max=60)
+    return journal.rows
+
+
+async def test_a_conversation_beyond_the_window_is_summed_up_in_parts_that_fit() -> None:
+    history, asked = await long_history(50), Narrow(0)
+    journal = MemoryJournal("run-1", history=history)
+    result = await run(asked, journal, text="and now?")
+    assert (result.text, result.steps) == ("Done.", 1)
+    assert 10 < len(asked.summaries) <= 50 * 130 // (SMALL.threshold // 4)
+    made = [event.value for event in journal.rows if event.type == "compaction"]
+    assert len(made) == len(asked.summaries)
+    told = "".join(asked.summaries)
+    assert all(told.count(f"RESULT: {number} word") == 1 for number in range(1, 49))
+    assert all(f"Summary {n}." in asked.summaries[n] for n in range(1, len(made)))
+    newest = made[-1]
+    short = [each for each in (*history, *journal.rows) if each.offset >= newest["read_from"]]
+    row = next(event for event in reversed(journal.rows) if event.type == "compaction")
+    assert Timeline([row, *short]).messages() == Timeline([*history, *journal.rows]).messages()
+
+
+async def test_of_a_conversation_that_is_summed_up_in_parts_no_part_is_paid_twice() -> None:
+    history = await long_history(14)
+    whole = MemoryJournal("run-1", history=history)
+    await run(Narrow(0), whole)
+    for crash_at in range(1, whole.appends + 1):
+        first, crashed = Narrow(0), MemoryJournal("run-1", history=history, crash_at=crash_at)
+        with pytest.raises(Crashed):
+            await run(first, crashed)
+        kept = crashed.rows_kept(posts_lost=False)
+        again, resumed = Narrow(0), MemoryJournal("run-1", history=history, recorded=kept)
+        assert (await run(again, resumed)).text == "Done."
+        lost = len(first.summaries) - sum(event.type == "compaction" for event in kept)
+        assert lost <= 1  # one in flight, whose answer was not recorded
+        made = sum(event.type == "compaction" for event in resumed.rows)
+        assert len(first.summaries) + len(again.summaries) == made + lost
+
+
+async def test_limits_are_looked_at_between_the_parts() -> None:
+    asked, journal = Narrow(0), MemoryJournal("run-1", history=await long_history(50))
+    result = await run(asked, journal, tokens_max=1_000)
+    assert (result.stop_reason, result.steps) == ("tokens_max", 0)
+    assert 1 <= len(asked.summaries) < 5
+
+
+async def calls_made_by(steps: int) -> int:
+    """How many calls a run of so many steps makes, whose prompts stay as long as they are."""
+    made = 0
+
+    def see(_: Any, event: str, __: Any) -> None:
+        nonlocal made
+        made += event in ("call", "c_call")
+
+    config = AgentConfig(tools=[look], compaction=SMALL, turns_max=steps + 1, tokens_max=10**9)
+    model = FunctionModel(Looking(steps))
+    sys.setprofile(see)
+    try:
+        await run_agent(MemoryJournal(), config, model=model, input="hi")
+    finally:
+        sys.setprofile(None)
+    return made
+
+
 async def test_a_summary_keeps_to_the_time_of_the_run() -> None:
     asked = Looking(30)
     result = await run(asked, MemoryJournal(), time_max=timedelta(milliseconds=120))
@@ -278,7 +364,7 @@ async def test_so_many_messages_stay_and_no_call_is_parted_from_its_result() -> 
     await run(Looking(12), journal, compaction=None)
     turns = Timeline(journal.rows).turns()
     for keep_last in range(1, 12):
-        cut = cut_of(turns, Compaction(threshold=600, keep_last=keep_last, max_tokens=50))
+        cut = cut_of(turns, Compaction(threshold=1_400, keep_last=keep_last, max_tokens=50))
         assert cut is not None
         assert turns[cut].role == "assistant"
         assert keep_last <= len(turns) - cut <= keep_last + 1

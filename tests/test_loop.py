@@ -77,7 +77,7 @@ class ResultSeen(MemoryJournal):
 
 
 async def test_a_picture_that_a_tool_gives_is_shown_to_the_model() -> None:
-    picture = image(b"png")
+    picture = image(b"\x89PNG\r\n\x1a\n")
 
     @tool
     async def paint() -> Any:
@@ -372,3 +372,21 @@ async def test_a_cancelled_run_cancels_its_tools() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert ended.is_set()
+
+
+@pytest.mark.parametrize(("words", "told"), [("disk", "TimeoutError: disk"), ("", "TimeoutError")])
+async def test_a_timeout_of_a_tools_own_is_not_told_as_its_time_being_up(
+    words: str, told: str
+) -> None:
+    @tool
+    async def read() -> None:
+        """Read."""
+        raise TimeoutError(*([words] if words else []))
+
+    model = FunctionModel(
+        lambda request: "So." if len(request.messages) > 1 else Says(calls=[("read", {})])
+    )
+    journal = MemoryJournal()
+    await run_agent(journal, AgentConfig(tools=[read]), model=model, input="go")
+    [error] = [row.value["error"] for row in journal.rows if row.value.get("status") == "failed"]
+    assert error == told

@@ -7,11 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_agents.errors import InvalidPayload
-from ray_agents.media import blocks_in, document, fitted, image, is_media, text_in
+from ray_agents.media import (
+    blocks_in,
+    check_media,
+    document,
+    fitted,
+    image,
+    is_media,
+    text_in,
+)
 from ray_agents.testing.rules import check_messages
 from ray_agents.timeline import blocks_said_in
 
-PICTURE = image(b"png")
+PNG = b"\x89PNG\r\n\x1a\n"
+PICTURE = image(PNG)
 TEXT = {"type": "text", "text": "see"}
 
 
@@ -90,10 +99,10 @@ def test_strings_among_blocks_become_text_and_blank_ones_go() -> None:
 
 
 def test_what_is_too_large_is_cut_where_all_can_see_it() -> None:
-    large = image(b"x" * 300)
-    kept = fitted([TEXT, PICTURE, large, PICTURE], chars_max=8)
+    large = image(PNG + b"x" * 292)
+    kept = fitted([TEXT, PICTURE, large, PICTURE], chars_max=28)
     assert [block["type"] for block in kept] == ["text", "image", "text", "image"]
-    assert kept[2]["text"] == "[cut here: this image has 400 characters, and 4 of 8 are left]"
+    assert kept[2]["text"] == "[cut here: this image has 400 characters, and 16 of 28 are left]"
 
 
 def test_a_result_says_its_text_and_names_the_rest() -> None:
@@ -106,3 +115,57 @@ def test_an_image_of_a_type_that_no_model_reads_is_refused() -> None:
         image(b"x", "image/tiff")
     with pytest.raises(InvalidPayload, match="0 bytes"):
         document(b"")
+
+
+OF_EACH_TYPE = {
+    "image/png": PNG,
+    "image/jpeg": b"\xff\xd8\xff\xe0 and so on",
+    "image/gif": b"GIF89a and so on",
+    "image/webp": b"RIFF\x00\n\x00\xffWEBPVP8 ",
+}
+
+
+@pytest.mark.parametrize("named", OF_EACH_TYPE)
+@pytest.mark.parametrize("begins", OF_EACH_TYPE)
+def test_bytes_must_begin_like_their_type(named: str, begins: str) -> None:
+    if named == begins:
+        assert is_media(image(OF_EACH_TYPE[begins], named))
+        return
+    with pytest.raises(InvalidPayload, match=f"not begin like {named}, but like {begins}"):
+        image(OF_EACH_TYPE[begins], named)
+
+
+def test_a_document_is_a_pdf_and_may_begin_a_little_later() -> None:
+    assert is_media(document(b"\n" * 1_000 + b"%PDF-1.7"))
+    with pytest.raises(InvalidPayload, match="but like image/png"):
+        document(PNG)
+    with pytest.raises(InvalidPayload, match="does not begin like application/pdf"):
+        document(b"Dear Ada")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"media_type": "image/tiff", "data": "SUkqAA=="}, "'image/tiff' is no type of image"),
+        ({"media_type": "image/png", "data": "not base64!"}, "is not base64"),
+        ({"media_type": "image/png", "data": "iVBORw0K\nGgo="}, "is not base64"),
+        ({"media_type": "image/png", "data": "iVBORw0KGgo"}, "is not base64"),
+        ({"media_type": "image/png", "data": "h\xe9h\xe9"}, "is not base64"),
+        ({"media_type": "image/png", "data": "/9j/4AAQ"}, "but like image/jpeg"),
+        ({"media_type": "image/png", "data": ""}, "does not begin like image/png"),
+    ],
+)
+def test_data_that_is_no_such_image_is_refused_at_the_door(fields: Any, said: str) -> None:
+    broken = source(type="base64", **fields)
+    marked = broken | {"cache_control": {"type": "ephemeral"}}
+    for value in (broken, ["see", broken], (TEXT, PICTURE, marked)):
+        with pytest.raises(InvalidPayload, match=said):
+            check_media(value)
+    assert blocks_in(broken) is None  # a log that has it already
+
+
+@pytest.mark.parametrize(
+    "value", [PICTURE, [TEXT, PICTURE], source(type="url", url="x"), {"n": 1}, "text", None, [[]]]
+)
+def test_all_else_passes(value: Any) -> None:
+    check_media(value)

@@ -205,6 +205,14 @@ def test_more_than_fits_goes_once_all_is_there_and_is_paid_for_later() -> None:
     assert 15 < waits[0] < 30
 
 
+def test_it_tells_what_the_last_minute_has_used() -> None:
+    bucket = Bucket(600, now=0)
+    for second in range(50):
+        bucket.take(4, second)
+    bucket.give(20, 50)
+    assert [bucket.used(at) for at in (50, 69, 200)] == [180, 140, 0]
+
+
 def test_a_wrong_guess_is_corrected() -> None:
     bucket = Bucket(1200, now=0)
     bucket.take(100, 0)

@@ -216,6 +216,30 @@ def test_calls_by_the_minute_are_handed_out_and_taken_back() -> None:
     assert centre.report("one", replace(want, starts_back=3), now=0).starts == 3
 
 
+def test_status_tells_of_who_waits_for_how_long_of_pauses_and_of_the_minute() -> None:
+    centre = sharing(2, requests_per_minute=24)  # two at a time
+    centre.report("a", Report(in_flight=2, waiting=3, waited=4.0, entities=5), now=0)
+    refused = (Refused(round=centre.limit.round, retry_after=9.0),)
+    centre.report("b", Report(waiting=1, waited=1.0, entities=1, refused=refused), now=0)
+    told = centre.status(now=2)
+    assert (told["in_flight"], told["waiting"], told["hosts"]) == (2, 4, 2)
+    assert (told["waited_seconds"], told["paused_seconds"]) == (6.0, 7.0)
+    assert told["requests"] == {"used": 2, "allowed": 24}
+    assert told["tokens"] is None
+
+
+def test_status_does_not_tell_of_hosts_that_have_died() -> None:
+    centre = sharing(20)
+    centre.report("a", Report(in_flight=2, waiting=3, entities=5), now=0)
+    told = centre.status(now=LONG)
+    assert (told["in_flight"], told["waiting"], told["waited_seconds"], told["hosts"]) == (
+        0,
+        0,
+        0,
+        0,
+    )
+
+
 def test_tokens_are_counted_by_what_calls_have_used() -> None:
     centre = sharing(20, tokens_per_minute=120_000)
     want = Report(waiting=9, entities=9, share=20)

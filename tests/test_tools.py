@@ -173,7 +173,7 @@ def test_a_long_result_is_cut_and_says_so() -> None:
 
 def test_images_and_documents_stay_blocks_and_text_beside_them_is_cut() -> None:
     made = Tool.of(Place, repr, name="x", result_chars_max=3)
-    picture = image(b"png")
+    picture = image(b"\x89PNG\r\n\x1a\n")
     assert made.render(picture) == [picture]
     told = "lon\n[cut here: the first 3 of 4 characters]"
     assert made.render(["long", picture]) == [{"type": "text", "text": told}, picture]
@@ -194,7 +194,7 @@ def test_dataclasses_models_and_what_is_in_them_become_json() -> None:
 
 @pytest.mark.parametrize("kind", [list, tuple])
 def test_a_picture_among_other_things_stays_a_picture(kind: type) -> None:
-    picture, text = image(b"png"), {"type": "text", "text": "seen"}
+    picture, text = image(b"\x89PNG\r\n\x1a\n"), {"type": "text", "text": "seen"}
     rendered = weather.render(kind(["before", picture, Place(city="Rome"), {"n": 1}, text, None]))
     assert rendered == [
         {"type": "text", "text": "before"},
@@ -204,6 +204,14 @@ def test_a_picture_among_other_things_stays_a_picture(kind: type) -> None:
         text,
         {"type": "text", "text": "null"},
     ]
+
+
+def test_a_picture_that_is_none_fails_the_tool_and_says_why() -> None:
+    picture = image(b"\x89PNG\r\n\x1a\n")
+    picture["source"]["media_type"] = "image/gif"
+    for result in (picture, ["before", picture, Place(city="Rome")]):
+        with pytest.raises(InvalidPayload, match="not begin like image/gif, but like image/png"):
+            weather.render(result)
 
 
 def test_text_in_an_annotation_describes_and_the_docstring_does_not_overrule_it() -> None:

@@ -19,6 +19,7 @@ from typing import Self
 from ray_agents.cluster.clock import SystemClock
 from ray_agents.cluster.definitions import Definitions
 from ray_agents.cluster.directory import Directory
+from ray_agents.cluster.gateway import models_now
 from ray_agents.cluster.head import absolute_store
 from ray_agents.cluster.launch import embed_ray, join_ray, leave_ray
 from ray_agents.cluster.running import RunningRay, find_running
@@ -178,3 +179,7 @@ class ClusterRuntime(HostRuntime):
     async def keeper_status(self) -> dict[str, object]:
         """What the keeper sees."""
         return await self.directory.ask_keeper("status")
+
+    async def models_status(self) -> dict[str, object]:
+        """What goes on at each model; see ``gateway.models_now``."""
+        return await models_now(self.namespace)

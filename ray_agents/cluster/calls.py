@@ -34,9 +34,13 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill:
-    """End the entity's life. Answered by its EntityView."""
+    """End the ``life`` that is meant, or whichever goes on. Answered by the entity's EntityView.
+
+    Asked again, as its answer was lost, it does not end one that was begun since.
+    """
 
     reason: str | None = None
+    life: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -387,16 +387,21 @@ class Entity:
             )
             raise PayloadTooLarge(text, address=self.name, bytes=size)
 
-    async def kill(self, reason: str | None) -> None:
-        """End this life and cancel its handler; twice is harmless.
+    async def kill(self, reason: str | None, *, life: int | None = None) -> None:
+        """End this life, if it is the one meant, and cancel its handler; twice is harmless.
 
         Raises:
-            UnknownEntity: nobody ever lived here.
+            UnknownEntity: nobody ever lived here, or nobody that life.
         """
         created = self.state.created
-        if created is None or self.state.stopped is not None:
-            if created is None:
-                self.check_alive()
+        if created is None:
+            self.check_alive()
+            return
+        meant = created.life if life is None else life
+        if meant > created.life:
+            message = f"life {meant} of {self.name!r} has not begun; it is in life {created.life}"
+            raise UnknownEntity(message, address=self.name)
+        if self.state.stopped is not None or meant < created.life:
             await self._acknowledged(self._written)
             return
         stopped = EntityStopped(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -21,6 +22,7 @@ from ray_agents.settings import Settings
 from ray_agents.sharing import ModelKey, Report, Share, Sharing
 
 GATEWAY = "gateway"
+STATUS_MAX = timedelta(seconds=2)
 CONCURRENCY_MAX = 1_000
 RAY = import_ray()
 
@@ -54,7 +56,27 @@ class ModelGateway:
 
     async def status(self) -> list[dict[str, Any]]:
         """What is known of each model, and what its hosts do."""
-        return self._sharing.status()
+        return self._sharing.status(now=time.monotonic())
+
+
+async def models_now(namespace: str) -> dict[str, Any]:
+    """What goes on at each model, under ``models``: one has been called, or there are none.
+
+    If the gateway that knows is gone, or silent for :data:`STATUS_MAX`, there are none either, and
+    ``model gateway`` says what is wrong.
+    """
+    try:
+        actor = RAY.get_actor(GATEWAY, namespace=namespace)
+    except ValueError:  # it is made with the first call
+        return {"models": []}
+    try:
+        async with asyncio.timeout(STATUS_MAX.total_seconds()):
+            return {"models": await actor.status.remote()}
+    except TimeoutError:
+        wrong = f"does not answer within {STATUS_MAX.total_seconds():g} s"
+    except ray_errors() as error:
+        wrong = f"is gone, or not there yet ({type(error).__name__})"
+    return {"models": [], "model gateway": f"{wrong}; hosts go on with their shares of the limits"}
 
 
 class RayCentre:

@@ -220,8 +220,8 @@ class Host:
                 return entity.view()
             case Deliver(request=request):
                 return await entity.deliver(request)
-            case Kill(reason=reason):
-                await entity.kill(reason)
+            case Kill(reason=reason, life=life):
+                await entity.kill(reason, life=life)
                 return entity.view()
             case Resolve(verb=verb, wake=wake):
                 return await entity.resolve(verb, wake)

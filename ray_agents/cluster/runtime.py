@@ -170,9 +170,13 @@ class HostRuntime:
         """Make the entities of an exported file; return once they are durable."""
         return await self._carrier.take_in(chunks, to=to)
 
-    async def kill(self, address: Address, *, reason: str | None = None) -> None:
-        """End the entity's life."""
-        await self._hosts.call(address, Kill(reason=reason))
+    async def kill(
+        self, address: Address, *, reason: str | None = None, life: int | None = None
+    ) -> None:
+        """End the entity's life: the one named, or that which goes on as this is asked."""
+        if life is None:
+            life = (await self.inspect(address)).life
+        await self._hosts.call(address, Kill(reason=reason, life=life))
 
     async def interrupt(
         self,

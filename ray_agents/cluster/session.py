@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TypeVar
@@ -12,6 +12,7 @@ from typing import TypeVar
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig, AgentRunResult
 from ray_agents.approvals import ApprovalRecorded, AwaitsApproval
+from ray_agents.beside import SAYING, is_alone
 from ray_agents.cluster.awake import Awake
 from ray_agents.cluster.toolthreads import in_thread
 from ray_agents.collections import validated
@@ -29,10 +30,10 @@ from ray_agents.loopside import running_loop
 from ray_agents.projection import CONTEXT_TYPE, State
 from ray_agents.prompting import Prompting, summariser_config
 from ray_agents.requests import SpawnRequest
-from ray_agents.runs import BUDGET, COMPACTION, ENDED, GOAL_BUDGET, RUN_TYPES, runs_inside
+from ray_agents.runs import AWAITING, BUDGET, ENDED, GOAL_BUDGET, RUN_TYPES, SUMMARIES, runs_inside
 from ray_agents.shares import Shares
 from ray_agents.steering import is_steering, offsets_in
-from ray_agents.timeline import TYPES
+from ray_agents.timeline import TYPES, check_said
 from ray_agents.views import ApprovalStatus
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class EntitySession:
         self._runs: Counter[str] = Counter()  # by scope
         self._open: set[str] = set()  # keys of runs that have begun and not returned
         self._going: dict[str, set[asyncio.Future[None]]] = defaultdict(set)  # by scope
+        self.asking: dict[str, list[Draft]] = defaultdict(list)  # by the call they are inside of
         self._closed = False
         self._loop = running_loop()
         self.address: Address = entity.address
@@ -86,6 +88,10 @@ class EntitySession:
     def has_open_runs(self) -> bool:
         """Whether this attempt has begun, or gone on with, a run that has not come to its end."""
         return bool(self._open)
+
+    def goes_on(self, scope: str) -> bool:
+        """Whether several runs that were made in a scope have not come to their end."""
+        return len(self._going[scope]) > 1
 
     def close(self) -> None:
         """End the attempt."""
@@ -176,10 +182,11 @@ class EntitySession:
         inside of it or beside have summed up since is in their words. To find one that theirs has
         replaced all is read, which is rare.
         """
+        mine = next((row for row in reversed(own) if row.type in SUMMARIES), None)
         newest = self.state.compacted
-        if newest is None or not own or newest.offset < own[0].offset:
-            return newest
-        return next((row for row in reversed(own) if row.type == COMPACTION), None)
+        if mine is not None or newest is None or not own:
+            return mine or newest
+        return newest if newest.offset < own[0].offset else None
 
     def _told_since(self, summary: Event | None) -> int:
         """The offset from which on a transcript needs the log's rows."""
@@ -271,8 +278,10 @@ class RunJournal:
     def __init__(self, session: EntitySession, run_key: str) -> None:
         self._session = session
         self._run_key = run_key
+        self._scope = session.effects.scope
         recent = session.read_wake(RUN_TYPES)
-        self._recorded = own = rows_of(run_key, recent)
+        own = rows_of(run_key, recent)
+        self._recorded = [*own, *_asked_inside(run_key, recent)]
         summed_up, past = session.transcript(own)
         self._history: list[Event] = [*summed_up, *past]
         self._billed = billed_in(own)
@@ -287,7 +296,7 @@ class RunJournal:
         return self._run_key
 
     def recorded(self) -> Sequence[Event]:
-        """This run's rows that are already in the log."""
+        """This run's rows that are already in the log, and what was asked inside of its calls."""
         return self._recorded
 
     def history(self) -> Sequence[Event]:
@@ -296,15 +305,32 @@ class RunJournal:
 
     async def commit(self, drafts: Sequence[Draft]) -> Sequence[Event]:
         """Append rows and staged effects; return once durable."""
-        ended = [
-            draft.key
-            for draft in drafts
-            if draft.type == "tool_call" and draft.text and decode(draft.text)["status"] in ENDED
-        ]
+        ended = _calls_in(drafts, ENDED)
         for key in ended:
             self._session.effects.release(key)
-        withdrawn = self._withdrawn(ended)
-        return await self._session.append([*self._entered(drafts), *withdrawn])
+            self._session.asking.pop(key, None)  # it did not wait for whoever it would have asked
+        rows = [*self._entered(drafts), *self._withdrawn(ended), *self._asked(drafts)]
+        return await self._session.append(rows)
+
+    async def commit_waiting(self, drafts: Sequence[Draft]) -> Sequence[Event]:
+        """The same at the end of a run that waits for people.
+
+        Those that it asks inside of a tool call are asked when that call has ended in good order
+        and waits, in one append: else a crash between the two would end the call, be it approved
+        or not. They are asked at once if other runs of the call go on, which may take long.
+        """
+        if not self._scope or self._session.goes_on(self._scope):
+            return await self.commit(drafts)
+        waits = set(_calls_in(drafts, {AWAITING}))
+        held = [each for each in drafts if each.type == ApprovalRecorded.TYPE or each.key in waits]
+        asking = [*self._session.effects.mark(held), *self._asked(held)]
+        self._session.asking[self._scope] += asking
+        return await self.commit([each for each in drafts if each not in held])
+
+    def _asked(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """The rows by which people are asked inside of the calls that wait by these."""
+        waits = _calls_in(drafts, {AWAITING})
+        return [row for key in waits for row in self._session.asking.pop(key, ())]
 
     def _withdrawn(self, ended: Sequence[str]) -> list[Draft]:
         """The rows by which what was asked inside of tool calls that have ended waits no more."""
@@ -327,6 +353,10 @@ class RunJournal:
     def waiting(self) -> Sequence[Event]:
         """The messages that are for later wakes, oldest first."""
         return self._session.state.pending
+
+    def is_alone(self, before: int | None) -> bool:
+        """Whether no other run has said anything since this one began that it does not know."""
+        return is_alone(self._run_key, self._session.read_wake(SAYING), before=before)
 
     def approval(self, key: str) -> ApprovalRecorded | None:
         """The approval of the tool call of that key, as it is now."""
@@ -390,6 +420,21 @@ class ToolScope:
         self._entered.close()
 
 
+def _calls_in(drafts: Sequence[Draft], statuses: Collection[str]) -> list[str]:
+    """The keys of the tool calls that have one of these statuses by the rows."""
+    return [
+        draft.key
+        for draft in drafts
+        if draft.type == "tool_call" and draft.text and decode(draft.text)["status"] in statuses
+    ]
+
+
+def _asked_inside(run_key: str, rows: Sequence[Event]) -> list[Event]:
+    """The approvals among ``rows`` that runs have asked for inside of a run's tool calls."""
+    inside = f"{run_key}-"  # see ``runs.py``
+    return [row for row in rows if row.type == ApprovalRecorded.TYPE and row.key.startswith(inside)]
+
+
 def rows_of(run_key: str, rows: Sequence[Event]) -> list[Event]:
     """Those of ``rows`` that are of one run."""
     return [row for row in rows if row.key == run_key or row.key.startswith(f"{run_key}:")]
@@ -412,8 +457,9 @@ def check_message(definition: Definition, message_type: str, payload: object) ->
     """Check a message's payload against the definition's inbox schemas.
 
     Raises:
-        InvalidPayload: it does not fit; the message names the field.
+        InvalidPayload: it does not fit, or shows an image that is none; the message names it.
     """
+    check_said(payload)
     schemas = definition.inbox_schemas
     schema = schemas.get(message_type) or schemas.get("*")
     if schema is not None:

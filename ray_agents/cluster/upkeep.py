@@ -155,7 +155,7 @@ def status(settings: Settings) -> Description:
         raise RuntimeUnavailable(message, store=settings.store)
     join_ray(running)
     try:
-        keeper = asyncio.run(_keeper(settings))
+        seen = asyncio.run(_seen(settings))
     finally:
         _leave()
     return {
@@ -163,15 +163,16 @@ def status(settings: Settings) -> Description:
         "token file": running.token_file,
         "store": running.store,
         "ray": running.address,
-        **keeper,
+        **seen,
     }
 
 
-async def _keeper(settings: Settings) -> dict[str, Any]:
+async def _seen(settings: Settings) -> dict[str, Any]:
+    """What the keeper sees, and the gateway of model calls."""
     from ray_agents.cluster.attach import ClusterRuntime
 
     async with ClusterRuntime(settings) as runtime:
-        return dict(await runtime.keeper_status())
+        return dict(await runtime.keeper_status()) | dict(await runtime.models_status())
 
 
 def _leave() -> None:

@@ -12,8 +12,9 @@ import asyncio
 import contextvars
 import logging
 import traceback
+from collections.abc import Coroutine
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ray_agents import wakes
 from ray_agents.approvals import only_awaits
@@ -82,14 +83,16 @@ class WakeLoop:
         if not _is_interrupted(entity):  # else there is only to be written that it has ended
             entity.waiting_for = entity.services.admit(entity)
         if entity.waiting_for is None:
-            begun = self._begin()
-            name = f"wake:{entity.name}"
-            # Who sent may be a tool, in whose scope the effects of this wake do not belong.
-            own = contextvars.Context()
-            own.run(CALLER.set, entity.caller)
-            running = asyncio.get_running_loop()
-            self._task = running.create_task(self._run(begun), name=name, context=own)
-            self._task.add_done_callback(self._done)
+            self._go(self._run(self._begin()))
+
+    def _go(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this from now on."""
+        name = f"wake:{self._entity.name}"
+        # Who sent may be a tool, in whose scope the effects of this wake do not belong.
+        own = contextvars.Context()
+        own.run(CALLER.set, self._entity.caller)
+        self._task = asyncio.get_running_loop().create_task(work, name=name, context=own)
+        self._task.add_done_callback(self._done)
 
     def _pass_on_interrupt(self) -> None:
         wake = self._entity.state.current
@@ -111,9 +114,14 @@ class WakeLoop:
 
     def _leave_behind(self, session: EntitySession) -> None:
         """Go on without a handler that was told to end and does not; it writes nothing any more."""
+        if self._drop(session):
+            self.advance()
+
+    def _drop(self, session: EntitySession) -> bool:
+        """Let go of a handler that does not end; whether it is this one that still runs here."""
         task = self._task
         if self._session is not session or task is None or self._entity.leaving:
-            return
+            return False
         LOGGER.error(
             "%s: its handler was told to stop and cancelled and does not end; the entity goes on "
             "without it, and nothing that it still does is recorded",
@@ -122,9 +130,29 @@ class WakeLoop:
         session.close()
         task.remove_done_callback(self._done)
         self._deaf.add(task)
-        task.add_done_callback(self._deaf.discard)
+        task.add_done_callback(self._forget)
         self._task = self._session = None
-        self.advance()
+        return True
+
+    def _forget(self, deaf: asyncio.Task[None]) -> None:
+        """It has ended after all; how, is not news."""
+        self._deaf.discard(deaf)
+        if not deaf.cancelled():
+            deaf.exception()
+
+    def _overrun(self, session: EntitySession, wake: WakeRecorded, limit: timedelta) -> None:
+        """Fail the attempt of a handler whose time is up, which was cancelled and does not end.
+
+        One that was told to stop otherwise is left behind by :meth:`_leave_later`.
+        """
+        if session.cancelled.is_set() or not self._drop(session):
+            return
+        grace = CANCELLED_MAX.total_seconds()
+        ran = f"{_ran_longer(limit)}, and did not end within {grace:g} s of being cancelled"
+        self._go(self._go_on(wake, TimeoutError(ran)))
+
+    async def _go_on(self, wake: WakeRecorded, error: BaseException) -> None:
+        await self._run(await self._failed(wake, error))
 
     def _next(self) -> Begun | None:
         """The next attempt, unless the entity goes on without this task."""
@@ -264,6 +292,9 @@ class WakeLoop:
         session = EntitySession(entity, wake, definition)
         context = Context(session, wakes.as_seen(wake, session.events))
         self._session = session
+        limit = definition.limits.handler_time_max
+        after = limit.total_seconds() + CANCELLED_MAX.total_seconds()
+        overrun = asyncio.get_running_loop().call_later(after, self._overrun, session, wake, limit)
         try:
             returned = await _bounded(definition, context, session.interruption)
         except OF_THE_PROCESS:
@@ -278,6 +309,7 @@ class WakeLoop:
                 session.close()
                 return await self._cut_short(wake, session), False
         finally:
+            overrun.cancel()
             session.close()
             if self._session is session:
                 self._session = None
@@ -381,6 +413,11 @@ def _is_cancelled() -> bool:
     return task is None or task.cancelling() > 0
 
 
+def _ran_longer(limit: timedelta) -> str:
+    seconds = limit.total_seconds()
+    return f"the handler ran longer than {seconds:g} s (Limits.handler_time_max)"
+
+
 async def _bounded(definition: Definition, context: Context, interruption: Interruption) -> object:
     """Call the handler, for no longer than its limit, or than it has once it is interrupted.
 
@@ -396,7 +433,7 @@ async def _bounded(definition: Definition, context: Context, interruption: Inter
     except TimeoutError as error:
         if not scope.expired():
             raise
-        message = f"the handler ran longer than {limit:g} s (Limits.handler_time_max)"
+        message = _ran_longer(definition.limits.handler_time_max)
         if interruption.is_set:
             seconds = INTERRUPTED_MAX.total_seconds()
             message = f"it did not end within {seconds:g} s of the interrupt"

@@ -235,9 +235,14 @@ class HttpRuntime:
             raise unreachable(client, error) from error
         return read_as(Views, answer)
 
-    async def kill(self, address: Address, *, reason: str | None = None) -> None:
-        """End the entity's life; its log remains readable."""
-        await self._call(type(None), "DELETE", _path(address), params=_given(reason=reason))
+    async def kill(
+        self, address: Address, *, reason: str | None = None, life: int | None = None
+    ) -> None:
+        """End the entity's life: the one named, or that which goes on as this is asked."""
+        if life is None:
+            life = (await self.inspect(address)).life
+        params = _given(reason=reason, life=str(life))
+        await self._call(type(None), "DELETE", _path(address), params=params)
 
     async def interrupt(
         self,
@@ -280,8 +285,9 @@ class HttpRuntime:
     async def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request, sent again if the connection broke.
 
-        That is harmless: what creates or stops something carries an id, a decision is on a call
-        that is known by its key or an id of its own, and the other verbs say the same thing twice.
+        That is harmless: what creates or stops something carries an id, or names the life that it
+        ends, a decision is on a call that is known by its key or an id of its own, and the other
+        verbs say the same thing twice.
         An answer that does not come in time is not asked for again.
         """
         client = self._entered()

@@ -189,12 +189,15 @@ class Retrying:
         deadline = asyncio.get_running_loop().time() + bound.total_seconds()
         async with aclosing(events):
             while True:
+                limit = asyncio.timeout_at(deadline)
                 try:
-                    async with asyncio.timeout_at(deadline):
+                    async with limit:
                         event = await anext(events)
                 except StopAsyncIteration:
                     return
                 except TimeoutError as error:
+                    if not limit.expired():  # it is of whatever carries the call
+                        raise broken_off(error) from error
                     raise CallFailed(
                         f"did not end its answer within call_timeout={bound}",
                         kind="call_timeout",

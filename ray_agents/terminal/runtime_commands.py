@@ -99,11 +99,16 @@ def stop(
 def status(context: typer.Context, *, as_json: typed.AsJson = False) -> None:
     """Say what runs, and where; exit code 5 if nothing does.
 
+    Of each model: the calls under way and the limit now, who waits, pauses, the minute's budgets.
+
     $ ray-agents status
     """
     session = session_of(context)
     description = session.installation.status(session.target)
-    _describe(session, description, as_json=as_json)
+    if as_json:
+        session.screen.json(dict(description))
+    else:
+        session.screen.show(tables.runtime(description))
 
 
 @commands.command(rich_help_panel=RUNTIME)

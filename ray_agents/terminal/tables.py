@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -202,6 +202,15 @@ def description(facts: Mapping[str, JSON]) -> RenderableType:
             text = line if isinstance(line, str) else _PLAIN.get(encode(line), encode(line))
             rows.append((name.replace("_", " ") if number == 0 else "", Text(visible(text))))
     return _pairs(rows)
+
+
+def runtime(facts: Mapping[str, JSON]) -> RenderableType:
+    """``status``: as a description, with a line for each model that was called."""
+    models = cast("Sequence[Mapping[str, Any]]", facts.get("models") or ())
+    told: dict[str, JSON] = {name: value for name, value in facts.items() if name != "models"}
+    return description(
+        told | ({"models": [wording.at_model(each) for each in models]} if models else {})
+    )
 
 
 def verification(found: Verification, *, micros: int) -> RenderableType:

@@ -106,6 +106,7 @@ class Transcript:
             "run": self._run,
             "step": self._step,
             "compaction": self._compaction,
+            "own_compaction": self._compaction,
             "tool_call": self._tool_call,
             ApprovalRecorded.TYPE: self._approval,
             PROGRESS_TYPE: self._progress,

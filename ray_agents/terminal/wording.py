@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from ray_agents.approvals import ApprovalRecorded
 from ray_agents.budgets import Budget
@@ -231,6 +231,23 @@ def interrupt(received: InterruptReceived) -> str:
     """Who told a wake to stop, and why."""
     told = f"told to stop by {received.sender}" if received.sender else "told to stop"
     return f"{told}: {received.reason}" if received.reason else told
+
+
+def at_model(row: Mapping[str, Any]) -> str:
+    """What goes on at one model, as the gateway knows it; see ``sharing.ModelSharing.status``."""
+    told = [f"{row['in_flight']} of {row['limit']} calls under way"]
+    if row["waiting"]:
+        longest = lasting(row["waited_seconds"] * 1000)
+        told.append(f"{row['waiting']} wait, the longest for {longest}")
+    if row["paused_seconds"]:
+        told.append(f"paused for {lasting(row['paused_seconds'] * 1000)}")
+    told += [
+        f"{row[what]['used']:,} of {row[what]['allowed']:,} {what} a minute"
+        for what in ("requests", "tokens")
+        if row[what]
+    ]
+    told.append(f"{row['hosts']} host{'' if row['hosts'] == 1 else 's'}")
+    return f"{row['model']} ({row['provider']}): {', '.join(told)}"
 
 
 def told_apart(waiting: Sequence[ApprovalView]) -> list[tuple[str, ApprovalView]]:

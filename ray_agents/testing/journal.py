@@ -15,6 +15,7 @@ from itertools import count
 from typing import TypeVar
 
 from ray_agents.approvals import ApprovalRecorded
+from ray_agents.beside import is_alone
 from ray_agents.cluster.toolthreads import in_thread
 from ray_agents.events import Draft, Event
 from ray_agents.interruption import Interruption
@@ -73,6 +74,10 @@ class MemoryJournal:
         """The history it was given."""
         return self._history
 
+    def is_alone(self, before: int | None) -> bool:
+        """As an entity's journal tells, of the rows that are here."""
+        return is_alone(self._run_key, self.rows, before=before)
+
     def now(self) -> int:
         """A millisecond later each time."""
         return next(self._ticks)
@@ -83,6 +88,10 @@ class MemoryJournal:
         self.commits.append(drafts)
         self._durable = len(self.rows)
         return events
+
+    async def commit_waiting(self, drafts: Sequence[Draft]) -> Sequence[Event]:
+        """The same: it is inside of no call."""
+        return await self.commit(drafts)
 
     def post(self, drafts: Sequence[Draft]) -> None:
         """Append."""

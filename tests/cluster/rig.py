@@ -49,6 +49,7 @@ class Rig:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._keeper: Any = None
+        self._runtime: Any = None
 
     # -- up and down --------------------------------------------------------------------------
 
@@ -72,6 +73,7 @@ class Rig:
         attachment = attach(self.settings)
         runtime = ClusterRuntime(self.settings, attachment)
         self._keeper = runtime.directory.keeper()
+        self._runtime = runtime
         with Client(runtime, attachment.detach) as client:
             client.register(registry, source=SOURCE)
             yield client
@@ -79,6 +81,10 @@ class Rig:
     def keeper_status(self) -> dict[str, Any]:
         """What the keeper sees; while this process has joined."""
         return import_ray().get(self._keeper.status.remote())
+
+    def models_status(self) -> dict[str, Any]:
+        """What the gateway tells of each model; while this process has joined."""
+        return asyncio.run(self._runtime.models_status())
 
     def driver(self, environment: Mapping[str, str] | None = None) -> Driver:
         """A user's program in a process of its own, joined."""

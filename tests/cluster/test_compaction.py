@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -56,6 +57,42 @@ async def outer(ctx: Any, wake: Any) -> str:
     return (await ctx.use_agent("Outer.", tools=[delegate]).run()).text
 
 
+@registry.entity("beside", idle_timeout=IDLE, limits=Limits(retry_delay=timedelta(milliseconds=1)))
+async def beside(ctx: Any, wake: Any) -> str:
+    compaction = Compaction(threshold=300, keep_last=2, max_tokens=50)
+    looker = ctx.use_agent("Looker.", tools=[look], compaction=compaction)
+    if wake.payload == "tell":
+        return (await looker.run()).text
+    teller = ctx.use_agent("Teller.")
+
+    async def tell() -> None:
+        await gates.reached["looking"].wait()
+        await teller.run("tell")
+        gates.opened["looking"].set()
+
+    await asyncio.gather(looker.run("look"), tell())
+    return "looked"
+
+
+class BesideEachOther:
+    """One looks and sums up for long, while the other has said a word at its beginning."""
+
+    def __init__(self) -> None:
+        self.failing: list[Sequence[Message]] = []
+
+    def __call__(self, asked: ModelRequest) -> Any:
+        knows = "the word is BETA" if "BETA" in str(asked.messages) else "no word"
+        if asked.system == "Teller.":
+            return "BETA."
+        if asked.system != "Looker.":
+            return f"Summed up: {knows}."
+        if gates.times["looks"] == STEPS - 1 and len(self.failing) < 2:
+            self.failing.append(asked.messages)
+            if len(self.failing) == 1:
+                raise ModelUnavailable("for a test")
+        return knows if gates.times["looks"] >= STEPS else Says(calls=[("look", {})])
+
+
 class Delegating:
     """Looks inside, is not to be reached once outside, and keeps what it is asked there."""
 
@@ -86,6 +123,20 @@ async def test_a_run_that_goes_on_takes_no_summary_of_a_run_inside_of_it() -> No
     begun, before, after = model.asked
     assert after == before
     assert after[: len(begun)] == begun
+
+
+async def test_a_summary_takes_nothing_away_that_a_run_beside_has_said() -> None:
+    model = BesideEachOther()
+    async with LocalRuntime("memory:", model_for=lambda _: FunctionModel(model)) as runtime:
+        await runtime.register(registry)
+        where = await spawned(runtime, "/beside/b")
+        assert (await ask(runtime, where, "go")).value == "looked"
+        log = await log_of(runtime, where)
+        assert any("compaction" in event.type for event in log)
+        before, after = model.failing
+        assert after == before
+        assert "Summed up: no word." in str(after)
+        assert (await ask(runtime, where, "tell")).value == "the word is BETA"
 
 
 async def test_a_message_that_came_before_a_summary_is_told_to_the_run_after_it() -> None:

@@ -441,3 +441,13 @@ async def test_runtimes_of_two_stores_in_one_process_do_not_answer_for_each_othe
         awake = await spawned(one, "/worker/same")
         with pytest.raises(UnknownEntity):
             await other.inspect(awake)
+
+
+async def test_an_image_that_is_none_is_refused_at_the_door(runtime: LocalRuntime) -> None:
+    w = await spawned(runtime, "/worker/w")
+    source = {"type": "base64", "media_type": "image/png", "data": "/9j/4AAQ"}
+    message = SendRequest(payload={"content": ["see", {"type": "image", "source": source}]})
+    with pytest.raises(InvalidPayload, match="but like image/jpeg"):
+        await runtime.send(w, message)
+    with pytest.raises(InvalidPayload, match="but like image/jpeg"):
+        await runtime.spawn(Address.parse("/worker/x"), SpawnRequest(message=message))

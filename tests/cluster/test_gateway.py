@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
-from ray_agents.cluster.gateway import RayCentre
+from ray_agents.cluster import gateway
+from ray_agents.cluster.gateway import RayCentre, models_now
 from ray_agents.errors import RuntimeUnavailable
 from ray_agents.settings import Settings
 
@@ -87,3 +90,58 @@ async def test_one_that_cannot_be_made_is_made_at_the_next_report() -> None:
         await centre.report("here", {})
     centre.actors = actors
     assert await centre.report("here", {}) == {}
+
+
+class Told:
+    """A gateway that answers ``status``, or never does."""
+
+    def __init__(self, answer: object) -> None:
+        self.status = self
+        self.answer = answer
+
+    async def remote(self) -> object:
+        if self.answer is None:
+            await asyncio.Event().wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def named(actor: object) -> Callable[..., object]:
+    """``ray.get_actor`` where only that actor has a name, or none."""
+
+    def get_actor(name: str, *, namespace: str) -> object:
+        if actor is None:
+            raise ValueError(f"there is no {name} in {namespace}")
+        return actor
+
+    return get_actor
+
+
+async def test_what_goes_on_at_models_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get_actor", named(Told([{"model": "m"}])))
+    assert await models_now("here") == {"models": [{"model": "m"}]}
+
+
+async def test_where_no_model_was_called_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get_actor", named(None))
+    assert await models_now("here") == {"models": []}
+
+
+@pytest.mark.parametrize(
+    ("actor", "wrong"),
+    [
+        (Told(None), "does not answer within 0.01 s"),
+        (Told(ActorDiedError()), "is gone, or not there yet (ActorDiedError)"),
+        (Told(ActorUnavailableError("busy", b"0" * 16)), "is gone, or not there yet"),
+    ],
+    ids=["silent", "dead", "restarting"],
+)
+async def test_a_gateway_that_cannot_tell_is_not_waited_for(
+    actor: Told, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "get_actor", named(actor))
+    monkeypatch.setattr(gateway, "STATUS_MAX", timedelta(milliseconds=10))
+    told = await models_now("here")
+    assert told["models"] == []
+    assert wrong in told["model gateway"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,14 +13,15 @@ import pytest
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
 from ray_agents.cluster import wakeloop
+from ray_agents.cluster.calls import Answer, Call, Kill
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Registry
-from ray_agents.errors import AmbiguousApproval
+from ray_agents.errors import AmbiguousApproval, UnknownEntity
 from ray_agents.events import WakeRecorded
 from ray_agents.model import Answered, Block, ModelEvent, ModelRequest
-from ray_agents.requests import DecisionRequest, SendRequest
+from ray_agents.requests import DecisionRequest, SendRequest, SpawnRequest
 from ray_agents.tools import tool
-from ray_agents.views import ApprovalView
+from ray_agents.views import ApprovalView, Status
 from tests.cluster import gates
 from tests.cluster.conftest import ask, log_of, spawned, turn_until
 from tests.cluster.stores import memory
@@ -185,3 +187,46 @@ async def test_two_interrupts_of_one_wake_are_two() -> None:
         both = await asyncio.gather(*(runtime.interrupt(at) for _ in range(2)))
         assert both[0].wake == both[1].wake
         assert both[0].offset != both[1].offset
+
+
+def losing_the_first_kill(runtime: LocalRuntime, meanwhile: Callable[[], Awaitable[object]]) -> Any:
+    """The way to its hosts, on which a kill is asked again: its answer was lost, and time passed.
+
+    That is what the way over Ray does if a host dies between the sync and the answer.
+    """
+    straight = runtime.hosts.call
+
+    async def call(address: Address, call: Call) -> Answer:
+        answer = await straight(address, call)
+        if not isinstance(call, Kill):
+            return answer
+        await meanwhile()
+        return await straight(address, call)
+
+    return call
+
+
+async def test_a_kill_made_again_does_not_end_a_life_that_was_begun_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with LocalRuntime() as runtime:
+        at = await begun(runtime, "/waiter/a")
+        spawning = partial(runtime.spawn, at, SpawnRequest())
+        monkeypatch.setattr(runtime.hosts, "call", losing_the_first_kill(runtime, spawning))
+        await runtime.kill(at)
+        assert (await runtime.inspect(at)).life == 1
+        assert (await runtime.inspect(at)).status is not Status.STOPPED
+
+
+async def test_nor_one_that_began_while_it_was_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with LocalRuntime() as runtime:
+        at = await begun(runtime, "/waiter/a")
+        await runtime.kill(at)
+        await runtime.spawn(at, SpawnRequest())
+        await runtime.kill(at, life=0)
+        assert (await runtime.inspect(at)).status is not Status.STOPPED
+        with pytest.raises(UnknownEntity, match="life 7 of '/waiter/a' has not begun"):
+            await runtime.kill(at, life=7)
+        await runtime.kill(at, life=1)
+        await runtime.kill(at, life=1)
+        assert (await runtime.inspect(at)).status is Status.STOPPED

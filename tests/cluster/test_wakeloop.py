@@ -294,3 +294,102 @@ async def test_a_new_life_does_not_wait_for_a_handler_of_the_last_one_that_does_
         await gates.reached["refused"].wait()
         rows = [e.value["content"] for e in await log_of(runtime, at) if "late" in e.key]
     assert rows == ["and now?"]
+
+
+BRIEF = Limits(
+    retry_delay=timedelta(milliseconds=1),
+    attempts_max=2,
+    handler_time_max=timedelta(milliseconds=200),
+)
+
+
+async def whatever_is_said() -> None:
+    """Wait, and go on waiting however often that is cancelled."""
+    while not gates.opened["waiting"].is_set():
+        with suppress(asyncio.CancelledError):
+            await gates.wait("waiting")
+
+
+@tool
+async def stubborn() -> None:
+    """Do not end."""
+    await whatever_is_said()
+
+
+@registry.entity("endless", limits=BRIEF)
+async def endless(ctx: Any, wake: Any) -> Any:
+    """Do not end when the time is up, by itself or in a tool; and write at last."""
+    match wake.payload:
+        case "go on":
+            ctx.insert_context("late", name="late", content="late")
+            await whatever_is_said()
+            try:
+                await ctx.commit()
+            except Fenced:
+                gates.times["refused"] += 1
+                raise
+        case "in a tool":
+            says = [Says(calls=[("stubborn", {})]), "I see."]
+            ctx.use_agent(tools=[stubborn], test_responses=says)
+            await ctx.agent.run()
+        case "a while":
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        case _:
+            pass
+    return wake.payload
+
+
+OVERRUN = "0.2 s (Limits.handler_time_max), and did not end within 0.02 s of being cancelled"
+
+
+async def test_a_handler_that_does_not_end_when_its_time_is_up_holds_its_entity_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wakeloop, "CANCELLED_MAX", timedelta(milliseconds=20))
+    async with LocalRuntime() as runtime:
+        view, events = await parked(runtime, "/endless/a", "go on")
+        at = Address.parse(view.address)
+        assert (await ask(runtime, at, "and now?")).value == "and now?"
+        gates.opened["waiting"].set()
+        await turn_until(lambda: gates.times["refused"] == 2)
+        rows = await log_of(runtime, at)
+    told = [event.value for event in events if event.type == "error"]
+    assert [each["error_code"] for each in told] == ["handler_failed"] * 2
+    assert all(OVERRUN in each["message"] for each in told)
+    assert view.parked[0].attempts == 2
+    assert not any("late" in each.key for each in rows)
+
+
+async def test_nor_does_one_whose_tool_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wakeloop, "CANCELLED_MAX", timedelta(milliseconds=20))
+    async with LocalRuntime() as runtime:
+        await runtime.register(registry)
+        at = await spawned(runtime, "/endless/a")
+        reply = await ask(runtime, at, "in a tool")
+        gates.opened["waiting"].set()
+        [told] = [e.value["message"] for e in await log_of(runtime, at) if e.type == "error"]
+    assert OVERRUN in told
+    assert reply.text == "I see."  # the model was told that the tool was interrupted
+
+
+async def test_one_that_ends_soon_after_its_time_has_ended_by_itself() -> None:
+    async with LocalRuntime() as runtime:
+        await runtime.register(registry)
+        at = await spawned(runtime, "/endless/a")
+        assert (await ask(runtime, at, "a while")).value == "a while"
+        rows = await log_of(runtime, at)
+    assert not any(event.type == "error" for event in rows)
+
+
+@registry.entity("timeless", limits=Limits(handler_time_max=timedelta.max, attempts_max=1))
+async def timeless(ctx: Any, wake: Any) -> Any:
+    """Take as long as it takes."""
+    return wake.payload
+
+
+async def test_a_handler_may_have_all_the_time_there_is() -> None:
+    async with LocalRuntime() as runtime:
+        await runtime.register(registry)
+        at = await spawned(runtime, "/timeless/a")
+        assert (await ask(runtime, at, "well")).value == "well"

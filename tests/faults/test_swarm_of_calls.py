@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ray_agents.cluster.gateway import GATEWAY
-from ray_agents.cluster.untyped import import_ray
 from ray_agents.testing.messages_api import MessagesApi
 from tests.cluster.rig import Rig, eventually, kill, wakes
 from tests.cluster.swarms import SOURCE, ServerInThread, registry, thinker
@@ -99,10 +97,15 @@ def test_all_finish_few_calls_are_refused_and_nobody_is_left_behind(
         eventually(lambda: api.totals.whole >= ENTITIES * CALLS / 10, within=LONG)
         waiting = client.inspect(f"/member/{ENTITIES // 2}").waiting_for
         eventually(lambda: api.totals.whole >= ENTITIES * CALLS / 2, within=LONG)
-        status = gateway_status()
+        status = rig.models_status()
         eventually(lambda: api.totals.whole == ENTITIES * CALLS, within=LONG)
         eventually(lambda: all_done(client), within=LONG)
+        silent = of_a_stopped_gateway(rig)
     print(f"\nseen on the way: waiting for {waiting}; {status}")
+    [model] = status["models"]
+    assert (model["model"], model["hosts"]) == ("claude-sonnet-5-5", 2)
+    assert min(model[what] for what in ("limit", "in_flight", "waiting", "waited_seconds")) > 0
+    assert "does not answer within 2 s" in silent["model gateway"]
     report(rig, api)
 
 
@@ -122,13 +125,14 @@ def test_all_finish_though_the_gateway_is_killed_in_the_middle(
     report(rig, api)
 
 
-def gateway_status() -> Any:
-    """What the gateway says of itself; while this process has joined."""
-    ray = import_ray()
-    [found] = [
-        each for each in ray.util.list_named_actors(all_namespaces=True) if each["name"] == GATEWAY
-    ]
-    return ray.get(ray.get_actor(**found).status.remote())
+def of_a_stopped_gateway(rig: Rig) -> dict[str, Any]:
+    """What is told of the models while the gateway is silent."""
+    [gateway] = rig.titled(GATEWAY_TITLE)
+    gateway.suspend()
+    try:
+        return rig.models_status()
+    finally:
+        gateway.resume()
 
 
 def all_done(client: Client) -> bool:

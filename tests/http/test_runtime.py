@@ -161,6 +161,47 @@ async def test_an_interrupt_whose_answer_is_lost_is_made_again_as_the_same() -> 
     assert json.loads(bodies[0])["id"]
 
 
+class LosesAnAnswer(httpx.AsyncBaseTransport):
+    """The first answer to a DELETE is lost; ``meanwhile`` happens before it is sent again."""
+
+    def __init__(self, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        self._inner = httpx.AsyncHTTPTransport()
+        self._meanwhile = meanwhile
+        self.lost = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        answer = await self._inner.handle_async_request(request)
+        if request.method == "DELETE" and not self.lost:
+            await answer.aread()
+            self.lost += 1
+            await self._meanwhile()
+            raise httpx.ReadError("the answer is lost")
+        return answer
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+async def test_a_kill_whose_answer_is_lost_does_not_end_a_life_that_was_begun_since() -> None:
+    registry = Registry()
+
+    @registry.entity("assistant")
+    async def assistant(ctx: Any, wake: Any) -> None:
+        """Do nothing."""
+
+    runtime = LocalRuntime()
+    lossy = LosesAnAnswer(lambda: runtime.spawn(AMY, SpawnRequest()))
+    async with (
+        served(runtime, Settings()) as url,
+        HttpRuntime(url, patience=HASTY, transport=lossy) as http,
+    ):
+        await runtime.register(registry)
+        await http.spawn(AMY, SpawnRequest())
+        await http.kill(AMY, reason="old")
+        view = await http.inspect(AMY)
+    assert (lossy.lost, view.life, view.status is Status.STOPPED) == (1, 1, False)
+
+
 async def test_list_kill_retry_and_skip(http: HttpRuntime, runtime: FakeRuntime) -> None:
     await http.spawn(AMY, SpawnRequest())
     page = await http.list(ListQuery(type="assistant", status=Status.IDLE, limit=3))

@@ -127,9 +127,9 @@ async def test_redacted_thinking_and_server_tools_are_kept_as_they_came() -> Non
 
 
 async def test_images_and_documents_are_sent_as_they_are() -> None:
-    shown = [image(b"png"), document(b"%PDF"), HI["content"][0]]
+    shown = [image(b"\x89PNG\r\n\x1a\n"), document(b"%PDF"), HI["content"][0]]
     call: Block = {"type": "tool_use", "id": "t", "name": "look", "input": {}}
-    seen = {"type": "tool_result", "tool_use_id": "t", "content": [image(b"png")]}
+    seen = {"type": "tool_result", "tool_use_id": "t", "content": [image(b"\x89PNG\r\n\x1a\n")]}
     async with MessagesApi(script=["I see."]) as api:
         await ask(
             api,

@@ -61,9 +61,9 @@ def _function(arguments: str) -> dict[str, str]:
 
 
 def test_images_in_a_result_follow_it() -> None:
-    shown = mapped([HI], [call("a")], [result("a", [HI, image(b"png")])])[2:]
+    shown = mapped([HI], [call("a")], [result("a", [HI, image(b"\x89PNG\r\n\x1a\n")])])[2:]
     assert shown[0]["content"] == "hi\n[image]"
-    assert shown[1]["content"][0]["image_url"]["url"] == "data:image/png;base64,cG5n"
+    assert shown[1]["content"][0]["image_url"]["url"] == "data:image/png;base64,iVBORw0KGgo="
 
 
 def test_documents_are_files_and_what_cannot_be_shown_is_named() -> None:

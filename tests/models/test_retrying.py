@@ -30,13 +30,13 @@ def failed(*, may_help: bool = True, retry_after: float | None = None) -> CallFa
 class Attempts:
     """Gives each attempt its events; a failure is raised, None waits for ever. Pauses are kept."""
 
-    def __init__(self, *plans: Sequence[ModelEvent | CallFailed | None]) -> None:
+    def __init__(self, *plans: Sequence[ModelEvent | CallFailed | TimeoutError | None]) -> None:
         self._plans = iter(plans)
         self.pauses: list[float] = []
 
     async def attempt(self) -> AsyncGenerator[ModelEvent, None]:
         for each in next(self._plans):
-            if isinstance(each, CallFailed):
+            if isinstance(each, CallFailed | TimeoutError):
                 raise each
             if each is None:
                 await asyncio.Event().wait()
@@ -126,6 +126,12 @@ async def test_an_answer_beyond_the_call_timeout_is_ended_and_not_made_again() -
     attempts = Attempts([SAID, None, DONE])
     with pytest.raises(ModelUnavailable, match="raise call_timeout"):
         await attempts.events(ModelSettings(call_timeout=timedelta(0)))
+
+
+async def test_a_timeout_that_is_not_ours_is_not_told_as_ours_and_the_call_is_made_again() -> None:
+    attempts = Attempts([SAID, TimeoutError("read")], [DONE])
+    voided = AnswerBroken(reason="broke its answer off: TimeoutError: read")
+    assert await attempts.events() == [SAID, voided, DONE]
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,9 @@ async def test_delete_kills_and_keeps_the_reason(
     await api.put(AT)
     answer = await api.delete(AT, params={"reason": "done"})
     assert answer.status_code == 204
-    assert runtime.killed == {AMY: "done"}
+    assert (await api.delete(AT, params={"reason": "done", "life": 0})).status_code == 204
+    assert (await api.delete(AT, params={"life": "first"})).status_code == 422
+    assert (runtime.killed, runtime.ended) == ({AMY: "done"}, [None, 0])
 
 
 async def test_interrupt_says_which_wake_it_stopped(
@@ -237,7 +239,7 @@ async def test_the_api_describes_the_bodies_of_guards(
         ("GET", f"{AT}/state?offset=1", "takes at"),
         ("GET", f"{AT}/events?since=1", "takes limit, live, offset"),
         ("POST", f"{AT}/approvals/a/b?by=ann", "takes none"),
-        ("DELETE", f"{AT}?why=done", "takes reason"),
+        ("DELETE", f"{AT}?why=done", "takes life, reason"),
         ("GET", f"{AT}/export?child=1", "takes children"),
     ],
 )

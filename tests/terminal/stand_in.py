@@ -177,6 +177,19 @@ COSTS = (
     ).model_copy(update={"cost_micros": 2740}),
     CostLine(of="odd", steps=1, input_tokens=5, cost_micros=None, unpriced_tokens=5),
 )
+BUSY_MODEL = {
+    "provider": "anthropic",
+    "model": "claude-opus-4-5",
+    "limit": 20,
+    "known": 20,
+    "in_flight": 18,
+    "waiting": 44,
+    "waited_seconds": 3.214,
+    "paused_seconds": 12.0,
+    "requests": {"used": 30, "allowed": 50},
+    "tokens": {"used": 12_000, "allowed": 40_000},
+    "hosts": 2,
+}
 ANSWER = Answer(columns=("tool", "calls"), rows=(("add", 12), ("a,b\n", None)))
 
 
@@ -347,7 +360,7 @@ class FakeInstallation:
     def status(self, target: Target) -> Description:
         if self.missing is not None:
             raise self.missing
-        return {"entities": 4}
+        return {"entities": 4, "models": [BUSY_MODEL]}
 
     def demo(self, target: Target, *, screen: Screen) -> None:
         self.asked.append(("demo", target))

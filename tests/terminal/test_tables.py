@@ -8,10 +8,11 @@ from textwrap import dedent
 import pytest
 from rich.console import Console, RenderableType
 
+from ray_agents.events import JSON
 from ray_agents.terminal import tables, wording
 from ray_agents.terminal.screen import Screen
 from ray_agents.views import BudgetView, Durability, GoalView, Spending, Status, TypeView
-from tests.terminal.stand_in import NOW, PARKED, WAITS, entity
+from tests.terminal.stand_in import BUSY_MODEL, NOW, PARKED, WAITS, entity
 
 
 def printed(answer: RenderableType, *, width: int = 120) -> str:
@@ -152,6 +153,26 @@ def test_a_description_puts_each_item_of_a_list_on_its_line() -> None:
     assert printed(
         tables.description({"control_api": "http://x", "hosts": ["a", "b"], "n": 3})
     ) == ("control api   http://x\nhosts         a\n              b\nn             3\n")
+
+
+def test_status_has_a_line_for_each_model_that_was_called() -> None:
+    idle = dict.fromkeys(BUSY_MODEL, 0) | {"model": "m", "provider": "p", "limit": 8, "hosts": 1}
+    shown = printed(tables.runtime({"store": "s", "models": [BUSY_MODEL, idle]}), width=250)
+    busy = (
+        "18 of 20 calls under way, 44 wait, the longest for 3.2 s, paused for 12.0 s, "
+        "30 of 50 requests a minute, 12,000 of 40,000 tokens a minute, 2 hosts"
+    )
+    assert shown == dedent(f"""\
+        store    s
+        models   claude-opus-4-5 (anthropic): {busy}
+                 m (p): 0 of 8 calls under way, 1 host
+        """)
+
+
+def test_status_says_nothing_of_models_that_nobody_called_and_what_is_wrong() -> None:
+    assert printed(tables.runtime({"store": "s", "models": []})) == "store   s\n"
+    silent: dict[str, JSON] = {"models": [], "model gateway": "does not answer within 2 s"}
+    assert printed(tables.runtime(silent)) == "model gateway   does not answer within 2 s\n"
 
 
 def test_square_brackets_are_text_and_not_markup() -> None:

@@ -376,9 +376,13 @@ def test_tokens_from_the_cache_are_counted_and_named() -> None:
 
 
 def test_pictures_are_told_by_kind_and_size() -> None:
-    blocks = [{"type": "text", "text": "see"}, image(b"x" * 300), {"type": "document"}]
+    blocks = [
+        {"type": "text", "text": "see"},
+        image(b"\xff\xd8\xff" + b"x" * 297, "image/jpeg"),
+        {"type": "document"},
+    ]
     line = told(tool("completed", args={}, result=blocks))
-    assert line.endswith("see\n           [image/png, 300 bytes]\n           [document]\n")
+    assert line.endswith("see\n           [image/jpeg, 300 bytes]\n           [document]\n")
 
 
 @pytest.mark.parametrize(
