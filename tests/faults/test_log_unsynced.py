@@ -102,6 +102,20 @@ async def test_a_row_that_was_never_synced_is_durable_once_it_was_served(disk: L
     assert await adopted(disk.after_power_loss(Worst())) == ["a", "b"]
 
 
+async def test_it_is_so_for_a_reader_that_has_read_before(disk: LossyBlobs) -> None:
+    blobs = FaultyBlobs(disk)
+    with closing(Log(blobs)) as log, closing(Log(disk)) as elsewhere:
+        owner, reader = await log.claim(), elsewhere.reader()
+        await owner.append([message("a")])
+        await reader.read(0)
+        blobs.refuse["sync"] = BROKEN
+        with pytest.raises(StoreUnavailable):
+            await owner.append([message("b")])
+        await owner.abandon()
+        assert keys_of((await reader.read(0)).events) == ["a", "b"]
+    assert await adopted(disk.after_power_loss(Worst())) == ["a", "b"]
+
+
 async def test_a_row_in_a_file_without_a_durable_name_is_durable_once_it_was_served(
     disk: LossyBlobs,
 ) -> None:
