@@ -13,7 +13,7 @@ somebody else has taken the log: who recovers what it left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Self
 
 from ray_agents.address import Address
@@ -118,8 +118,3 @@ async def _claim(e: Equipment, head: Head | None) -> LogOwner:
     claim = Claim(host=e.host, token=e.clock.fresh_id())
     folder = host_folder(e.host)
     return await LogOwner.claim(e.blobs, folder, head=head, claim=claim, clock=e.clock, io=e.io)
-
-
-def still_awake(rows: Sequence[str]) -> list[Address]:
-    """The addresses left awake, oldest first."""
-    return [Address.parse(row) for row in rows]

@@ -183,7 +183,8 @@ def _keep_latest(files: LogFiles, manifest: Manifest) -> tuple[Manifest, dict[st
     if latest is not None:
         entry = write_sealed(files.blobs, files.folder, rows=latest, epoch=manifest.epoch)
         written.append(entry)
-    gone = {entry.name for entry in manifest.files} - {entry.name for entry in written}
+    gone = {entry.name for entry in manifest.files} | files.stray(manifest)
+    gone -= {entry.name for entry in written}.union(manifest.dropped)
     dropped = (*manifest.dropped, *deletion_order(gone))
     own = {entry.name: latest for entry in written if latest is not None}
     return replace(manifest, files=tuple(written), dropped=dropped), own

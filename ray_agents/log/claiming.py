@@ -22,7 +22,8 @@ def take(files: LogFiles, *, head: Head | None, claim: Claim) -> Preamble:
     The epoch may have been taken, merged and deleted long ago. As the newest segment is never
     deleted, none that is newer shows that it was not. If there is one, ours stays where it is,
     for whoever has claimed after it meanwhile may be about to read it, unless the one after it is
-    gone: segments are deleted in ascending order.
+    gone: segments are deleted in ascending order. (One that is of the past all the same is listed
+    by no manifest, and goes when the log is tidied: :meth:`LogFiles.stray`.)
 
     Raises:
         ClaimLost: somebody else created it before, or long ago.

@@ -36,6 +36,16 @@ class LogFiles:
         epochs = [epoch_of(name) for name in self.blobs.names(self.folder)]
         return max((epoch for epoch in epochs if epoch is not None), default=0)
 
+    def stray(self, manifest: Manifest) -> set[str]:
+        """The segments below the manifest's epoch that it does not list.
+
+        They were merged away; a claim on an outdated head has made their names anew, in vain. To
+        an owner of that epoch who was stopped for long it would look as if its segment stood.
+        """
+        names = self.blobs.names(self.folder)
+        older = {name for name in names if 0 < (epoch_of(name) or 0) < manifest.epoch}
+        return older.difference(manifest.names)
+
     def head(self) -> Head | None:
         """The newest segment's head; None if there is no log.
 

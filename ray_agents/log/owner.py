@@ -309,8 +309,10 @@ class LogOwner:
         return Fenced(message, folder=self.folder, epoch=self.epoch)
 
     def _start_sync(self) -> None:
+        """One at a time: the end waits for the one under way, and must not miss another."""
         self._later = None
-        self._syncing = _in_background(self._sync_batch())
+        if self._syncing is None:
+            self._syncing = _in_background(self._sync_batch())
 
     async def _sync_batch(self) -> None:
         self._unsynced = False
@@ -321,6 +323,9 @@ class LogOwner:
             raise
         finally:
             self._syncing = None
+            overdue = self._unsynced and self._later is None
+            if overdue and not self._closing and self.cause is None:
+                self._start_sync()
 
     async def ready(self, start: int = 0, *, stop: int = FOREVER, limit: int | None = None) -> None:
         """See to it that ``history`` can answer for these rows without waiting for the medium.

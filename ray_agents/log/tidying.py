@@ -303,8 +303,8 @@ class _Tidying:
         return replace(self.after, dropped=deletion_order(gone))
 
     def _garbage(self) -> set[str]:
-        """What owners up to us have made for manifests that never came to be."""
-        found: set[str] = set()
+        """What owners up to us have made for manifests that never came to be, or claimed late."""
+        found = self._files.stray(self.before)
         for folder in (FOLDER, SNAPSHOTS, IDS):
             for last in self._files.blobs.names(f"{self._files.folder}/{folder}"):
                 match = _EPOCH_IN_NAME.search(last)

@@ -246,6 +246,7 @@ class LogSuite:
             with pytest.raises(ClaimLost) as lost:
                 await log.claim_after(head)
             assert lost.value.head == heads[-1]
+        assert "0000000001.arrows" not in log.blobs.names(log.folder)
         assert (await log.wake("last")).epoch == 41
 
     async def test_the_cost_of_a_wake_does_not_grow_with_past_wakes(self, log: Log) -> None:
@@ -341,7 +342,9 @@ class LogSuite:
         owner = await log.claim()
         queued = owner.enqueue([message("a")])
         await asyncio.gather(owner.seal(), owner.seal())
+        sealed = log.blobs.read(f"{log.folder}/0000000001.arrows")
         await owner.seal()
+        assert log.blobs.read(f"{log.folder}/0000000001.arrows") == sealed
         await queued.durable()
         assert not owner.lost.is_set()
         with pytest.raises(Fenced):

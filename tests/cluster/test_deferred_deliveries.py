@@ -127,6 +127,23 @@ async def test_the_source_sleeps_and_tries_again_after_a_growing_delay(
     await wait_until(arrived)
     assert await inbox_of(runtime, t) == ["1", "2"]
     assert (await runtime.inspect(s)).next_due is None
+    await wait_until(lambda: forgotten(runtime, s))
+
+
+async def forgotten(runtime: LocalRuntime, s: Address) -> bool:
+    """Whether the source's log says that it waits for its target no more."""
+    rows = [row for row in await log_of(runtime, s) if row.type == DeliveryDeferred.TYPE]
+    return rows[-1].operation is Operation.DELETE
+
+
+async def test_a_target_for_which_nothing_is_left_is_waited_for_no_more(
+    runtime: LocalRuntime, clock: ManualClock, wait_until: Any
+) -> None:
+    s = await spawned(runtime, "/source/s")
+    await runtime.send(s, SendRequest(payload="1"))
+    await deferred(runtime, clock, wait_until)
+    await clock.advance(8 * DAY)
+    await wait_until(lambda: forgotten(runtime, s))
 
 
 async def test_new_messages_to_it_wait_behind_the_old_ones(

@@ -120,6 +120,11 @@ async def test_a_trip_that_fails_fails_the_calls_that_are_missing_and_no_later_o
             await answer
     gate.set()
     assert await line.ask(b"x") == b"x"
+    gate = host.shut_gate(b"later")
+    later = line.ask(b"later")
+    assert await line.ask(b"y") == b"y"
+    gate.set()
+    assert await asyncio.wait_for(later, 5) == b"later"  # fetched by a trip of its own
 
 
 async def test_what_was_to_follow_a_trip_that_failed_does_not_travel_empty(
@@ -132,6 +137,8 @@ async def test_what_was_to_follow_a_trip_that_failed_does_not_travel_empty(
     for _ in range(5):
         await asyncio.sleep(0)
     assert host.trips == []
+    assert await line.ask(b"three") == b"three"  # and what was told to have failed does not leave
+    assert [call for trip in host.trips for _, call in trip] == [b"three"]
 
 
 async def test_a_trip_that_is_cancelled_may_be_made_again(line: Line, host: Host) -> None:

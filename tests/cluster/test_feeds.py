@@ -161,6 +161,33 @@ async def test_a_follower_that_fails_tells_everybody_and_is_replaced() -> None:
     assert lives == 2
 
 
+async def test_who_waits_is_told_of_a_failure_and_who_comes_then_shares_a_new_follower() -> None:
+    lives, broken = 0, asyncio.Event()
+
+    async def follow(address: Address, position: int) -> AsyncGenerator[Followed, None]:
+        nonlocal lives
+        lives += 1
+        yield _events(position, 1)
+        await broken.wait()
+        raise StoreUnavailable("the disk is gone")
+
+    shared = Feeds(follow)
+    waits, stays, comes, joins = (shared.events(ADDRESS, 0) for _ in range(4))
+    await asyncio.gather(anext(waits), anext(stays))
+    waiting = asyncio.ensure_future(anext(waits))
+    await asyncio.sleep(0)
+    broken.set()
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(waiting, 5)
+    broken.clear()
+    await anext(comes)
+    await stays.aclose()
+    await anext(joins)
+    assert lives == 2
+    await comes.aclose()
+    await joins.aclose()
+
+
 async def test_a_feed_is_not_its_first_observers_own() -> None:
     """Ray cancels what was called in the context of a task together with that task."""
     observer = ContextVar("observer", default="nobody")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from ray_agents.cluster.calls import Activate, Release
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Limits, Registry
 from ray_agents.errors import RuntimeUnavailable, StoreUnavailable
-from ray_agents.events import EffectStaged
+from ray_agents.events import EffectStaged, OutboxKind
+from ray_agents.projection import Outgoing, State
 from ray_agents.requests import SendRequest
 from tests.cluster import gates
+from tests.cluster.clocks import ManualClock
 from tests.cluster.conftest import ask, inbox_of, log_of, spawned
 from tests.cluster.stores import memory
 
@@ -59,6 +62,22 @@ async def registered(runtime: LocalRuntime) -> None:
 
 async def idle(runtime: LocalRuntime, wait_until: Any) -> None:
     await wait_until(lambda: not any(entity.busy for entity in runtime.hosts.host.awake))
+
+
+async def test_a_row_leaves_once_it_is_durable_and_not_before() -> None:
+    effect = EffectStaged(key="k", kind=OutboxKind.SEND, target="/receiver/r", body={})
+    state = State(outbox={"k": Outgoing(offset=7, time=0, effect=effect)})
+    owner, clock = SimpleNamespace(durable_tip=7), ManualClock()
+    entity: Any = SimpleNamespace(
+        state=state, owner=owner, services=SimpleNamespace(clock=clock), leaving=False, name="s"
+    )
+    out = outbox.Outbox(entity, deferred=lambda: None)
+    out.advance()
+    assert not out.running
+    owner.durable_tip = 8
+    out.advance()
+    assert out.running
+    await out.stop()
 
 
 async def test_messages_to_one_target_arrive_in_order(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -13,18 +14,26 @@ from pydantic import BaseModel
 
 from ray_agents.address import Address
 from ray_agents.agent import AgentConfig
+from ray_agents.cluster.calls import Answer, Call
 from ray_agents.cluster.clock import SystemClock
-from ray_agents.cluster.folders import entity_folder
+from ray_agents.cluster.folders import entity_folder, host_folder
+from ray_agents.cluster.hostlog import AWAKE
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.cluster.recovery import Recovery
 from ray_agents.definition import Limits, Registry
-from ray_agents.errors import RayAgentsError, StoreUnavailable
+from ray_agents.errors import RayAgentsError, StoreUnavailable, UnknownEntity
+from ray_agents.events import Draft, Operation
+from ray_agents.log.claiming import take
+from ray_agents.log.files import LogFiles
+from ray_agents.log.owner import Claim, LogOwner
 from ray_agents.log.reader import LogReader
-from ray_agents.log.threads import LogIO
+from ray_agents.log.segment import epoch_of
+from ray_agents.log.threads import Kept, LogIO
 from ray_agents.model import ModelEvent, ModelRequest, ToolCallBegun
 from ray_agents.models.scripted import FunctionModel
 from ray_agents.ports import Blobs
 from ray_agents.requests import SendRequest, SpawnRequest
+from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.tools import tool
 from ray_agents.views import Receipt
 from tests.cluster import gates
@@ -118,6 +127,38 @@ async def test_what_dies_while_it_opens_is_not_taken_for_alive(crash_at: int) ->
     gates.opened["gate"].set()
     async with LocalRuntime(store):
         await turn_until(lambda: gates.times["gate"] > before)
+
+
+async def test_a_hosts_log_stays_until_all_it_left_is_resumed() -> None:
+    blobs, clock, called = FaultyBlobs(memory()), SystemClock(), list[str]()
+    away: dict[str, Exception] = {"b": StoreUnavailable("no", path=""), "c": UnknownEntity("none")}
+
+    async def route(address: Address, _: Call) -> Answer:
+        called.append(address.id)
+        if address.id in away:
+            raise away[address.id]
+        return None
+
+    with closing(LogIO(threads_max=1)) as io:
+        claim = Claim(host="h", token="t")
+        log = await LogOwner.claim(
+            blobs, host_folder("h"), head=None, claim=claim, clock=clock, io=io
+        )
+        rows = [Draft.of(AWAKE, f"/other/{name}", operation=Operation.UPSERT) for name in "abc"]
+        await log.append(rows)
+        await log.abandon()
+        recovery = Recovery(blobs, io=io, clock=clock, route=route)
+        files, other = LogFiles(blobs, host_folder("h"), kept=Kept()), Claim(host="r", token="o")
+        blobs.meanwhile["create"] = lambda: take(files, head=files.head(), claim=other)
+        assert await recovery.resume("h") == 0  # another recovery is at it
+        assert await recovery.resume("h") == 2
+        assert await recovery.hosts() == ["h"]
+        del away["b"]
+        assert await recovery.resume("h") == 3
+        assert await recovery.hosts() == []
+    assert called == [*"abcabc"]
+    epochs = [epoch_of(name.rpartition("/")[2]) for name in blobs.deleted]
+    assert list(filter(None, epochs)) == [4, 3, 2, 1]  # at any time what is left is a whole log
 
 
 async def test_a_clean_stop_in_mid_handler_costs_no_attempt(store: Blobs) -> None:

@@ -14,7 +14,7 @@ from ray_agents.address import Address
 from ray_agents.cluster import wakeloop
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Limits, Registry
-from ray_agents.errors import Fenced, ModelUnavailable
+from ray_agents.errors import Fenced, InvalidDefinition, ModelUnavailable
 from ray_agents.model import ModelEvent, ModelRequest, TextDelta
 from ray_agents.models.scripted import Says
 from ray_agents.requests import DecisionRequest, SendRequest
@@ -211,6 +211,19 @@ async def test_a_run_that_a_skipped_handler_had_recorded_is_ended() -> None:
         await runtime.skip(at)
         runs = [event.value for event in await log_of(runtime, at) if event.type == "run"]
     assert [run["status"] for run in runs] == ["started", "failed"]
+
+
+@registry.entity("undefined", limits=AT_ONCE)
+async def undefined(ctx: Any, wake: Any) -> None:
+    """What is wrong here is wrong for every attempt."""
+    raise InvalidDefinition("it cannot be loaded here")
+
+
+async def test_what_no_other_attempt_can_mend_is_parked_at_once() -> None:
+    async with LocalRuntime() as runtime:
+        view, _ = await parked(runtime, "/undefined/a", "go")
+        rows = await log_of(runtime, Address.parse(view.address))
+    assert len([row for row in rows if row.type == "error"]) == 1
 
 
 @registry.entity("refused", limits=Limits(attempts_max=1))

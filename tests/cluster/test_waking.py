@@ -102,7 +102,11 @@ def test_a_snapshot_and_what_comes_later_tell_the_same_state(
         done = cut if snapshot is not None else done
     history = History([] if snapshot is None else [snapshot])
     history.extend(events[done:])
-    assert_same(waking.load(history), fold(events))
+    state, essence = fold(events), waking.essential(history)
+    assert_same(waking.load(history), state)
+    looked_for = [row.offset for row in state.pending]
+    looked_for += [wake.from_offset for wake in state.wakes.values()]
+    assert essence is None or all(essence.held_from <= offset for offset in looked_for)
 
 
 def test_a_fork_of_one_whose_only_wake_is_to_be_retried_has_been_awake() -> None:

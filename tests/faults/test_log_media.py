@@ -6,13 +6,14 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 
 from ray_agents.errors import StoreFull, StoreUnavailable
 from ray_agents.events import Event
 from ray_agents.log.memory import MemoryBlobs
-from ray_agents.log.owner import LogIO
+from ray_agents.log.owner import LogIO, read_head
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import Log, keys_of, message
 from ray_agents.views import Durability
@@ -63,6 +64,29 @@ async def test_after_a_failed_sync_the_file_is_never_written_or_synced_again(
     await owner.seal()
     assert (blobs.calls["sync"], blobs.calls["write"]) == before
     assert keys_of(owner.history.read(0)) == ["a"]
+
+
+async def test_nothing_is_deleted_before_what_replaces_it_is_durable(
+    log: Log, blobs: FaultyBlobs
+) -> None:
+    await log.wake("a")
+    owner = await log.claim()
+    await owner.append([message("b")])
+    await owner.tidy_up()
+    blobs.refuse["sync"] = BROKEN
+    with pytest.raises(StoreUnavailable):
+        await owner.seal()
+    assert blobs.deleted == []
+
+
+async def test_a_segment_has_a_durable_name_before_it_ends(log: Log, blobs: FaultyBlobs) -> None:
+    """Else whoever finds it sealed claims the next one, and of two names the later may survive."""
+    order, written = list[str](), threading.Event()
+    blobs.meanwhile["sync_names"] = lambda: (written.wait(0.05), order.append("named"))
+    blobs.meanwhile["write"] = lambda: (order.append("ended"), written.set())
+    owner = await log.claim()
+    await owner.seal()
+    assert order == ["named", "ended"]
 
 
 async def test_a_full_disk_is_named_and_the_next_owner_goes_on_from_what_was_acknowledged(
@@ -159,6 +183,16 @@ async def test_a_log_that_was_sealed_in_this_process_is_not_read_again(blobs: Fa
         assert keys_of((await afresh.claim()).history.read(0)) == [f"m{n}" for n in range(5)]
 
 
+async def test_a_segment_that_may_grow_is_read_anew(blobs: FaultyBlobs) -> None:
+    with closing(Log(blobs, io=LogIO())) as log:
+        owner = await log.claim()
+        for key in "ab":
+            await owner.append([message(key)])
+            assert await read_head(blobs, log.folder, io=log.io)  # reads it whole
+        await owner.abandon()
+        assert keys_of((await log.claim()).history.read(0)) == ["a", "b"]
+
+
 async def test_a_file_that_is_read_page_by_page_is_read_once(log: Log, blobs: FaultyBlobs) -> None:
     await log.wake(*(f"m{n}" for n in range(20)))
     await log.wake("last")
@@ -189,7 +223,61 @@ async def test_batch_durability_syncs_later_and_before_the_end(
     await owner.append([message("a")])
     assert blobs.calls["sync"] == 0
     await owner.seal()
-    assert blobs.calls["sync"] == 1
+    assert (blobs.calls["sync"], blobs.calls["sync_names"]) == (1, 1)
+
+
+async def test_batch_durability_syncs_the_rest_before_the_end(
+    log: Log, blobs: FaultyBlobs, monkeypatch: pytest.MonkeyPatch, wait_until: Any
+) -> None:
+    owner = await log.claim(durability=Durability.BATCH)
+    for key, seconds in (("a", 0), ("b", 3600)):
+        monkeypatch.setattr("ray_agents.log.owner.BATCH_SYNC_WITHIN", seconds)
+        await owner.append([message(key)])
+        await wait_until(lambda: blobs.calls["sync"] == 1)
+    await owner.seal()
+    assert blobs.calls["sync"] == 2
+
+
+async def test_a_sync_of_a_batch_that_outlasts_the_next_one_is_waited_for_at_the_end(
+    log: Log, blobs: FaultyBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_agents.log.owner.BATCH_SYNC_WITHIN", 0)
+    owner = await log.claim(durability=Durability.BATCH)
+    syncs = [(threading.Event(), threading.Event()) for _ in range(2)]
+    for key, (under_way, go_on) in zip("ab", syncs, strict=True):
+        blobs.meanwhile["sync"] = lambda a=under_way, b=go_on: (a.set(), b.wait(10))
+        await owner.append([message(key)])
+        if key == "a":
+            assert await asyncio.to_thread(under_way.wait, 10)
+    (_, first_ends), (second_begins, second_ends) = syncs
+    await log.io.run(str)  # the second is due by now
+    first_ends.set()
+    assert await asyncio.to_thread(second_begins.wait, 10)
+    await log.io.run(str)  # and the loop knows that the first has ended
+    sealing = asyncio.create_task(owner.seal())
+    await log.io.run(str)
+    assert not sealing.done()
+    second_ends.set()
+    await sealing
+    assert blobs.calls["sync"] == 2
+
+
+async def test_an_ownership_that_was_given_up_writes_nothing_that_still_waits(
+    log: Log, blobs: FaultyBlobs
+) -> None:
+    owner = await log.claim()
+    under_way, go_on = threading.Event(), threading.Event()
+    blobs.meanwhile["sync"] = lambda: (under_way.set(), go_on.wait(10))
+    owner.enqueue([message("early")])
+    assert await asyncio.to_thread(under_way.wait, 10)
+    late = owner.enqueue([message("late")])
+    owner.give_up(FULL)
+    go_on.set()
+    with pytest.raises(StoreFull):
+        await late.durable()
+    owner.give_up(BROKEN)
+    await owner.seal()
+    assert (owner.cause, blobs.calls["write"]) == (FULL, 1)
 
 
 async def test_batch_durability_that_fails_later_ends_the_ownership(

@@ -97,6 +97,20 @@ async def test_a_row_written_after_the_adoption_is_in_no_history(log: Log) -> No
     await old.abandon()
 
 
+@pytest.mark.parametrize("prompt", [True, False])
+async def test_an_owner_that_is_followed_while_it_syncs_acknowledges_nothing(
+    log: Log, prompt: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FaultyBlobs, "prompt", prompt)
+    log.blobs = blobs = FaultyBlobs(log.blobs)
+    old = await log.claim()
+    await old.append([message("a")])
+    new, head = Claim(host="h", token="new"), files(log).head()
+    blobs.meanwhile["sync"] = lambda: take(files(log), head=head, claim=new)
+    await zombie_writes(old, "late")
+    await old.abandon()
+
+
 async def test_an_owner_whose_segment_was_deleted_acknowledges_nothing(log: Log) -> None:
     old = await log.claim()
     await old.append([message("a")])
@@ -154,38 +168,16 @@ async def test_a_reader_in_the_midst_of_merges_reads_on(log: Log) -> None:
     assert seen == [f"m{number}" for number in range(60)]
 
 
-async def dies_before_it_deletes(log: Log) -> None:
-    """An owner that has tidied, and named what it made, and dies."""
-    for number in range(17):
-        await log.wake(f"m{number}")
-    inner, log.blobs = log.blobs, FaultyBlobs(log.blobs)
-    log.blobs.refuse["delete"] = StoreUnavailable("the process dies here", path="")
-    with pytest.raises(StoreUnavailable):
-        await log.wake("m17")
-    log.blobs = inner
-    assert log.blobs.exists(segment_name(FOLDER, 1))
-
-
-async def test_deletions_that_a_death_prevented_are_done_by_the_next_owner(log: Log) -> None:
-    await dies_before_it_deletes(log)
-    merging = await log.claim()
-    await merging.append([message("last")])
-    segment = files(log).segment(19)
-    assert segment is not None
-    assert manifest_of(segment).dropped
-    await merging.abandon()
-    assert log.blobs.exists(segment_name(FOLDER, 1))
-    await log.wake("after")
-    assert not log.blobs.exists(segment_name(FOLDER, 1))
-    assert log.blobs.exists(segment_name(FOLDER, 18))
-    assert len(await read_afresh(log)) == 20
-
-
-async def test_nothing_is_deleted_by_an_owner_that_acknowledged_nothing(log: Log) -> None:
-    await dies_before_it_deletes(log)
-    await log.wake()
-    assert log.blobs.exists(segment_name(FOLDER, 1))
-    assert len(await read_afresh(log)) == 18
+async def test_frames_out_of_order_are_not_taken_over(log: Log) -> None:
+    owner = await log.claim()
+    await owner.append([message("a")])
+    await owner.abandon()
+    file = log.blobs.append(segment_name(FOLDER, 1))
+    file.write(encode_frame([Event.at(0, 1, message("again"))]).data)
+    file.close()
+    with pytest.raises(CorruptLog, match="out of order"):
+        await log.claim()
+    assert log.blobs.names(f"{FOLDER}/sealed") == []
 
 
 async def test_what_was_replaced_is_gone_when_its_owner_has_left(log: Log, blobs: Blobs) -> None:
@@ -206,6 +198,7 @@ async def test_an_owner_that_was_replaced_while_it_tidied_deletes_nothing(log: L
     new = await log.claim()
     with pytest.raises(Fenced):
         await stale.seal()
+    assert isinstance(stale.cause, Fenced)
     assert log.blobs.exists(segment_name(FOLDER, 1))
     await new.append([message("m18")])
     await new.seal()
@@ -248,6 +241,8 @@ async def test_damage_in_the_newest_segment_prevents_the_next_claim(log: Log, bl
     rewrite(blobs, segment_name(FOLDER, 1), lambda data: data[:-300] + b"?" + data[-299:])
     with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="after offset"):
         await afresh.claim()
+    with pytest.raises(CorruptLog, match="after offset"):
+        await read_afresh(log)
     assert blobs.names(FOLDER) == ["0000000001.arrows"]
 
 
@@ -287,6 +282,8 @@ async def test_damage_below_a_segment_that_never_began_is_reported(log: Log, blo
     rewrite(blobs, segment_name(FOLDER, 1), lambda data: data[:-300] + b"?" + data[-299:])
     with closing(Log(blobs)) as afresh, pytest.raises(CorruptLog, match="after offset"):
         await afresh.claim()
+    with pytest.raises(CorruptLog, match="after offset"):
+        await read_afresh(log)
 
 
 async def test_intact_frames_that_are_not_the_listed_ones_are_reported(

@@ -14,6 +14,7 @@ from ray_agents.errors import StoreUnavailable
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import Log, keys_of, message
 from ray_agents.testing.lossy_blobs import LossyBlobs
+from ray_agents.views import Durability
 from tests.faults.stage import StageIO
 
 BROKEN = StoreUnavailable("the process dies here", path="")
@@ -101,6 +102,20 @@ async def test_a_row_that_was_never_synced_is_durable_once_it_was_served(disk: L
     assert await adopted(disk.after_power_loss(Worst())) == ["a", "b"]
 
 
+async def test_it_is_so_for_a_reader_that_has_read_before(disk: LossyBlobs) -> None:
+    blobs = FaultyBlobs(disk)
+    with closing(Log(blobs)) as log, closing(Log(disk)) as elsewhere:
+        owner, reader = await log.claim(), elsewhere.reader()
+        await owner.append([message("a")])
+        await reader.read(0)
+        blobs.refuse["sync"] = BROKEN
+        with pytest.raises(StoreUnavailable):
+            await owner.append([message("b")])
+        await owner.abandon()
+        assert keys_of((await reader.read(0)).events) == ["a", "b"]
+    assert await adopted(disk.after_power_loss(Worst())) == ["a", "b"]
+
+
 async def test_a_row_in_a_file_without_a_durable_name_is_durable_once_it_was_served(
     disk: LossyBlobs,
 ) -> None:
@@ -123,6 +138,19 @@ async def test_while_an_owner_has_not_begun_a_fresh_reader_gets_what_was_acknowl
 ) -> None:
     await wake_that_dies(disk, "a", "b", at="sync")
     await claims_that_die(disk, 2)
+    assert await read(disk) == ["a"]
+    assert (await adopted(disk.after_power_loss(Worst())))[:1] == ["a"]
+
+
+async def test_what_it_gets_then_is_durable_if_its_owner_had_not_synced_it(
+    disk: LossyBlobs,
+) -> None:
+    with closing(Log(disk)) as log:
+        owner = await log.claim(durability=Durability.BATCH)
+        for key in "ab":
+            await owner.append([message(key)])
+        await owner.abandon()
+        await log.claim_only()
     assert await read(disk) == ["a"]
     assert (await adopted(disk.after_power_loss(Worst())))[:1] == ["a"]
 

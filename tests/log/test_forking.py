@@ -102,6 +102,28 @@ async def check(how: list[str], then: list[str], choice: float) -> None:
         assert sound(blobs, TARGET)
 
 
+async def test_a_fork_at_the_first_offset_of_a_file_has_nothing_of_that_file() -> None:
+    with closing(Log(MemoryBlobs(), folder=SOURCE)) as source:
+        await source.wake("a")
+        at = (await source.wake("b")).history.read(2)[0].offset  # of its manifest
+        await source.wake("c")
+        await fork(source, TARGET, at=at)
+        with closing(Log(source.blobs, folder=TARGET)) as target:
+            assert [event.offset for event in await rows_of(target)] == [0, 1, at, at + 1]
+
+
+async def test_a_fork_of_what_was_does_not_begin_with_what_is() -> None:
+    """The source's snapshot tells of rows that the fork does not have."""
+    with closing(Log(MemoryBlobs(), folder=SOURCE)) as source:
+        await write(source, ["tidy"] * 12, prefix="m")
+        assert (await source.reader().summary()).since > 6
+        await fork(source, TARGET, at=6)
+        with closing(Log(source.blobs, folder=TARGET)) as target:
+            past = await target.reader().summary()
+            assert past.since == 0
+            assert max(event.offset for event in past.history.read(0)) == 7
+
+
 @pytest.mark.slow
 @given(how=ends, then=ends, choice=st.floats(0, 1))
 def test_a_fork_has_the_rows_of_its_source_below_an_offset_for_good(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ray_agents.errors import CorruptLog
 from ray_agents.events import Event, Operation
 from ray_agents.log.codec import to_batch
 from ray_agents.log.history import History
+from ray_agents.log.listed import Listed
+from ray_agents.log.manifest import FileEntry
 from ray_agents.log.rows import SCANS_MAX, VECTOR_ROWS_MIN, Rows, check_order
 
 TYPES = ("inbox", "run", "wake")
@@ -65,6 +68,58 @@ def test_a_history_answers_as_a_list_would(
     chosen = [event for event in events if start <= event.offset < stop and event.type in types]
     limit = data.draw(st.none() | st.integers(0, 10))
     assert history.read(start, stop=stop, types=types, limit=limit) == chosen[:limit]
+
+
+@given(
+    st.lists(row, min_size=1, max_size=30),
+    st.lists(st.integers(0, 30), max_size=4),
+    st.tuples(st.integers(0, 61), st.integers(0, 61), st.none() | st.integers(0, 10)),
+)
+@example(rows=[("run", "a", Operation.UPSERT)] * 9, cuts=[6], asked=(8, 61, 4))
+def test_what_was_loaded_is_all_that_is_read(
+    rows: list[tuple[str, str, Operation]], cuts: list[int], asked: tuple[int, int, int | None]
+) -> None:
+    start, stop, limit = asked
+    events, read = events_of(rows), list[str]()
+    bounds = sorted({0, len(events), *(min(cut, len(events)) for cut in cuts)})
+    files = {f"{low}": events[low:high] for low, high in pairwise(bounds)}
+
+    def rows_in(entry: FileEntry) -> Rows:
+        read.append(entry.name)
+        return Rows([to_batch(files[entry.name])])
+
+    entries = [
+        FileEntry(name=name, first=some[0].offset, end=some[-1].offset + 1, rows=len(some))
+        for name, some in files.items()
+    ]
+    history = History([Listed(entry, read=rows_in) for entry in entries])
+    history.load(start, stop=stop, limit=limit)
+    assert history.loaded(start, stop=stop, limit=limit)
+    loaded = [*read]
+    chosen = [event for event in events if start <= event.offset < stop]
+    assert history.read(start, stop=stop, limit=limit) == chosen[:limit]
+    assert read == loaded
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12),
+    st.lists(st.integers(0, 12), max_size=4),
+)
+@example(rows=[("a", True), ("a", False)], cuts=[1])
+def test_what_has_not_ended_is_told_from_what_has(
+    rows: list[tuple[str, bool]], cuts: list[int]
+) -> None:
+    events = [
+        replace(event, headers={"status": "handled" if ends else "started"})
+        for event, (_, ends) in zip(
+            events_of([("wake", key, Operation.UPSERT) for key, _ in rows]), rows, strict=True
+        )
+    ]
+    left, newest = history_of(events, cuts).unended("wake", header="status", ends=("handled",))
+    over = [event for event in events if event.headers["status"] == "handled"]
+    ended = {event.key for event in over}
+    assert {event.key for event in left} == {event.key for event in events} - ended
+    assert newest == (over[-1].offset if over else None)
 
 
 def many_events(count: int, keys: int) -> list[Event]:

@@ -89,3 +89,21 @@ def test_a_folder_known_to_be_durable_is_not_synced_again(
         blobs.create(name, b"")
         blobs.sync_names(name)
     assert synced == ["/a/b", "/a", "", "/a/b", "/a/c", "/a"]
+
+
+def test_a_file_is_synced_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, link = list[str](), os.link
+
+    def linked(source: str, path: str) -> None:
+        order.append("named")
+        link(source, path)
+
+    def synced(_: int) -> None:
+        order.append("synced")
+
+    monkeypatch.setattr(os, "fdatasync", synced)
+    monkeypatch.setattr(os, "link", linked)
+    assert DirectoryBlobs(tmp_path).create("a", b"x")
+    assert order == ["synced", "named"]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -19,6 +20,7 @@ from ray_agents.log.repair import repair_found
 from ray_agents.log.verification import verify_store
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import FOLDER, Log, keys_of, message
+from ray_agents.testing.lossy_blobs import LossyBlobs
 from tests.log.trees import rewrite
 
 
@@ -72,6 +74,28 @@ async def test_a_torn_tail_is_cut_and_every_whole_append_stays(
     assert await keys(log) == ["before", "a", "b"]
     await log.wake("after")
     assert await keys(log) == ["before", "a", "b", "after"]
+
+
+class Half(Random):
+    """Chance that lets names survive, and of what was not synced the first half."""
+
+    def random(self) -> float:
+        return 0.0
+
+    def randint(self, a: int, b: int) -> int:
+        return (a + b) // 2
+
+
+async def test_a_repair_outlives_a_power_failure() -> None:
+    def unused(_: str) -> bool:
+        return False
+
+    disk = LossyBlobs()
+    with closing(Log(disk)) as log:
+        await torn_log(log)
+        found = examine_log(disk, FOLDER, in_use=unused)
+        await repair_found(disk, found, in_use=unused, clock=log.clock, io=log.io)
+    assert examine_log(disk.after_power_loss(Half()), FOLDER, in_use=unused).sound
 
 
 async def test_a_first_frame_cut_short_is_cut(log: Log, blobs: DirectoryBlobs) -> None:
