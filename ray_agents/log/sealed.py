@@ -28,10 +28,11 @@ from ray_agents.ports import Blobs
 FOLDER = "sealed"
 SNAPSHOTS = "snapshots"
 IDS = "ids"
-_OPTIONS: Any = ipc.IpcWriteOptions(compression="lz4")
-_BY_ONE: Any = ipc.IpcReadOptions(use_threads=False)
-_BY_MANY: Any = ipc.IpcReadOptions(use_threads=True)
-BYTES_BY_ONE_MAX = 256 * 1024  # less is decompressed before another thread has woken up
+_WRITTEN_BY_ONE: Any = ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+_WRITTEN_BY_MANY: Any = ipc.IpcWriteOptions(compression="lz4", use_threads=True)
+_READ_BY_ONE: Any = ipc.IpcReadOptions(use_threads=False)
+_READ_BY_MANY: Any = ipc.IpcReadOptions(use_threads=True)
+BYTES_BY_ONE_MAX = 256 * 1024  # less is done with before another thread has woken up
 
 
 def write_sealed(
@@ -88,7 +89,8 @@ def write_snapshot(blobs: Blobs, folder: str, *, rows: Rows, end: int, epoch: in
 
 def _encode(rows: Rows) -> bytes:
     sink = pa.BufferOutputStream()
-    with ipc.new_file(sink, SCHEMA, options=_OPTIONS) as writer:
+    options = _WRITTEN_BY_ONE if rows.size <= BYTES_BY_ONE_MAX else _WRITTEN_BY_MANY
+    with ipc.new_file(sink, SCHEMA, options=options) as writer:
         writer.write_batch(rows.batch)
     return sink.getvalue().to_pybytes()
 
@@ -102,6 +104,6 @@ def decode_sealed(name: str, data: bytes, *, digest: str) -> Rows:
     if xxh3_64_hexdigest(data) != digest:
         message = f"sealed file {name!r} is corrupt; restore it from a backup"
         raise CorruptLog(message, segment=name, byte=0, after_offset=None)
-    options = _BY_ONE if len(data) <= BYTES_BY_ONE_MAX else _BY_MANY
+    options = _READ_BY_ONE if len(data) <= BYTES_BY_ONE_MAX else _READ_BY_MANY
     reader: Any = ipc.open_file(pa.py_buffer(data), options=options)
     return Rows([reader.get_batch(index) for index in range(reader.num_record_batches)])
