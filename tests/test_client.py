@@ -261,6 +261,7 @@ with local_client() as client:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends_waits", [True, False])
 def test_ctrl_c_cancels_the_call_and_the_client_goes_on(ends_waits: bool) -> None:
     script = INTERRUPTED.format(root=str(ROOT), ends_waits=ends_waits)
@@ -286,6 +287,7 @@ print(client.types())
 """
 
 
+@pytest.mark.slow
 def test_an_interpreter_ends_though_a_client_is_open(tmp_path: Path) -> None:
     script = UNCLOSED.format(root=str(ROOT), store=str(tmp_path))
     done = subprocess.run(

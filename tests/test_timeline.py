@@ -22,6 +22,8 @@ from ray_agents.timeline import INTERRUPTED, Timeline
 from ray_agents.tools import tool
 from ray_agents.transcript import replaced, turn
 
+PNG = b"\x89PNG\r\n\x1a\n"
+
 
 def log(*drafts: Draft) -> list[Event]:
     return [Event.at(offset, 0, draft) for offset, draft in enumerate(drafts)]
@@ -74,7 +76,7 @@ def test_messages_of_one_wake_are_one_turn() -> None:
 
 
 def test_a_message_may_show_images_and_documents() -> None:
-    picture = image(b"\x89PNG\r\n\x1a\n")
+    picture = image(PNG)
     shown, unlike = {"content": ["look:", picture]}, {"content": [{"type": "image"}]}
     messages = Timeline(log(inbox(shown), inbox(unlike), wake(2), begun())).messages()
     assert messages[0]["content"][:2] == [text("look:"), picture]
@@ -306,7 +308,7 @@ def test_a_paused_turn_and_what_continues_it_are_one_answer() -> None:
 
 
 def test_a_payload_that_is_more_than_a_text_is_told_as_json() -> None:
-    payloads = [{"text": "one", "n": 1}, {"text": 5}, {"content": [image(b"png")], "n": 1}]
+    payloads = [{"text": "one", "n": 1}, {"text": 5}, {"content": [image(PNG)], "n": 1}]
     messages = Timeline(log(*map(inbox, payloads), wake(3), begun())).messages()
     assert words_of(messages) == [("user", [encode(payload) for payload in payloads])]
 

@@ -141,6 +141,7 @@ def outside(events: Sequence[Event]) -> list[set[str]]:
     return list(ways.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before the write", "after it"])
 async def test_who_was_asked_is_not_asked_in_vain_wherever_the_host_dies(after: bool) -> None:
     crash_at, died, told = 0, True, ""

@@ -66,6 +66,7 @@ def test_a_dead_process_that_nobody_has_reaped_is_dead(
     assert mark.find() is None
 
 
+@pytest.mark.slow
 def test_descendants_belong_to_the_tree() -> None:
     with start(PARENT) as parent:
         tree = trees_of([ProcessMark.of(psutil.Process(parent.pid))])
