@@ -42,9 +42,7 @@ PROMPT = (
 )
 PIECE_CHARS_MAX = 8_000  # of one text or result, as the summariser reads it
 WORTHWHILE_SHARE = 4  # what goes must come to at least this part of the threshold
-PARTS = (
-    2  # to a threshold, of what is read in parts: estimates may be too low, see ``estimates.py``
-)
+PARTS = 2  # to a threshold: estimates may be too low, see ``estimates.py``
 KEEP_LAST = 10
 SUMMARY_TOKENS_MAX = 4_000
 
