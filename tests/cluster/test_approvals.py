@@ -20,7 +20,6 @@ from ray_agents.errors import (
     AskTimedOut,
     EntityGone,
     NothingParked,
-    RayAgentsError,
     UnknownApproval,
 )
 from ray_agents.events import Event
@@ -35,8 +34,9 @@ from ray_agents.timeline import INTERRUPTED, Timeline
 from ray_agents.tools import Tool, tool
 from ray_agents.views import ApprovalStatus, EntityView, Status
 from tests.cluster import gates
-from tests.cluster.conftest import SOON, ask, log_of, spawned, turn_until
-from tests.cluster.stores import DyingBlobs, memory
+from tests.cluster.conftest import SOON, ask, log_of, spawned
+from tests.cluster.crashing import crash_during
+from tests.cluster.stores import memory
 
 APPROVE = DecisionRequest(decision="approve", by="ann")
 DENY = DecisionRequest(decision="deny", reason="not on a Friday")
@@ -324,28 +324,6 @@ async def prepared() -> Blobs:
     return store
 
 
-async def crash_once(store: Blobs, *, crash_at: int, after: bool, script: Script) -> int:
-    """Send, wait, approve, until the store dies at its n-th write; how many there were."""
-    died, loop = asyncio.Event(), asyncio.get_running_loop()
-    dying = DyingBlobs(
-        store, crash_at=crash_at, after=after, died=lambda: loop.call_soon_threadsafe(died.set)
-    )
-    runtime = LocalRuntime(dying, model_for=script)
-    try:
-        async with asyncio.TaskGroup() as group, runtime:
-            work = group.create_task(through(runtime))
-            death = group.create_task(died.wait())
-            await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
-            awake = runtime.hosts.host
-            await turn_until(lambda: death.done() or not any(e.busy for e in awake.awake))
-            death.cancel()
-            work.cancel()
-            await runtime.crash()
-    except* (RayAgentsError, asyncio.CancelledError):
-        pass
-    return dying.writes
-
-
 async def through(runtime: LocalRuntime) -> str:
     """From the message to the answer, by way of the approval."""
     await runtime.send(OPS, SendRequest(payload="tidy", id="m1"))
@@ -369,7 +347,9 @@ async def test_a_run_that_waits_is_killed_at_any_write_and_its_tool_runs_once(af
         crash_at += 1
         gates.reset()
         store, script = await prepared(), one_call()
-        writes = await crash_once(store, crash_at=crash_at, after=after, script=script)
+        writes = await crash_during(
+            through, store, crash_at=crash_at, after=after, model_for=script
+        )
         async with LocalRuntime(store, model_for=script) as runtime:
             assert (await through(runtime)).endswith("Done.")
             events = await log_of(runtime, OPS)

@@ -16,7 +16,6 @@ import pytest
 from ray_agents.address import Address
 from ray_agents.cluster.local import LocalRuntime
 from ray_agents.definition import Limits, Registry
-from ray_agents.errors import RayAgentsError
 from ray_agents.events import Event
 from ray_agents.model import ModelRequest
 from ray_agents.models.scripted import Says
@@ -27,7 +26,8 @@ from ray_agents.tools import Tool, tool
 from tests.cluster import gates
 from tests.cluster.clocks import ManualClock
 from tests.cluster.conftest import SOON, log_of, spawned, turn_until
-from tests.cluster.stores import DyingBlobs, memory
+from tests.cluster.crashing import crash_during
+from tests.cluster.stores import memory
 
 APPROVE = DecisionRequest(decision="approve")
 MINUTE = timedelta(minutes=1)
@@ -90,28 +90,6 @@ async def prepared() -> Blobs:
     return store
 
 
-async def crash_once(store: Blobs, *, crash_at: int, after: bool) -> bool:
-    """Go through it until the store dies at its n-th write; whether it did."""
-    died, loop = asyncio.Event(), asyncio.get_running_loop()
-    dying = DyingBlobs(
-        store, crash_at=crash_at, after=after, died=lambda: loop.call_soon_threadsafe(died.set)
-    )
-    runtime = LocalRuntime(dying)
-    try:
-        async with asyncio.TaskGroup() as group, runtime:
-            work = group.create_task(through(runtime))
-            death = group.create_task(died.wait())
-            await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
-            awake = runtime.hosts.host
-            await turn_until(lambda: death.done() or not any(e.busy for e in awake.awake))
-            death.cancel()
-            work.cancel()
-            await runtime.crash()
-    except* (RayAgentsError, asyncio.CancelledError):
-        pass
-    return dying.writes >= crash_at
-
-
 async def through(runtime: LocalRuntime) -> str:
     """From the message to the answer; whoever is asked approves."""
     asking = SendRequest(payload="go", id="m1")
@@ -149,7 +127,8 @@ async def test_who_was_asked_is_not_asked_in_vain_wherever_the_host_dies(after: 
         crash_at += 1
         gates.reset()
         store = await prepared()
-        died = await crash_once(store, crash_at=crash_at, after=after)
+        writes = await crash_during(through, store, crash_at=crash_at, after=after)
+        died = writes >= crash_at
         async with LocalRuntime(store) as runtime:
             told = await through(runtime)
             events = await log_of(runtime, DEEP)

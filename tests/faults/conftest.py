@@ -1,16 +1,22 @@
-"""Runtimes to be ruined: each trial has its own."""
+"""Runtimes to be ruined, each trial has its own; and a log on both media."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ray_agents.cluster.sockets import free_ports
+from ray_agents.log.memory import MemoryBlobs
+from ray_agents.log.posix import DirectoryBlobs
+from ray_agents.ports import Blobs
 from ray_agents.settings import Settings
+from ray_agents.testing.log_suite import Log
 
 if TYPE_CHECKING:
     from tests.cluster.rig import Rig
@@ -38,3 +44,14 @@ def make_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
     yield make
     for rig in made:
         rig.stop()
+
+
+@pytest.fixture(params=["memory", "directory"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    return MemoryBlobs() if request.param == "memory" else DirectoryBlobs(tmp_path)
+
+
+@pytest.fixture
+def log(blobs: Blobs) -> Iterator[Log]:
+    with closing(Log(blobs)) as log:
+        yield log

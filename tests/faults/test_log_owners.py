@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,26 +17,13 @@ from ray_agents.log.codec import encode_frame
 from ray_agents.log.files import LogFiles, manifest_of
 from ray_agents.log.listed import rows_of
 from ray_agents.log.manifest import Manifest
-from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import Claim, ClaimLost, Head, LogIO, LogOwner, Upkeep, read_head
-from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.log.reader import LogReader
 from ray_agents.log.segment import epoch_of, new_preamble, segment_name
 from ray_agents.log.threads import Kept
 from ray_agents.ports import Blobs
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import FOLDER, Log, keys_of, message
-
-
-@pytest.fixture(params=["memory", "directory"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
-    return MemoryBlobs() if request.param == "memory" else DirectoryBlobs(tmp_path)
-
-
-@pytest.fixture
-def log(blobs: Blobs) -> Iterator[Log]:
-    with closing(Log(blobs)) as log:
-        yield log
 
 
 def files(log: Log) -> LogFiles:

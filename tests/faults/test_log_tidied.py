@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-
 import pytest
 
 from ray_agents.errors import StoreUnavailable
 from ray_agents.log.arrow import pa
 from ray_agents.log.files import manifest_of
 from ray_agents.log.manifest import Manifest
-from ray_agents.log.memory import MemoryBlobs
 from ray_agents.log.owner import ClaimLost, Upkeep
-from ray_agents.log.posix import DirectoryBlobs
 from ray_agents.log.segment import epoch_of, segment_name
-from ray_agents.ports import Blobs
 from ray_agents.testing.faulty_blobs import FaultyBlobs
 from ray_agents.testing.log_suite import FOLDER, Log, message
 from tests.faults.test_log_owners import files, read_afresh, zombie_writes
-
-
-@pytest.fixture(params=["memory", "directory"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
-    return MemoryBlobs() if request.param == "memory" else DirectoryBlobs(tmp_path)
-
-
-@pytest.fixture
-def log(blobs: Blobs) -> Iterator[Log]:
-    with closing(Log(blobs)) as log:
-        yield log
 
 
 def overdue(_: Manifest) -> bool:

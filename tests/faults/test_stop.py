@@ -114,3 +114,22 @@ def test_a_host_whose_loop_is_blocked_goes_within_the_deadline_all_the_same(
         eventually(lambda: not host.is_running() or host.status() == psutil.STATUS_ZOMBIE)
         assert monotonic() - begun < 3
         eventually(lambda: closed_covers(rig.log("/note/x")) == {"a": 1})
+
+
+def test_a_host_goes_though_the_centre_of_ray_is_away(
+    make_rig: Callable[..., Rig], tmp_path: Path
+) -> None:
+    rig = make_rig(stop_deadline=timedelta(minutes=2), blocked_loop_max=timedelta(minutes=2))
+    with rig.driver() as driver:
+        driver.spawn("/note/x")
+        driver.send("/note/x", {"do": "await", "gate": str(tmp_path / "gate")}, id="a")
+        [mark] = eventually(lambda: [*tmp_path.glob("gate.*")])
+        host = psutil.Process(int(mark.suffix[1:]))
+        [centre] = [each for each in rig.processes() if each.name() == "gcs_server"]
+        centre.suspend()
+        try:
+            host.send_signal(signal.SIGTERM)
+            eventually(lambda: not host.is_running() or host.status() == psutil.STATUS_ZOMBIE)
+        finally:
+            centre.resume()
+    assert rig.sealed("/note/x")
